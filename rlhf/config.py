@@ -6,12 +6,14 @@ The docstring after a field is its help on the command line, its explanation on 
 import ast
 import dataclasses
 import inspect
+import math
 import textwrap
 import types
 import typing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -32,7 +34,11 @@ def field_docs(config: type) -> dict[str, str]:
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
         for node, after in zip(body, body[1:], strict=False):
-            if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
                 docs[node.target.id] = " ".join(str(after.value.value).split())
     return docs
 
@@ -58,19 +64,19 @@ def convert(config: type, name: str, value: object) -> object:
         if str(value).lower() not in ("true", "false"):
             raise BadInput(f"{name} must be true or false, not {value!r}.")
         return str(value).lower() == "true"
+    return _number(kind, name, value) if kind in (int, float) else str(value)
+
+
+def _number(kind: type, name: str, value: object) -> float:
+    """A finite number of this kind; "2e3" is a whole number too."""
     try:
-        number = float(value) if kind in (int, float) else None
+        number = float(value)
     except (TypeError, ValueError):
-        number = float("nan")
-    if kind is int:
-        if number != number or int(number) != number:
-            raise BadInput(f"{name} must be a whole number, not {value!r}.")
-        return int(number)
-    if kind is float:
-        if number != number:
-            raise BadInput(f"{name} must be a number such as 0.0003 or 3e-4, not {value!r}.")
-        return number
-    return str(value)
+        number = math.nan
+    if not math.isfinite(number) or (kind is int and number != int(number)):
+        what = "a whole number" if kind is int else "a number such as 0.0003 or 3e-4"
+        raise BadInput(f"{name} must be {what}, not {value!r}.")
+    return kind(number)
 
 
 def build(config: type, values: dict[str, object]) -> object:
@@ -109,7 +115,7 @@ class PretrainConfig:
 
     output_dir: str = str(ASSETS / "base")
     """Folder for the tokenizer and the model."""
-    num_dialogs: int = 220_000
+    num_dialogs: int = 200_000
     """Dialogs to write and read once, each another."""
     vocab_size: int = 3072
     """Byte-level BPE tokens, special tokens included."""
@@ -121,9 +127,11 @@ class PretrainConfig:
     """Attention heads a block."""
     n_positions: int = 128
     """Longest text in tokens, prompt and response together."""
-    learning_rate: float = 2e-3
-    """Peak learning rate; warmed up over 2 % of the steps, then a cosine to zero."""
-    per_device_train_batch_size: int = 96
+    learning_rate: float = 3e-3
+    """Peak learning rate of AdamW (embeddings, norms, biases); a short warm-up, then a cosine to zero."""
+    muon_learning_rate: float = 0.04
+    """Peak learning rate of Muon (the blocks' matrices)."""
+    per_device_train_batch_size: int = 32
     """Dialogs a step."""
     seed: int = 0
     """Seed of the corpus and of the weights."""
@@ -132,3 +140,284 @@ class PretrainConfig:
         check_range(self, "num_dialogs", low=100)
         check_range(self, "vocab_size", low=300)
         check_range(self, "learning_rate", above=0, high=1)
+
+
+@dataclass
+class PreferencesConfig:
+    """Settings of `python -m rlhf preferences`, which makes the embedded preference pairs again."""
+
+    model_name_or_path: str = EVERYDAY
+    """Model that writes both responses of a pair."""
+    output_file: str = str(ASSETS / "preferences.jsonl.gz")
+    """Gzipped JSON lines with prompt, chosen, rejected."""
+    num_pairs: int = 10_000
+    """Pairs to collect."""
+    temperature: float = 0.7
+    """Sampling temperature."""
+    response_length: int = 64
+    """Longest response in tokens."""
+    seed: int = 0
+    """Seed of the sampling and of the annotators' noise."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "num_pairs", low=1)
+        check_range(self, "temperature", above=0)
+        check_range(self, "response_length", low=1)
+
+
+@dataclass
+class RewardArguments:
+    """Settings of `python -m rlhf reward`: TRL's RewardTrainer on a classifier started from a language model."""
+
+    model_name_or_path: str = EVERYDAY
+    """Model to start from: "everyday", a run directory, a folder or a Hub name."""
+    dataset_name: str = EVERYDAY
+    """Preference pairs: "everyday", a local file (JSONL, gzipped or not, CSV, Parquet) or a Hub name."""
+    output_dir: str | None = None
+    """Run directory; a fresh one under runs/ if not given."""
+    learning_rate: float = 5e-4
+    """Peak learning rate of AdamW, decayed linearly to zero."""
+    num_train_epochs: float = 1.0
+    """Passes over the training pairs."""
+    max_steps: int = -1
+    """Optimizer steps; -1 leaves it to num_train_epochs."""
+    per_device_train_batch_size: int = 32
+    """Pairs a step."""
+    per_device_eval_batch_size: int = 128
+    """Pairs a batch when evaluating."""
+    max_length: int = 128
+    """Pairs with a longer text, in tokens, are left out, as TRL does."""
+    warmup_ratio: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = 0.0
+    """Weight decay of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    eval_steps: int = 100
+    """Steps between evaluations on held-out pairs."""
+    save_steps: int = 0
+    """Steps between checkpoints; 0 saves only the final model."""
+    logging_steps: int = 5
+    """Steps between points on the curves."""
+    resume_from_checkpoint: str | None = None
+    """A checkpoint folder of an earlier run to go on from."""
+    seed: int = 0
+    """Seed of the new score head and of the order of pairs."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "learning_rate", above=0, high=1)
+        check_range(self, "num_train_epochs", above=0)
+        check_range(self, "per_device_train_batch_size", low=1)
+        check_range(self, "per_device_eval_batch_size", low=1)
+        check_range(self, "max_length", low=8)
+        check_range(self, "warmup_ratio", low=0, high=1)
+        check_range(self, "eval_steps", low=1)
+        check_range(self, "save_steps", low=0)
+        check_range(self, "logging_steps", low=1)
+        check_range(self, "seed", low=0)
+
+
+@dataclass
+class PPOConfig:
+    """Settings of `PPOTrainer`, under TRL's names and with the defaults of TRL 1.12 unless a line says otherwise."""
+
+    learning_rate: float = 3e-6
+    """Peak learning rate of Adam, decayed linearly to zero."""
+    total_episodes: int = 2560
+    """Responses to sample and learn from, all together."""
+    per_device_train_batch_size: int = 64
+    """Responses a PPO update learns from."""
+    num_ppo_epochs: int = 4
+    """Passes over the responses of one update."""
+    num_mini_batches: int = 1
+    """Optimizer steps an epoch: the responses are dealt into this many parts."""
+    response_length: int = 53
+    """Longest response in tokens."""
+    temperature: float = 0.7
+    """Sampling temperature; the policy that is optimised is the one at this temperature."""
+    kl_coef: float = 0.05
+    """Price of a nat of KL from the base model, in units of score: higher keeps the policy closer to the base."""
+    cliprange: float = 0.2
+    """How far the probability ratio may move from 1 before the policy loss is clipped."""
+    vf_coef: float = 0.1
+    """Weight of the value loss."""
+    cliprange_value: float = 0.2
+    """How far a value may move in one update before its loss is clipped."""
+    gamma: float = 1.0
+    """Discount factor."""
+    lam: float = 0.95
+    """Lambda of generalised advantage estimation."""
+    missing_eos_penalty: float | None = None
+    """Taken off the score of a response that ran into the length limit; none if not given."""
+    reward_normalization: Literal["none", "reference"] = "none"
+    """"reference" measures scores in standard deviations of the base model's, fixed before the first update."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    adam_epsilon: float = 1e-5
+    """Epsilon of Adam, as in OpenAI's PPO."""
+    num_sample_generations: int = 10
+    """How often the pinned prompts are answered over the run."""
+    save_steps: int = 0
+    """Updates between checkpoints; 0 saves only the final model."""
+    max_steps: int = -1
+    """PPO updates; -1 leaves it to total_episodes."""
+    max_length: int = 128
+    """Prompts that leave no room for the response within this many tokens are refused."""
+    resume_from_checkpoint: str | None = None
+    """A checkpoint folder of an earlier run to go on from."""
+    seed: int = 0
+    """Seed of the sampling and of the order of prompts."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "temperature", "max_grad_norm", "adam_epsilon"):
+            check_range(self, name, above=0)
+        for name in ("total_episodes", "per_device_train_batch_size", "num_ppo_epochs", "num_mini_batches"):
+            check_range(self, name, low=1)
+        for name in ("response_length", "max_length"):
+            check_range(self, name, low=1)
+        for name in ("kl_coef", "vf_coef", "num_sample_generations", "save_steps", "seed"):
+            check_range(self, name, low=0)
+        check_range(self, "learning_rate", high=1)
+        check_range(self, "cliprange", above=0)
+        check_range(self, "cliprange_value", above=0)
+        check_range(self, "gamma", low=0, high=1)
+        check_range(self, "lam", low=0, high=1)
+        if self.per_device_train_batch_size % self.num_mini_batches:
+            raise BadInput(
+                f"num_mini_batches ({self.num_mini_batches}) must divide per_device_train_batch_size "
+                f"({self.per_device_train_batch_size})."
+            )
+        if self.total_episodes < self.per_device_train_batch_size:
+            raise BadInput(
+                f"total_episodes ({self.total_episodes}) must be at least per_device_train_batch_size "
+                f"({self.per_device_train_batch_size}): one update needs that many."
+            )
+
+    @property
+    def num_total_batches(self) -> int:
+        """PPO updates of the whole run."""
+        return self.max_steps if self.max_steps > 0 else self.total_episodes // self.per_device_train_batch_size
+
+
+@dataclass
+class PPOArguments(PPOConfig):
+    """Settings of `python -m rlhf ppo`: what to train on what, with defaults that fit the embedded world."""
+
+    model_name_or_path: str = EVERYDAY
+    """Policy to start from, and the reference: "everyday", a run directory, a folder or a Hub name."""
+    reward_model_path: str | None = None
+    """Reward model: a reward run, a demo run, a folder or a Hub name."""
+    dataset_name: str = EVERYDAY
+    """Prompts: "everyday", a local file with a prompt column, or a Hub name."""
+    output_dir: str | None = None
+    """Run directory; a fresh one under runs/ if not given."""
+    learning_rate: float = 3e-4
+    """Peak learning rate of Adam, decayed linearly to zero."""
+    response_length: int = 64
+    """Longest response in tokens."""
+    missing_eos_penalty: float | None = 1.0
+    """Taken off the score of a response that ran into the length limit; none if not given."""
+    reward_normalization: Literal["none", "reference"] = "reference"
+    """"reference" measures scores in standard deviations of the base model's, fixed before the first update."""
+
+
+@dataclass
+class CompareArguments:
+    """Settings of `python -m rlhf compare`: base and PPO on the same test prompts and seeds."""
+
+    model_name_or_path: str | None = None
+    """The trained policy: a PPO run, a demo run, a folder or a Hub name."""
+    base_model_name_or_path: str = EVERYDAY
+    """The model it is compared with."""
+    reward_model_path: str | None = None
+    """Reward model that scores both; a demo run brings its own."""
+    dataset_name: str = EVERYDAY
+    """Test prompts: "everyday" or a local file with a prompt column."""
+    output_dir: str | None = None
+    """Run directory; a fresh one under runs/ if not given."""
+    num_prompts: int = 256
+    """Test prompts, and half as many about unseen topics."""
+    response_length: int = 64
+    """Longest response in tokens."""
+    temperature: float = 0.7
+    """Sampling temperature, the same for both."""
+    seed: int = 0
+    """Seed of the sampling, the same for both."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "num_prompts", low=2)
+        check_range(self, "response_length", low=1)
+        check_range(self, "temperature", low=0)
+        check_range(self, "seed", low=0)
+
+
+@dataclass
+class DemoArguments:
+    """Settings of `python -m rlhf demo`: reward model, PPO and comparison in a row."""
+
+    output_dir: str | None = None
+    """Run directory; a fresh one under runs/ if not given."""
+    model_name_or_path: str = EVERYDAY
+    """Model that everything starts from."""
+    dataset_name: str = EVERYDAY
+    """Preference pairs and prompts."""
+    total_episodes: int = PPOArguments.total_episodes
+    """PPO: responses to sample and learn from, all together."""
+    kl_coef: float = PPOArguments.kl_coef
+    """PPO: price of a nat of KL from the base model; higher keeps the policy closer to the base."""
+    learning_rate: float = PPOArguments.learning_rate
+    """PPO: peak learning rate, decayed linearly to zero."""
+    reward_learning_rate: float = RewardArguments.learning_rate
+    """Reward model: peak learning rate, decayed linearly to zero."""
+    reward_max_steps: int = RewardArguments.max_steps
+    """Reward model: optimizer steps; -1 leaves it to num_train_epochs."""
+    num_train_epochs: float = RewardArguments.num_train_epochs
+    """Reward model: passes over the training pairs."""
+    num_prompts: int = CompareArguments.num_prompts
+    """Comparison: test prompts, and half as many about unseen topics."""
+    seed: int = 0
+    """Seed of all three steps."""
+
+    def __post_init__(self) -> None:
+        self.reward_arguments(None)
+        self.ppo_arguments(None, None)
+        self.compare_arguments(None, None, None)
+
+    def reward_arguments(self, output_dir: Path | None) -> RewardArguments:
+        """The reward model's settings within this demo."""
+        return RewardArguments(
+            model_name_or_path=self.model_name_or_path,
+            dataset_name=self.dataset_name,
+            output_dir=str(output_dir),
+            learning_rate=self.reward_learning_rate,
+            num_train_epochs=self.num_train_epochs,
+            max_steps=self.reward_max_steps,
+            seed=self.seed,
+        )
+
+    def ppo_arguments(self, reward_dir: Path | None, output_dir: Path | None) -> PPOArguments:
+        """PPO's settings within this demo."""
+        return PPOArguments(
+            model_name_or_path=self.model_name_or_path,
+            reward_model_path=str(reward_dir),
+            dataset_name=self.dataset_name,
+            output_dir=str(output_dir),
+            total_episodes=self.total_episodes,
+            kl_coef=self.kl_coef,
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+        )
+
+    def compare_arguments(
+        self, reward_dir: Path | None, ppo_dir: Path | None, output_dir: Path | None
+    ) -> CompareArguments:
+        """The comparison's settings within this demo."""
+        return CompareArguments(
+            model_name_or_path=str(ppo_dir),
+            base_model_name_or_path=self.model_name_or_path,
+            reward_model_path=str(reward_dir),
+            dataset_name=self.dataset_name,
+            output_dir=str(output_dir),
+            num_prompts=self.num_prompts,
+            seed=self.seed,
+        )

@@ -1,0 +1,207 @@
+"""The web page: `python app.py`, then http://127.0.0.1:7860. Built here from the tabs in `rlhf/ui/`, and launched."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from rlhf import jobs, runs
+from rlhf.ui import describe, example_id, run_choices
+from rlhf.ui.about import AboutTab
+from rlhf.ui.chat import ChatTab, warm_up
+from rlhf.ui.live import PLOTLY_JS
+from rlhf.ui.scores import ScoresTab
+from rlhf.ui.train import TrainTab
+
+
+STYLE = Path(__file__).parent / "rlhf" / "ui" / "style.css"
+LOCAL_HOSTS = ["127.0.0.1", "localhost", "testserver"]
+MAX_BODY = 2_000_000
+"""Bytes of a request; nothing on the page sends more."""
+COLOURS = {
+    "body_background_fill": "paper",
+    "body_text_color": "ink",
+    "body_text_color_subdued": "grey",
+    "border_color_primary": "edge",
+    "link_text_color": "ink",
+    "block_title_text_color": "ink",
+    "block_info_text_color": "grey",
+    "input_background_fill": "paper",
+    "input_border_color": "edge",
+    "input_border_color_focus": "grey",
+    "input_placeholder_color": "grey",
+    "checkbox_border_color": "edge",
+    "checkbox_background_color_selected": "ink",
+    "checkbox_border_color_selected": "ink",
+    "checkbox_label_background_fill": "paper",
+    "checkbox_label_background_fill_selected": "card",
+    "checkbox_label_border_color": "edge",
+    "checkbox_label_border_color_selected": "grey",
+    "checkbox_label_text_color": "ink",
+    "checkbox_label_text_color_selected": "ink",
+    "button_primary_background_fill": "ink",
+    "button_primary_background_fill_hover": "grey",
+    "button_primary_border_color": "ink",
+    "button_primary_text_color": "paper",
+    "button_secondary_background_fill": "card",
+    "button_secondary_background_fill_hover": "line",
+    "button_secondary_border_color": "edge",
+    "button_secondary_text_color": "ink",
+}
+"""Gradio's parts, by the colours of style.css."""
+BRAND = """
+<a class="brand" href="?" aria-label="RLHF Lab">
+<svg viewBox="0 0 40 28" width="40" height="28" aria-hidden="true">
+<path class="base" d="M1 26C9 26 9 6 15 6s6 20 14 20"/><path class="ppo" d="M11 26c8 0 8-24 14-24s6 24 14 24"/></svg>
+<span><b>RLHF Lab</b><small>Watch a language model learn from what people prefer</small></span></a>
+"""
+
+
+def build_app() -> gr.Blocks:
+    """The page."""
+    gr.set_static_paths([PLOTLY_JS])
+    with gr.Blocks(title="RLHF Lab", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as demo:
+        with gr.Row(elem_id="top"):
+            gr.HTML(BRAND, apply_default_css=False)
+            with gr.Column(scale=0, min_width=360, elem_id="picked"):
+                picker = gr.Dropdown(
+                    [], label="Run", show_label=False, container=False, elem_id="run", filterable=False
+                )
+                origin = gr.HTML(elem_id="origin", apply_default_css=False)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Train", id="train"):
+                train = TrainTab()
+            with gr.Tab("Chat", id="chat"):
+                chat = ChatTab()
+            with gr.Tab("Scores", id="scores"):
+                scores = ScoresTab()
+            with gr.Tab("About", id="about"):
+                AboutTab()
+        _wire(demo, picker, origin, train, chat, scores)
+    return demo.queue(max_size=64, default_concurrency_limit=4, api_open=False)
+
+
+def _wire(
+    demo: gr.Blocks, picker: gr.Dropdown, origin: gr.HTML, train: TrainTab, chat: ChatTab, scores: ScoresTab
+) -> None:
+    """Whatever changes the shown run is followed by `show`, which fills every tab from that run's directory."""
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    tabs = (train, chat, scores)
+
+    def show(run_id: str | None) -> list:
+        return [describe(run_id), *(update for tab in tabs for update in tab.show(run_id))]
+
+    outputs = [origin, *(output for tab in tabs for output in tab.outputs)]
+    follow = {"fn": show, "inputs": picker, "outputs": outputs, **quiet}
+    demo.load(_attach, None, picker, **quiet).then(**follow)
+    picker.input(**follow)
+    picker.focus(lambda: gr.Dropdown(choices=run_choices()), None, picker, **quiet)
+    train.wire(picker)
+    train.started.change(**follow)
+    # The run has ended: its label changes, its scores are there, its model can be talked to.
+    train.live.ended(lambda: (gr.Dropdown(choices=run_choices()), ""), None, [picker, train.note], **quiet).then(
+        **follow
+    )
+    for tab in (chat, scores):
+        tab.example.click(lambda: gr.Dropdown(choices=run_choices(), value=example_id()), None, picker, **quiet).then(
+            **follow
+        )
+    chat.wire(picker)
+    scores.wire(picker)
+
+
+def _attach(request: gr.Request) -> gr.Dropdown:
+    """The run a page opens with: the one its address names, else the one under way, else the example."""
+    choices = run_choices()
+    known = [run_id for _, run_id in choices]
+    active = jobs.active_run()
+    wanted = [request.query_params.get("run"), active and active.id, example_id(), *known]
+    return gr.Dropdown(choices=choices, value=next((run_id for run_id in wanted if run_id in known), None))
+
+
+class BodyLimit:
+    """ASGI middleware: refuses large requests, however they are sent, and adds two headers to every answer."""
+
+    def __init__(self, app: Callable) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        """Pass a request on, counting its bytes."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        size = dict(scope["headers"]).get(b"content-length", b"0")
+        if not size.isdigit() or int(size) > MAX_BODY:
+            await send({"type": "http.response.start", "status": 413, "headers": []})
+            return await send({"type": "http.response.body", "body": b"The request is too large."})
+        taken = 0
+
+        async def counted() -> dict:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            # A body that was sent in chunks and grew too long ends here as if the sender had left.
+            return message if taken <= MAX_BODY else {"type": "http.disconnect"}
+
+        async def with_headers(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                safe = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+                message = {**message, "headers": [*message["headers"], *safe]}
+            await send(message)
+
+        return await self.app(scope, counted, with_headers)
+
+
+def launch_options() -> dict:
+    """How the page is served: nothing leaves the machine, and a local page answers to its own name only."""
+    shared = os.environ.get("SPACE_ID") or os.environ.get("GRADIO_SERVER_NAME")
+    hosts = ["*"] if shared else LOCAL_HOSTS
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(BodyLimit)]
+    return {
+        "theme": theme(),
+        "css_paths": STYLE,
+        "share": False,
+        "max_file_size": "2mb",
+        "enable_monitoring": False,
+        "run_history": False,
+        "footer_links": [],
+        "show_error": False,
+        "mcp_server": False,
+        "ssr_mode": False,
+        "state_session_capacity": 500,
+        "blocked_paths": [str(runs.runs_root())],
+        "strict_cors": True,
+        "app_kwargs": {"middleware": middleware},
+    }
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's parts in the colours of style.css, so that the two models' colours are the only ones on the page."""
+    values = {name: f"var(--{colour})" for name, colour in COLOURS.items()}
+    values |= {"block_background_fill": "transparent", "block_border_width": "0px", "input_border_width": "1px"}
+    values |= {"button_border_width": "1px", "block_shadow": "none"}
+    base = gr.themes.Base(primary_hue="gray", neutral_hue="gray", font=("Plex", "ui-sans-serif", "system-ui"))
+    return base.set(
+        **values,
+        **{f"{name}_dark": value for name, value in values.items()},
+        color_accent="var(--ink)",
+        block_padding="0px",
+        block_title_text_weight="600",
+        block_title_text_size="14px",
+        block_info_text_size="12.5px",
+        checkbox_label_border_width="1px",
+    )
+
+
+def main() -> None:
+    """Serve the page on port 7860, and load the models for the chat meanwhile."""
+    demo = build_app()
+    threading.Thread(target=warm_up, daemon=True).start()
+    demo.launch(**launch_options())
+
+
+if __name__ == "__main__":
+    main()

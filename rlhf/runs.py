@@ -1,0 +1,209 @@
+"""The run directory: one layout for every kind of run, written by the training process, read by the page.
+
+    config.json     every setting, the seed, package versions, fingerprints of model and data; written once
+    status.json     {state, step, total_steps, message, ...}, replaced atomically
+    metrics.jsonl   one JSON line per logged step
+    samples.jsonl   pinned prompts and their responses over training
+    train.log       what the process printed, when the page started it
+    checkpoints/    to resume from
+    model/          the final model, a plain Transformers folder
+
+A demo run holds a reward run and a PPO run as the folders `reward/` and `ppo/`.
+"""
+
+import json
+import math
+import os
+import re
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from rlhf.config import ASSETS, BadInput
+
+
+STATES = ("queued", "running", "stopping", "stopped", "finished", "failed", "diverged", "interrupted")
+ACTIVE = ("queued", "running", "stopping")
+KINDS = ("reward", "ppo", "compare", "demo")
+EXAMPLE = ASSETS / "example"
+"""The finished demo run that is shipped with the program."""
+_RUN_ID = re.compile(rf"^({'|'.join(KINDS)})-\d{{8}}-\d{{6}}-[0-9a-f]{{4}}$")
+_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenizers", "numpy")
+
+
+def runs_root() -> Path:
+    """Folder of all runs: `RLHF_RUNS` in the environment, else `runs` in the working directory."""
+    return Path(os.environ.get("RLHF_RUNS", "runs")).resolve()
+
+
+def new_run_path(kind: str) -> Path:
+    """A fresh path for a run of this kind; the id is made here, never by a person."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return runs_root() / f"{kind}-{stamp}-{secrets.token_hex(2)}"
+
+
+def _finite(value: object) -> object:
+    """Strict JSON has no NaN: a number that is not finite becomes null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a JSON file in one step, so that a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file's content; an empty dict when there is none yet."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+class Run:
+    """A run directory. The training process writes it, everybody else only reads it (and may ask it to stop)."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | Path | None, kind: str, config: dict) -> "Run":
+        """Make the directory of a new run, or take over the one that the page has queued for this process.
+
+        Raises:
+            BadInput: something else is already there.
+        """
+        run = cls(path or new_run_path(kind))
+        queued = run.status().get("state") == "queued"
+        if run.path.exists() and not queued and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise BadInput(f"{run.path} already exists; give --output_dir another name, or remove it first.")
+        run.path.mkdir(parents=True, exist_ok=True)
+        versions = {package: metadata.version(package) for package in _PACKAGES}
+        title = read_json(run.path / "config.json").get("title", "")
+        write_json(run.path / "config.json", {"kind": kind, "title": title, **config, "versions": versions})
+        run.set_status(state="queued", kind=kind, created=time.time(), step=0, total_steps=0, message="")
+        return run
+
+    @property
+    def id(self) -> str:
+        """The directory's name."""
+        return self.path.name
+
+    def config(self) -> dict:
+        """What was written at creation."""
+        return read_json(self.path / "config.json")
+
+    def status(self) -> dict:
+        """The last written status; empty when this is no run directory."""
+        return read_json(self.path / "status.json")
+
+    def set_status(self, **changes: object) -> None:
+        """Change entries of the status and stamp it."""
+        write_json(self.path / "status.json", {**self.status(), **changes, "updated": time.time()})
+
+    def start(self, total_steps: int, message: str = "") -> None:
+        """Mark the run as running in this process."""
+        now = time.time()
+        self.set_status(
+            state="running", step=0, total_steps=total_steps, message=message, started=now, pid=os.getpid()
+        )
+
+    def progress(self, step: int, total_steps: int, message: str = "") -> None:
+        """Stamp the step; the time left is read off the pace so far."""
+        status = self.status()
+        elapsed = time.time() - status.get("started", time.time())
+        left = elapsed / step * (total_steps - step) if step else None
+        state = "stopping" if self.stop_requested() else "running"
+        self.set_status(state=state, step=step, total_steps=total_steps, message=message, seconds_left=left)
+
+    def finish(self, state: str, message: str = "") -> None:
+        """The last status: finished, stopped, failed or diverged."""
+        self.set_status(state=state, message=message, seconds_left=0, ended=time.time())
+
+    def log(self, metrics: dict) -> None:
+        """Append one line of metrics; numbers that are not finite become null."""
+        self._append("metrics.jsonl", {**metrics, "time": time.time()})
+
+    def log_samples(self, step: int, samples: list[dict]) -> None:
+        """Append the pinned prompts' responses at this step."""
+        for sample in samples:
+            self._append("samples.jsonl", {"step": step, **sample})
+
+    def _append(self, name: str, line: dict) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite(line), ensure_ascii=False) + "\n")
+
+    def tail(self, name: str, offset: int = 0) -> tuple[list[dict], int]:
+        """Lines of `metrics.jsonl` or `samples.jsonl` from a byte offset on, and the offset to go on from.
+
+        A last line that is still being written is left for the next call.
+        """
+        path = self.path / name
+        if not path.exists():
+            return [], 0
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        return [json.loads(line) for line in whole.splitlines()], offset + len(whole)
+
+    def metrics(self) -> list[dict]:
+        """All logged lines."""
+        return self.tail("metrics.jsonl")[0]
+
+    def samples(self) -> list[dict]:
+        """All responses to the pinned prompts."""
+        return self.tail("samples.jsonl")[0]
+
+    def request_stop(self) -> None:
+        """Ask the process to save and end after the step it is in."""
+        (self.path / "stop").touch()
+
+    def stop_requested(self) -> bool:
+        """True once somebody has asked this run, or the demo run that holds it, to stop."""
+        return (self.path / "stop").exists() or (self.path.parent / "stop").exists()
+
+
+def catch_signals(run: Run) -> None:
+    """Ctrl-C or a termination signal asks the run to stop as the page's Stop does; a second one ends it at once."""
+
+    def stop(signum: int, frame: object) -> None:
+        if run.stop_requested():
+            raise KeyboardInterrupt
+        run.request_stop()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def find_run(run_id: str) -> Run:
+    """The run with this id under `runs_root`, or the shipped example.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if run_id == EXAMPLE.name:
+        return Run(EXAMPLE)
+    if not _RUN_ID.match(run_id) or not (runs_root() / run_id).is_dir():
+        raise BadInput("There is no such run; choose one from the list.")
+    return Run(runs_root() / run_id)
+
+
+def list_runs() -> Iterator[Run]:
+    """All runs under `runs_root`, newest first."""
+    root = runs_root()
+    if root.is_dir():
+        ids = [path.name for path in root.iterdir() if _RUN_ID.match(path.name)]
+        for run_id in sorted(ids, key=lambda name: name.split("-")[1:], reverse=True):
+            yield Run(root / run_id)

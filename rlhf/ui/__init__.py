@@ -1,0 +1,76 @@
+"""The page: one file a tab, the live view, and what the tabs share. It reads run directories and trains nothing."""
+
+import time
+from html import escape
+
+from rlhf import runs
+from rlhf.config import BadInput
+from rlhf.runs import ACTIVE, Run, find_run, list_runs
+
+
+KIND_NAMES = {
+    "demo": "Reward model, then PPO",
+    "reward": "Reward model only",
+    "ppo": "PPO only",
+}
+"""What can be started, as the form calls it."""
+SHORT_NAMES = {"demo": "Reward and PPO", "reward": "Reward model", "ppo": "PPO", "compare": "Comparison"}
+"""Kinds of runs, as the list of runs calls them."""
+
+
+def is_example(run: Run) -> bool:
+    """Whether this is the run that is shipped with the program."""
+    return run.path == runs.EXAMPLE
+
+
+def example_id() -> str | None:
+    """The shipped run's id, if it is there."""
+    return runs.EXAMPLE.name if (runs.EXAMPLE / "status.json").exists() else None
+
+
+def run_choices() -> list[tuple[str, str]]:
+    """(label, id) of every run that can be shown: the example, then the newest first."""
+    example = [("Example run", runs.EXAMPLE.name)] if example_id() else []
+    return example + [(run_label(run), run.id) for run in list_runs() if run.status()]
+
+
+def run_label(run: Run) -> str:
+    """Kind, time and state of a run in a few words."""
+    status = run.status()
+    when = time.strftime("%d %b %H:%M", time.localtime(status.get("created", 0)))
+    return f"{SHORT_NAMES.get(status.get('kind'), 'Run')} · {when} · {status.get('state', 'unreadable')}"
+
+
+def describe(run_id: str | None) -> str:
+    """One line of HTML on how the shown run was made."""
+    run = shown_run(run_id)
+    if run is None:
+        return "No run yet"
+    config, kind = run.config(), run.status().get("kind", "")
+    seed = escape(str(config.get("seed", 0)))
+    if is_example(run):
+        return f"Example run, made by <code>python -m rlhf {escape(str(kind))}</code>, seed {seed}"
+    return f"{escape(str(config.get('title') or run.id))}, seed {seed}"
+
+
+def shown_run(run_id: str | None) -> Run | None:
+    """The run with this id; None when the page shows none or it has been removed."""
+    try:
+        return find_run(run_id) if run_id else None
+    except BadInput:
+        return None
+
+
+def is_active(run: Run | None) -> bool:
+    """Whether the run is under way."""
+    return run is not None and run.status().get("state") in ACTIVE
+
+
+def empty_state(text: str) -> str:
+    """What will be here, as HTML in the place where it will be; the button that makes it so stands below."""
+    return f'<div class="empty-state"><p class="verdict">{escape(text)}</p></div>' if text else ""
+
+
+def note(text: str) -> str:
+    """A sentence for a person, as HTML beside the thing it is about."""
+    return f'<p class="note" role="alert">{escape(text)}</p>' if text else ""

@@ -1,0 +1,353 @@
+"""The Chat tab: can I hear the difference? One question, and both models answer side by side as they write.
+
+Torch and Transformers are imported by the first question, or by `warm_up` in the background, never by the page.
+"""
+
+import hashlib
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import gradio as gr
+
+from rlhf import config
+from rlhf.config import EVERYDAY, BadInput
+from rlhf.runs import Run
+from rlhf.ui import empty_state, example_id, is_active, note, shown_run
+from rlhf.ui.live import HEAD
+
+
+QUESTIONS = (
+    "My frying pan is burnt black, what now?",
+    "How do I fall asleep before an exam?",
+    "My tomato plants have yellow leaves.",
+    "Who won the cup in 1966?",
+    "Hello!",
+)
+LONGEST = 2_000
+"""Characters of a question that are looked at; what does not fit the model is refused with a sentence."""
+KEPT_TURNS = 20
+MAX_NEW_TOKENS = 64
+TEMPERATURE = 0.7
+SECONDS_BETWEEN_UPDATES = 0.06
+"""Each update costs the server and the browser something; per token would be too often."""
+NO_SCALE = (-3.0, 3.0)
+
+TEMPLATE = """
+<section class="dialogue">
+  <p class="verdict" role="status"></p>
+  <header class="voices">
+    <div class="voice base"><b>Base</b><span></span></div><div class="voice ppo"><b>PPO</b><span></span></div>
+  </header>
+  <div class="turns" role="log" aria-label="Answers" tabindex="0"></div>
+</section>
+"""
+
+SCRIPT = """
+const {el, scoreBar} = window.lab;
+const $ = selector => element.querySelector(selector);
+function setText(node, text) { if (node.textContent !== text) node.textContent = text; }
+
+function turnNode() {
+  const turn = el('article', 'turn'), pair = el('div', 'pair');
+  for (const name of ['base', 'ppo']) {
+    const box = el('div', 'answer ' + name);
+    box.append(el('span', 'who', name === 'base' ? 'base' : 'PPO'), el('p', 'text'), el('div', 'mark'));
+    pair.append(box);
+  }
+  turn.append(el('h4'), pair);
+  return turn;
+}
+
+function show() {
+  const value = props.value;
+  if (!value) return;
+  setText($('.verdict'), value.sentence);
+  for (const name of ['base', 'ppo']) setText($('.voice.' + name + ' span'), value.voices[name]);
+  const box = $('.turns');
+  while (box.childElementCount > value.turns.length) box.lastChild.remove();
+  box.classList.toggle('empty', !value.turns.length);
+  value.turns.forEach((turn, i) => {
+    const node = box.children[i] || box.appendChild(turnNode());
+    setText(node.querySelector('h4'), turn.question);
+    for (const name of ['base', 'ppo']) {
+      const said = turn[name], answer = node.querySelector('.' + name);
+      answer.classList.toggle('writing', !said.done);
+      setText(answer.querySelector('.text'), said.text);
+      if (said.done !== answer.done || said.score !== answer.score) {
+        answer.done = said.done; answer.score = said.score;
+        answer.querySelector('.mark').replaceChildren(scoreBar(said.score, value.scale[0], value.scale[1]));
+      }
+    }
+  });
+  box.scrollTop = box.scrollHeight;
+}
+watch('value', show);
+show();
+"""
+
+
+def dialogue(**kwargs: object) -> gr.HTML:
+    """Questions with both answers; its value is {sentence, voices, scale, turns}."""
+    return gr.HTML(html_template=TEMPLATE, js_on_load=SCRIPT, head=HEAD, apply_default_css=False, **kwargs)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A loaded model, and what it says of itself: read off the weights that will speak, not off the page."""
+
+    model: object
+    tokenizer: object
+    label: str
+
+
+def policy_folder(run: Run) -> Path | None:
+    """Where a run keeps its finished PPO model."""
+    kind = run.status().get("kind")
+    folder = {"demo": run.path / "ppo" / "model", "ppo": run.path / "model"}.get(kind)
+    return folder if folder and (folder / "config.json").exists() else None
+
+
+def _settings(run: Run) -> dict:
+    """The settings of a run's PPO part."""
+    return {**run.config(), **Run(run.path / "ppo").config()}
+
+
+def _stamp(folder: Path) -> int:
+    """Changes when a model in this folder is written anew."""
+    weights = folder / "model.safetensors"
+    return weights.stat().st_mtime_ns if weights.exists() else 0
+
+
+@lru_cache(maxsize=6)
+def _load(role: str, source: str, stamp: int) -> tuple[object, object, str]:
+    """A model, its tokenizer and a fingerprint of its weights; `stamp` keeps a model that was replaced out of it."""
+    import torch
+
+    from rlhf import models
+
+    # Half of the cores: a run under way and the page itself need the others.
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    model, tokenizer = (models.load_reward_model if role == "reward" else models.load_policy)(source)
+    digest = hashlib.sha256()
+    for weights in model.state_dict().values():
+        digest.update(weights.contiguous().numpy().tobytes())
+    return model, tokenizer, digest.hexdigest()[:6]
+
+
+_loading = threading.Lock()
+
+
+def load(role: str, source: str, folder: Path | None = None) -> tuple[object, object, str]:
+    """As `_load`, but two people who ask at once wait for one load."""
+    with _loading:
+        return _load(role, source, _stamp(folder or Path(source)))
+
+
+def base_name(run: Run) -> str:
+    """What the model that PPO started from is called: a folder by its last name, all else as it was given."""
+    name = str(_settings(run).get("model_name_or_path") or EVERYDAY)
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def base_voice(run: Run) -> Voice:
+    """The model that PPO started from."""
+    name = _settings(run).get("model_name_or_path") or EVERYDAY
+    model, tokenizer, print_ = load("policy", name, config.ASSETS / "base" if name == EVERYDAY else None)
+    return Voice(model, tokenizer, f"{base_name(run)}, before PPO · weights {print_}")
+
+
+def ppo_voice(run: Run) -> Voice:
+    """The model that PPO made.
+
+    Raises:
+        BadInput: it has not made one.
+    """
+    folder = policy_folder(run)
+    if folder is None:
+        raise BadInput(absent(run))
+    model, tokenizer, print_ = load("policy", str(folder))
+    step = Run(folder.parent).status().get("step", 0)
+    return Voice(model, tokenizer, f"{run.id}, after update {step} · weights {print_}")
+
+
+def judge_of(run: Run) -> tuple[object, object] | None:
+    """The reward model that PPO was trained against."""
+    own = run.path / "reward" / "model"
+    source = str(own) if (own / "config.json").exists() else _settings(run).get("reward_model_path")
+    return load("reward", source)[:2] if source else None
+
+
+def absent(run: Run | None) -> str:
+    """Why there is nobody to talk to, and what to do."""
+    if run is None:
+        return "There is no model to talk to yet: start a run in the Train tab."
+    if run.status().get("kind") in ("reward", "compare") or not is_active(run):
+        return "This run holds no PPO model: choose another run above, or train PPO in the Train tab."
+    return "This run's PPO model can be talked to as soon as it is trained."
+
+
+def warm_up() -> None:
+    """Load the example's models in the background, so that the first question is answered at once."""
+    run = shown_run(example_id())
+    try:
+        if run is None:
+            base_voice(Run(config.ASSETS))
+            return
+        for voice in (base_voice(run), ppo_voice(run)):
+            for _ in _answer(voice, QUESTIONS[0], 0):
+                break
+        judge_of(run)
+    except (BadInput, OSError):
+        return  # the first question will say what is missing
+
+
+def _answer(voice: Voice, question: str, seed: int) -> Iterator[str]:
+    from rlhf.generate import stream
+
+    return stream(
+        voice.model, voice.tokenizer, question, max_new_tokens=MAX_NEW_TOKENS, temperature=TEMPERATURE, seed=seed
+    )
+
+
+def both_answers(base: Voice, ppo: Voice, question: str, seed: int) -> Iterator[dict[str, dict]]:
+    """The two growing answers; both are written in turns, a token each, so that neither waits for the other."""
+    said = {name: {"text": "", "score": None, "done": False} for name in ("base", "ppo")}
+    writing = {"base": _answer(base, question, seed), "ppo": _answer(ppo, question, seed)}
+    shown = 0.0
+    while writing:
+        for name in tuple(writing):
+            text = next(writing[name], None)
+            if text is None:
+                del writing[name]
+                said[name]["done"] = True
+            else:
+                said[name]["text"] = text
+        if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
+            shown = time.monotonic()
+            yield said
+    yield said
+
+
+def give_scores(judge: tuple[object, object], question: str, said: dict[str, dict]) -> None:
+    """The reward model's score under each finished answer."""
+    from rlhf.models import render_prompt
+    from rlhf.scoring import score_texts
+
+    model, tokenizer = judge
+    names = [name for name in said if said[name]["text"]]
+    prompt = render_prompt(tokenizer, question)
+    scores = score_texts(model, tokenizer, [prompt] * len(names), [said[name]["text"] for name in names])
+    for name, score in zip(names, scores, strict=True):
+        said[name]["score"] = score
+
+
+def tally(turns: list[dict]) -> str:
+    """What the conversation has shown so far, in a sentence."""
+    pairs = [(turn["base"]["score"], turn["ppo"]["score"]) for turn in turns]
+    gains = [ppo - base for base, ppo in pairs if base is not None and ppo is not None]
+    if not gains:
+        return "Ask once, hear both: can you tell which one has learned what people prefer?"
+    wins, mean = sum(gain > 0 for gain in gains), sum(gains) / len(gains)
+    questions = "question" if len(gains) == 1 else "questions"
+    way = "higher" if mean >= 0 else "lower"
+    return f"PPO scored higher on {wins} of {len(gains)} {questions} here, on average {abs(mean):.2f} {way}."
+
+
+def scale_of(run: Run) -> tuple[float, float]:
+    """Ends of the score bars: the quartiles of the compared answers, with room to both sides."""
+    from rlhf.ui.scores import read_summary
+
+    summary = read_summary(run)
+    base, ppo = summary.get("base", {}), summary.get("ppo", {})
+    if "q1" not in base or "q3" not in ppo:
+        return NO_SCALE
+    spread = max(base["std"], ppo["std"])
+    return min(base["q1"], ppo["q1"]) - spread, max(base["q3"], ppo["q3"]) + spread
+
+
+class ChatTab:
+    """The tab's components and what they do; `show` fills it for a run."""
+
+    def __init__(self) -> None:
+        self.empty = gr.HTML(apply_default_css=False)
+        self.example = gr.Button("Talk to the example run", visible=False, scale=0, elem_classes="offer")
+        with gr.Column(visible=False, elem_classes="chat") as self.body:
+            self.dialogue = dialogue(value=None, elem_id="dialogue")
+            with gr.Row(elem_classes="chips"):
+                self.chips = [gr.Button(question, size="sm", min_width=0) for question in QUESTIONS]
+            with gr.Row(elem_classes="ask"):
+                self.box = gr.Textbox(
+                    show_label=False,
+                    label="Your question",
+                    placeholder="Ask both models",
+                    container=False,
+                    max_lines=2,
+                    scale=1,
+                    elem_id="question",
+                    max_length=LONGEST,
+                )
+                self.send = gr.Button("Ask both", variant="primary", scale=0, min_width=120, elem_id="ask")
+            self.note = gr.HTML(elem_id="chat-note")
+        self.turns = gr.State([])
+        self.outputs = [self.empty, self.example, self.body, self.dialogue, self.turns, self.note]
+
+    def wire(self, picker: gr.Dropdown) -> None:
+        """Connect the box, its button and the chips."""
+        run = {
+            "outputs": [self.dialogue, self.turns, self.note, self.box],
+            "show_progress": "hidden",
+            "concurrency_id": "model",
+            "concurrency_limit": 1,
+            "api_visibility": "private",
+            "trigger_mode": "once",
+        }
+        gr.on([self.box.submit, self.send.click], talk, [self.box, self.turns, picker], **run)
+        for chip in self.chips:
+            chip.click(talk, [chip, self.turns, picker], **run)
+
+    def show(self, run_id: str | None) -> tuple:
+        """The values of `outputs` for this run: a new conversation."""
+        run = shown_run(run_id)
+        ready = run is not None and policy_folder(run) is not None
+        labels = _names(run) if ready else {"base": "", "ppo": ""}
+        offer = gr.Button(visible=not ready and bool(example_id()) and run_id != example_id())
+        missing = empty_state("" if ready else absent(run))
+        return missing, offer, gr.Column(visible=ready), _page(run, [], labels), [], ""
+
+
+def _names(run: Run) -> dict[str, str]:
+    """Who will speak, before anything is loaded."""
+    return {"base": base_name(run), "ppo": run.id}
+
+
+def _page(run: Run | None, turns: list[dict], voices: dict[str, str]) -> dict:
+    scale = scale_of(run) if run else NO_SCALE
+    return {"sentence": tally(turns), "voices": voices, "scale": scale, "turns": turns}
+
+
+def talk(question: str, turns: list[dict], run_id: str | None) -> Iterator[tuple]:
+    """Answer a question with both models; yields the dialogue, the turns, a note and the box."""
+    question = " ".join(str(question).split())[:LONGEST]
+    run = shown_run(run_id)
+    try:
+        if not question:
+            raise BadInput("Please write a question first.")
+        if run is None:
+            raise BadInput(absent(run))
+        base, ppo, judge = base_voice(run), ppo_voice(run), judge_of(run)
+        labels = {"base": base.label, "ppo": ppo.label}
+        turns = turns[1 - KEPT_TURNS :] if len(turns) >= KEPT_TURNS else turns
+        for said in both_answers(base, ppo, question, random.randrange(2**31)):
+            yield _page(run, [*turns, {"question": question, **said}], labels), gr.skip(), "", ""
+        if judge:
+            give_scores(judge, question, said)
+        turns = [*turns, {"question": question, **said}]
+        yield _page(run, turns, labels), turns, "", ""
+    except BadInput as error:
+        yield gr.skip(), gr.skip(), note(str(error)), gr.skip()

@@ -1,0 +1,382 @@
+"""The page: what it serves, and how it behaves in a browser.
+
+The browser tests run on made-up run directories and a made-up pair of voices; nothing is trained or loaded here.
+"""
+
+import csv
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from rlhf import jobs, runs
+from rlhf.config import DemoArguments
+from rlhf.runs import Run
+from rlhf.ui import chat, live, scores
+
+
+ROOT = Path(__file__).resolve().parent.parent
+LIVE_ID = "demo-20260101-000000-0001"
+FAILED_ID = "ppo-20260101-000000-0002"
+
+
+def reward_row(step):
+    return {"step": step, "loss": 0.7 - 0.003 * step, "accuracy": 0.5 + 0.003 * step, "margin": 0.02 * step}
+
+
+def ppo_row(step):
+    return {
+        "step": step,
+        "episode": 64 * step,
+        "objective/scores": 0.1 * step,
+        "objective/scores_std": 0.8,
+        "objective/kl": 0.2 * step,
+        "objective/entropy": 40.0 - step,
+        "completions/mean_length": 30.0,
+        "episodes_per_second": 31.0,
+    }
+
+
+def make_run(path, kind, state, **status):
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"kind": kind, "seed": 0, "total_episodes": 2560}))
+    now = time.time()
+    run = Run(path)
+    run.set_status(state=state, kind=kind, created=now, started=now, pid=os.getpid(), message="", **status)
+    return run
+
+
+def make_demo(path, state):
+    demo = make_run(path, "demo", state, phase="ppo", step=1, total_steps=3)
+    reward = make_run(path / "reward", "reward", "finished", step=100, total_steps=100)
+    ppo = make_run(path / "ppo", "ppo", state, step=10, total_steps=40)
+    for step in range(5, 101, 5):
+        reward.log(reward_row(step))
+    reward.log({"step": 100, "eval_accuracy": 0.85, "eval_loss": 0.4, "eval_margin": 1.0, "label_ceiling": 0.93})
+    for step in range(1, 11):
+        ppo.log(ppo_row(step))
+    for step, answer in ((0, "Throw the pan away."), (10, "Soak the pan overnight.")):
+        ppo.log_samples(step, [{"index": 0, "prompt": "How do I save a pan?", "response": answer, "score": step / 5}])
+    return demo
+
+
+def make_comparison(path, count=30):
+    names = ("prompt", "split", "model", "sample", "response", "score", "gold", "kl", "tokens", "ended")
+    with (path / "scores.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(names)
+        for split in ("test", "unseen"):
+            for number in range(count):
+                for model, score in (("base", 0.1), ("ppo", 0.9 if number else 0.0)):
+                    said = f"{model} answer number {number} <b>bold</b>"
+                    question = f"{split} question {number}"
+                    table.writerow([question, split, model, 0, said, score + number / 100, 0.5, 1.0, 8, True])
+    interval = {"mean": 0.76, "ci_low": 0.7, "ci_high": 0.8}
+    side = {"distinct_2": 0.5, "size_mb": 11.4, "q1": 0.1, "q3": 0.9, "std": 0.3}
+    summary = {"base": side, "ppo": side, "gain": interval, "reward_model": {"size_mb": 11.5}, "unseen_topics": None}
+    (path / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    return tmp_path
+
+
+# What the page asks for -------------------------------------------------------------------------------------------
+
+
+def test_poll_sends_a_figure_once_and_then_only_new_points(root):
+    demo = make_demo(root / LIVE_ID, "running")
+    first = live.poll({"run": demo.id})
+    assert set(first["parts"]) == {"reward", "ppo"}
+    assert "figure" in first["parts"]["ppo"]
+    assert len(first["samples"]) == 2
+    with (root / LIVE_ID / "ppo" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(ppo_row(11)) + '\n{"step": 12, "obj')  # the second line is still being written
+    second = live.poll({"run": demo.id, "seen": first["seen"]})
+    assert second["parts"]["ppo"]["points"]["episode"] == [64 * 11]
+    assert "figure" not in second["parts"]["ppo"]
+    assert second["samples"] == []
+    assert len(json.dumps(second)) < 2_000
+
+
+def test_poll_answers_nonsense_with_a_sentence(root):
+    for request in ({"run": "../../etc"}, {"run": "demo-20260101-000000-ffff"}, {"run": 7}, {"run": "x", "seen": 3}):
+        assert live.poll(request)["error"].endswith(".")
+    assert live.poll({"run": None})["state"] == "none"
+
+
+def test_verdict_is_read_off_the_numbers():
+    running, ended = {"state": "running"}, {"state": "finished"}
+    rising = [ppo_row(step) for step in range(1, 31)]
+    flat = [{**row, "objective/scores": 0.1} for row in rising]
+    falling = [{**row, "objective/scores": -row["objective/scores"]} for row in rising]
+    assert live.verdict(running, {"ppo": rising})["text"].startswith("Yes, it is learning: the average score went")
+    assert live.verdict(running, {"ppo": flat})["text"].startswith("Not clearly yet")
+    assert live.verdict(running, {"ppo": falling})["tone"] == "bad"
+    assert "guessing is 50 %" in live.verdict(ended, {"reward": [reward_row(step) for step in range(100)]})["text"]
+    failed = {"state": "failed", "message": "The disk is full."}
+    assert live.verdict(failed, {})["text"].startswith("The run failed. The disk is full.")
+
+
+def test_scores_sentence_counts_the_wins(root):
+    demo = make_demo(root / LIVE_ID, "finished")
+    make_comparison(demo.path)
+    pairs = scores.read_pairs(demo, "test", "score")
+    text = scores.sentence(pairs, "score", "test", scores.read_summary(demo))
+    assert text.startswith("PPO scored higher on 29 of 30 unseen questions; by the reward model, its answers are")
+    assert "(95 % interval +0.70 to +0.80)" in text
+
+
+def test_fields_of_the_settings_make_the_form(root):
+    import app
+
+    demo = app.build_app()
+    labels = {getattr(block, "label", None) for block in demo.blocks.values()}
+    assert {"Episodes", "KL coefficient", "Seed", "num prompts", "reward learning rate"} <= labels
+    assert "output dir" not in labels
+    assert DemoArguments().total_episodes == 2560
+
+
+def test_page_comes_up_in_ten_seconds_and_without_training_code(tmp_path):
+    script = f"""
+import sys, time, urllib.request
+import app
+page = app.build_app()
+url = page.launch(**app.launch_options(), prevent_thread_lock=True, server_port={free_port()}, quiet=True)[1]
+assert b"RLHF Lab" in urllib.request.urlopen(url).read()
+assert time.process_time() < 10, time.process_time()  # not by the clock: the machine may be busy with other work
+heavy = {{"torch", "transformers", "trl", "datasets"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    environment = {**os.environ, "RLHF_RUNS": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+# The served page --------------------------------------------------------------------------------------------------
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Fake:
+    """A model that says a fixed text; `chat.both_answers` only iterates over it."""
+
+    def __init__(self, text):
+        self.text = text
+
+
+def speak(voice, question, seed):
+    words = voice.model.text.split(" ")
+    for count in range(1, len(words) + 1):
+        time.sleep(0.1)
+        yield " ".join(words[:count])
+
+
+def fake_scores(judge, question, said):
+    for name, score in (("base", -0.5), ("ppo", 1.5)):
+        said[name]["score"] = score
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A served page with an example run, a run under way and a failed one; yields (address, root)."""
+    import app
+
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RLHF_RUNS", str(root))
+        example = make_demo(root / "shipped" / "example", "finished")
+        make_comparison(example.path)
+        (example.path / "ppo" / "model").mkdir()
+        (example.path / "ppo" / "model" / "config.json").write_text("{}")
+        patch.setattr(runs, "EXAMPLE", example.path)
+        failed = make_run(root / FAILED_ID, "ppo", "failed")
+        failed.set_status(message="The disk is full.")
+        make_demo(root / LIVE_ID, "running")
+        patch.setattr(chat, "base_voice", lambda run: chat.Voice(Fake("<img src=x onerror=alert(1)> " * 3), 0, "B7"))
+        patch.setattr(chat, "ppo_voice", lambda run: chat.Voice(Fake("one two three four"), 0, f"{run.id} P9"))
+        patch.setattr(chat, "judge_of", lambda run: (None, None))
+        patch.setattr(chat, "give_scores", fake_scores)
+        patch.setattr(chat, "_answer", speak)
+        demo = app.build_app()
+        port = free_port()
+        demo.launch(**app.launch_options(), prevent_thread_lock=True, server_port=port, quiet=True)
+        yield f"http://127.0.0.1:{port}", root
+        demo.close()
+
+
+def status_of(request):
+    try:
+        return urllib.request.urlopen(request).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_foreign_hosts_large_bodies_and_run_files_are_refused(site):
+    address, root = site
+    assert status_of(urllib.request.Request(address, headers={"Host": "evil.example"})) == 400
+    large = http.client.HTTPConnection(address.removeprefix("http://"), timeout=10)
+    large.putrequest("POST", "/gradio_api/queue/join")
+    large.putheader("Content-Length", "3000000")
+    large.endheaders()  # refused by its announced size, before a byte of it is sent
+    assert large.getresponse().status == 413
+    assert status_of(f"{address}/gradio_api/file={root / LIVE_ID / 'config.json'}") in (403, 404)
+    assert status_of(f"{address}/gradio_api/monitoring/summary") in (403, 404)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="Browser tests need Playwright: pip install -r tests/requirements.txt"
+    )
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_api.sync_playwright() as playwright:
+        if found is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("Browser tests need a browser: apt-get install chromium, or playwright install chromium")
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(site, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("dialog", lambda dialog: page.problems.append("a dialog opened"))
+    page.set_default_timeout(60_000)
+    yield page
+    assert page.problems == []
+    page.close()
+
+
+PPO_PLOT = ".chart[data-part=ppo] .plot"
+
+
+def open_page(page, site, query=""):
+    page.goto(f"{site[0]}/{query}")
+    page.wait_for_selector(f"{PPO_PLOT} .main-svg")
+
+
+def points(page):
+    return page.evaluate(f"document.querySelector('{PPO_PLOT}').data.find(t => t.meta.key && !t.meta.sign).x.length")
+
+
+def test_page_attaches_to_the_run_under_way_and_keeps_zoom_while_it_grows(page, site):
+    open_page(page, site)
+    assert page.locator(".pill").inner_text() == "Running"
+    assert page.get_by_role("button", name="Stop").is_enabled()
+    before = points(page)
+    page.evaluate(
+        f"window.kept = document.querySelector('{PPO_PLOT} .main-svg');"
+        f"Plotly.relayout(document.querySelector('{PPO_PLOT}'), {{'xaxis.range': [100, 900]}})"
+    )
+    run = Run(site[1] / LIVE_ID / "ppo")
+    for step in range(before + 1, before + 4):
+        run.log(ppo_row(step))
+    page.wait_for_function(
+        f"document.querySelector('{PPO_PLOT}').data.find(t => t.meta.key && !t.meta.sign).x.length >= {before + 3}"
+    )
+    assert page.evaluate(f"document.querySelector('{PPO_PLOT}').layout.xaxis.range") == [100, 900]
+    assert page.evaluate("window.kept.isConnected")
+    page.reload()
+    page.wait_for_selector(f"{PPO_PLOT} .main-svg")
+    assert points(page) == before + 3
+    assert page.get_by_role("button", name="Stop").is_enabled()
+
+
+def test_slider_shows_the_answers_of_an_earlier_update(page, site):
+    open_page(page, site, "?run=example")
+    answer = page.locator(".card .ppo .text")
+    assert answer.inner_text().strip() == "Soak the pan overnight."
+    assert answer.locator("mark").all_inner_texts() == ["Soak", "overnight."]
+    page.locator(".when input").fill("0")
+    assert answer.inner_text().strip() == "Throw the pan away."
+
+
+def test_bad_input_is_answered_with_a_sentence_and_starts_nothing(page, site, monkeypatch):
+    monkeypatch.setattr(jobs, "launch", lambda *args: pytest.fail("a run was started"))
+    open_page(page, site, "?run=example")
+    page.get_by_label("Learning rate of PPO").fill("abc")
+    page.locator("#start").click()
+    note = page.locator("#train-note .note")
+    note.wait_for()
+    assert note.inner_text() == "learning_rate must be a number such as 0.0003 or 3e-4, not 'abc'."
+
+
+def test_start_launches_what_the_form_says_and_stop_stops_it(page, site, monkeypatch):
+    started, stopped = [], []
+    monkeypatch.setattr(jobs, "launch", lambda *args: started.append(args) or Run(site[1] / LIVE_ID))
+    monkeypatch.setattr(jobs, "stop", lambda run: stopped.append(run.id))
+    open_page(page, site, "?run=example")
+    page.get_by_label("Seed").fill("3")
+    page.locator("#start").click()
+    page.wait_for_selector('.pill[data-state="running"]')
+    assert started == [("demo", {"seed": 3})]
+    page.locator("#stop").click()
+    page.wait_for_selector("#train-note .note")
+    assert stopped == [LIVE_ID]
+
+
+def test_a_failed_run_says_what_happened(page, site):
+    page.goto(f"{site[0]}/?run={FAILED_ID}")
+    page.wait_for_selector('.live .verdict[data-tone="bad"]')
+    assert "The disk is full." in page.locator(".live .verdict").inner_text()
+
+
+def test_both_models_answer_at_once_and_their_words_stay_words(page, site):
+    open_page(page, site, "?run=example")
+    page.get_by_role("tab", name="Chat").click()
+    page.get_by_label("Your question").fill("How do I save a pan?")
+    page.locator("#ask").click()
+    page.wait_for_function(
+        "['base', 'ppo'].every(name => {"
+        "const box = document.querySelector('.turn .' + name);"
+        "return box && box.classList.contains('writing') && box.querySelector('.text').textContent.length > 3})"
+    )
+    page.wait_for_selector(".turn .ppo .score b")
+    assert page.locator(".turn .ppo .text").inner_text() == "one two three four"
+    assert "<img src=x" in page.locator(".turn .base .text").inner_text()
+    assert page.locator(".turn .score b").all_inner_texts() == ["−0.50", "1.50"]
+    assert page.locator(".voice.ppo span").inner_text() == "example P9"
+    assert page.locator(".dialogue .verdict").inner_text().startswith("PPO scored higher on 1 of 1 question")
+
+
+def test_scores_can_be_searched_switched_and_downloaded(page, site):
+    open_page(page, site, "?run=example")
+    page.get_by_role("tab", name="Scores").click()
+    page.wait_for_selector("#distributions .main-svg")
+    assert page.locator(".scores .verdict").inner_text().startswith("PPO scored higher on 29 of 30 unseen questions")
+    page.get_by_label("Find a word").fill("number 17")
+    assert page.locator(".pairs .turn").count() == 1
+    assert "<b>bold</b>" in page.locator(".pairs .base .text").inner_text()
+    page.get_by_text("Unseen topics", exact=True).click()
+    page.wait_for_function("document.querySelector('.scores .verdict').textContent.includes('unseen topics')")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    assert Path(download.value.path()).read_text() == (runs.EXAMPLE / "scores.csv").read_text()
+
+
+def test_dark_page_draws_in_dark_colours_and_nothing_overflows_a_phone(page, site):
+    page.set_viewport_size({"width": 400, "height": 820})
+    open_page(page, site, "?run=example&__theme=dark")
+    assert live.DARK["#1F2328"] == page.evaluate(f"document.querySelector('{PPO_PLOT}').layout.font.color")
+    for tab in ("Train", "Chat", "Scores", "About"):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400

@@ -1,0 +1,121 @@
+"""The command line, as a real process: a tiny run of every command, and every mistake answered with one sentence."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_a_tiny_demo_ends_with_everything_in_place(rlhf, shared):
+    out = shared / "demo"
+    done = rlhf(
+        "demo", "--output_dir", out, "--reward_max_steps", 6, "--total_episodes", 128, "--num_prompts", 16, "--seed", 1
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["reward_model"]) >= {
+        "eval_loss", "eval_accuracy", "rubric_agreement", "tie_fraction", "mean_margin", "size_mb",
+    }  # fmt: skip
+    for model in ("base", "ppo"):
+        assert set(summary[model]) == {
+            "n", "mean", "median", "q1", "q3", "std", "mean_length", "eos_rate", "distinct_2", "gold_mean", "size_mb",
+        }  # fmt: skip
+        assert summary[model]["n"] == 16
+    for key in ("gain", "gold_gain"):
+        assert summary[key]["ci_low"] <= summary[key]["mean"] <= summary[key]["ci_high"]
+    assert set(summary["seconds"]) == {"reward", "ppo", "compare", "total"}
+    rows = list(csv.DictReader((out / "scores.csv").open()))
+    assert len(rows) == 2 * (16 + 8)
+    assert "on the same unseen prompts" in done.stdout
+    statuses = [json.loads((out / part / "status.json").read_text())["state"] for part in (".", "reward", "ppo")]
+    assert statuses == ["finished"] * 3
+    samples = [json.loads(line) for line in (out / "ppo" / "samples.jsonl").read_text().splitlines()]
+    assert {sample["step"] for sample in samples} >= {0, 2} and len({sample["index"] for sample in samples}) == 6
+
+
+def test_a_run_directory_stands_for_its_models(rlhf, shared):
+    out = shared / "again"
+    done = rlhf("compare", "--model_name_or_path", shared / "demo", "--num_prompts", 8, "--output_dir", out)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((out / "summary.json").read_text())["base"]["n"] == 8
+
+
+def test_reward_training_resumes_from_its_checkpoint(rlhf, shared):
+    out = shared / "saved"
+    small = ("--num_train_epochs", 1, "--max_steps", 4, "--save_steps", 2, "--per_device_train_batch_size", 4)
+    assert rlhf("reward", "--output_dir", out, *small).returncode == 0
+    checkpoint = out / "checkpoints" / "checkpoint-2"
+    done = rlhf("reward", "--output_dir", shared / "resumed", *small, "--resume_from_checkpoint", checkpoint)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, other = (
+        json.loads((shared / name / "summary.json").read_text())["reward_model"]["eval_loss"]
+        for name in ("saved", "resumed")
+    )
+    assert one == pytest.approx(other, abs=1e-6)
+
+
+def test_ppo_resumes_from_its_checkpoint(rlhf, shared):
+    small = ("--reward_model_path", shared / "demo", "--max_steps", 3, "--save_steps", 2)
+    small += ("--per_device_train_batch_size", 8, "--num_sample_generations", 0)
+    assert rlhf("ppo", "--output_dir", shared / "ppo", *small).returncode == 0
+    checkpoint = shared / "ppo" / "checkpoints" / "step-000002"
+    done = rlhf("ppo", "--output_dir", shared / "ppo2", *small, "--resume_from_checkpoint", checkpoint)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, other = ((shared / name / "model" / "model.safetensors").read_bytes() for name in ("ppo", "ppo2"))
+    assert one == other
+
+
+def test_a_yaml_file_gives_settings_and_flags_win(rlhf, tmp_path):
+    (tmp_path / "run.yaml").write_text("max_steps: 2\nlearning_rate: 0.001\nper_device_train_batch_size: 4\n")
+    done = rlhf("reward", "--config", "run.yaml", "--learning_rate", "0.002", "--output_dir", "out")
+    assert done.returncode == 0, done.stderr[-2000:]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["max_steps"], config["learning_rate"]) == (2, 0.002)
+    assert config["versions"]["torch"]
+
+
+def pairs(path, rows):
+    with gzip.open(path, "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["reward", "--learning_rate", "abc"], "learning_rate must be a number"),
+        (["reward", "--dataset_name", "nowhere.jsonl"], "There is no file nowhere.jsonl"),
+        (["reward", "--dataset_name", "no-such-data"], "neither a file"),
+        (["reward", "--dataset_name", "column.jsonl.gz"], "no column rejected"),
+        (["reward", "--dataset_name", "empty.jsonl.gz"], "Row 2 of empty.jsonl.gz: chosen must be a text"),
+        (["reward", "--dataset_name", "broken.jsonl"], "could not be read"),
+        (["reward", "--model_name_or_path", "no-such-model"], "No model could be loaded"),
+        (["reward", "--config", "missing.yaml"], "There is no file missing.yaml"),
+        (["ppo"], "PPO needs a reward model"),
+        (["ppo", "--reward_model_path", "everyday", "--response_length", "200"], "leaves no room"),
+        (["compare"], "nothing to compare"),
+        (["demo", "--output_dir", "taken"], "already exists"),
+        (["demo", "--seed", "-1"], "seed must be at least 0"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_leave_nothing(rlhf, tmp_path, words, message):
+    pairs(tmp_path / "column.jsonl.gz", [{"prompt": "How?", "chosen": "So."}] * 3)
+    pairs(tmp_path / "empty.jsonl.gz", [GOOD, {**GOOD, "chosen": " "}])
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "How?", \n')
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    before = sorted(path.name for path in Path(tmp_path).iterdir())
+    done = rlhf(*words)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in Path(tmp_path).iterdir()) == before  # no half-written run

@@ -1,0 +1,72 @@
+"""Settings: every field explained, every wrong value answered with one sentence."""
+
+import dataclasses
+
+import pytest
+
+from rlhf.config import (
+    BadInput,
+    CompareArguments,
+    DemoArguments,
+    PPOArguments,
+    PPOConfig,
+    PreferencesConfig,
+    PretrainConfig,
+    RewardArguments,
+    build,
+    field_docs,
+)
+
+
+CONFIGS = (
+    RewardArguments,
+    PPOConfig,
+    PPOArguments,
+    CompareArguments,
+    DemoArguments,
+    PretrainConfig,
+    PreferencesConfig,
+)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_field_is_explained(config):
+    docs = field_docs(config)
+    assert all(len(docs[field.name]) > 10 for field in dataclasses.fields(config))
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (RewardArguments, {"learning_rate": "abc"}, "learning_rate must be a number.*'abc'"),
+        (RewardArguments, {"learning_rate": "nan"}, "learning_rate must be a number"),
+        (RewardArguments, {"learning_rate": "-1"}, "above 0"),
+        (RewardArguments, {"num_train_epochs": "0"}, "above 0"),
+        (PPOArguments, {"total_episodes": "12.5"}, "whole number"),
+        (PPOArguments, {"total_episodes": "8"}, "at least per_device_train_batch_size"),
+        (PPOArguments, {"num_mini_batches": "7"}, "must divide"),
+        (PPOArguments, {"reward_normalization": "batch"}, "one of none, reference"),
+        (PPOArguments, {"kl_coeff": "0.1"}, "kl_coeff is not a setting.*kl_coef"),
+        (DemoArguments, {"total_episodes": "1"}, "at least"),
+        (DemoArguments, {"reward_learning_rate": "7"}, "at most 1"),
+    ],
+)
+def test_wrong_values_are_named(config, values, message):
+    with pytest.raises(BadInput, match=message):
+        build(config, values)
+
+
+def test_text_becomes_the_declared_type():
+    args = build(PPOArguments, {"total_episodes": "1e3", "kl_coef": "0.1", "missing_eos_penalty": "none"})
+    assert (args.total_episodes, args.kl_coef, args.missing_eos_penalty) == (1000, 0.1, None)
+
+
+def test_a_demo_hands_its_settings_down(tmp_path):
+    demo = build(DemoArguments, {"seed": "3", "kl_coef": "0.2", "reward_max_steps": "5"})
+    assert demo.reward_arguments(tmp_path).max_steps == 5
+    assert demo.ppo_arguments(tmp_path, tmp_path).kl_coef == 0.2
+    assert {
+        demo.reward_arguments(tmp_path).seed,
+        demo.ppo_arguments(tmp_path, tmp_path).seed,
+        demo.compare_arguments(tmp_path, tmp_path, tmp_path).seed,
+    } == {3}

@@ -1,0 +1,96 @@
+"""The run directory, and the processes that write it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rlhf import jobs
+from rlhf.config import BadInput
+from rlhf.runs import Run, find_run, list_runs
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+def test_a_directory_that_exists_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("do not touch")
+    with pytest.raises(BadInput, match="already exists"):
+        Run.create(tmp_path / "mine", "ppo", {})
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_tail_never_sees_half_a_line(tmp_path):
+    run = Run.create(tmp_path / "run", "ppo", {})
+    run.log({"step": 1, "loss": float("nan")})
+    lines, offset = run.tail("metrics.jsonl")
+    assert lines[0]["step"] == 1 and lines[0]["loss"] is None  # strict JSON
+    whole = json.dumps({"step": 2, "text": "a\u00e9b"}, ensure_ascii=False).encode() + b"\n"
+    path = run.path / "metrics.jsonl"
+    before = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(before + whole[:cut])
+        assert run.tail("metrics.jsonl", offset) == ([], offset)
+    path.write_bytes(before + whole)
+    lines, end = run.tail("metrics.jsonl", offset)
+    assert lines[0]["step"] == 2 and end == len(before + whole)
+
+
+def test_progress_tells_the_time_left_and_stop_reaches_a_demos_stages(tmp_path):
+    demo = Run.create(tmp_path / "demo", "demo", {})
+    stage = Run.create(demo.path / "ppo", "ppo", {})
+    stage.start(10)
+    stage.set_status(started=time.time() - 4)
+    stage.progress(4, 10)
+    assert stage.status()["seconds_left"] == pytest.approx(6, abs=0.5)
+    assert stage.status()["state"] == "running"
+    demo.request_stop()
+    assert stage.stop_requested()
+    stage.progress(5, 10)
+    assert stage.status()["state"] == "stopping"
+
+
+@pytest.mark.parametrize(
+    "run_id", ["../secret", "ppo-20260101-000000-abcd/../..", "", "ppo-20260101-000000-abcd", "x" * 300]
+)
+def test_only_ids_of_real_runs_are_found(root, run_id):
+    with pytest.raises(BadInput):
+        find_run(run_id)
+
+
+def test_a_run_whose_process_is_gone_is_marked_interrupted(root):
+    run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    run.start(10)
+    status = {**run.status(), "pid": gone.pid, "updated": time.time() - 5}
+    (run.path / "status.json").write_text(json.dumps(status))
+    assert jobs.active_run() is None
+    assert run.status()["state"] == "interrupted"
+    assert [found.id for found in list_runs()] == [run.id]
+
+
+def test_a_running_process_is_found_and_blocks_a_second(root):
+    run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
+    run.start(10)
+    assert run.status()["pid"] == os.getpid()
+    assert jobs.active_run().id == run.id
+    with pytest.raises(BadInput, match="still under way"):
+        jobs.launch("reward", {})
+
+
+def test_a_launched_process_that_fails_leaves_its_reason(root):
+    run = jobs.launch("ppo", {"reward_model_path": str(root / "nowhere")})
+    deadline = time.time() + 60
+    while run.status()["state"] in ("queued", "running") and time.time() < deadline:
+        time.sleep(0.2)
+    assert run.status()["state"] == "failed"
+    assert "No model could be loaded" in run.status()["message"]
+    assert "Traceback" not in (run.path / "train.log").read_text()
