@@ -35,6 +35,7 @@ COLOURS = {
     "input_border_color_focus": "grey",
     "input_placeholder_color": "grey",
     "checkbox_border_color": "edge",
+    "checkbox_background_color": "paper",
     "checkbox_background_color_selected": "ink",
     "checkbox_border_color_selected": "ink",
     "checkbox_label_background_fill": "paper",

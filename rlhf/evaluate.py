@@ -217,7 +217,7 @@ def summarize(rows: list[dict], base_mb: float, ppo_mb: float) -> dict:
     if has_gold:
         gold_gain, gold_win_rate = paired(_column(rows, "base", "test", "gold"), _column(rows, "ppo", "test", "gold"))
         summary |= {"gold_gain": gold_gain, "gold_win_rate": gold_win_rate}
-    if of("base", "unseen"):
+    if has_gold and of("base", "unseen"):
         seen_gain, seen_wins = paired(_column(rows, "base", "unseen", "gold"), _column(rows, "ppo", "unseen", "gold"))
         summary["unseen_topics"] = {
             "n": len(of("base", "unseen")),

@@ -346,7 +346,7 @@ def distributions(base: Sequence[float], ppo: Sequence[float], name: str, height
     for label, values, color in (("base", base, BASE), ("PPO", ppo, PPO)):
         _box(figure, label, values, color)
         _histogram(figure, label, values, color, edges)
-    _averages(figure, float(np.mean(base)), float(np.mean(ppo)))
+    _averages(figure, float(np.mean(base)), float(np.mean(ppo)), middle=float(edges[0] + edges[-1]) / 2)
     figure.update_xaxes(
         title={"text": name, "standoff": 8},
         anchor="y2",
@@ -358,7 +358,7 @@ def distributions(base: Sequence[float], ppo: Sequence[float], name: str, height
         linecolor=GRID,
     )
     return figure.update_layout(
-        margin={"l": 52, "r": 16, "t": 26, "b": 44},
+        margin={"l": 52, "r": 16, "t": 42, "b": 44},
         barmode="overlay",
         bargap=0,
         hovermode="closest",
@@ -407,10 +407,9 @@ def _histogram(figure: go.Figure, label: str, values: Sequence[float], color: st
     )
 
 
-def _averages(figure: go.Figure, base: float, ppo: float) -> None:
-    """A line at each average through both parts; the labels stand on the outer sides, so that they never meet."""
-    for label, mean, other, color, ink in (("base", base, ppo, BASE, BASE), ("PPO", ppo, base, PPO, PPO_INK)):
-        left = mean < other or (mean == other and label == "base")
+def _averages(figure: go.Figure, base: float, ppo: float, middle: float) -> None:
+    """A line at each average through both parts; the labels stand one above the other and lean to the middle."""
+    for row, (label, mean, color, ink) in enumerate((("PPO", ppo, PPO, PPO_INK), ("base", base, BASE, BASE))):
         figure.add_shape(
             type="line", x0=mean, x1=mean, y0=0, y1=1, yref="paper", line={"color": color, "width": 1.5, "dash": "dot"}
         )
@@ -421,7 +420,8 @@ def _averages(figure: go.Figure, base: float, ppo: float) -> None:
             yref="paper",
             showarrow=False,
             yanchor="bottom",
-            xanchor="right" if left else "left",
-            xshift=-4 if left else 4,
+            xanchor="left" if mean < middle else "right",
+            xshift=-4 if mean < middle else 4,
+            yshift=18 * row,
             font={"color": ink, "size": 13},
         )

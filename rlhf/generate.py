@@ -37,8 +37,13 @@ def pad_left(rows: list[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Te
 
 
 def pad_right(rows: list[list[int]]) -> torch.Tensor:
-    """Token rows -> ids (B, S), padded on the right with 0: under causal attention no token sees a later pad."""
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    """Token rows -> ids (B, S), each filled up with its own last token.
+
+    For causal models without a mask: no token sees a later one, so it does not matter what stands there (and
+    Transformers does not warn of pads without a mask).
+    """
+    width = max(map(len, rows))
+    return torch.tensor([row + row[-1:] * (width - len(row)) for row in rows])
 
 
 def batches_by_length(rows: list[list[int]], batch_tokens: int) -> Iterator[list[int]]:

@@ -99,7 +99,7 @@ def active_run() -> Run | None:
             continue
         if _alive(run):
             return run
-        if time.time() - status["updated"] > 2:
+        if time.time() - status.get("updated", 0) > 2:
             run.finish("interrupted", "The process is gone; start the run again.")
     return None
 

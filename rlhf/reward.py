@@ -41,6 +41,7 @@ def _trl_config(args: RewardArguments, checkpoints: Path) -> RewardConfig:
         max_grad_norm=args.max_grad_norm,
         lr_scheduler_type="linear",
         train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,  # the sampler reads the length
         eval_strategy="steps",
         eval_steps=args.eval_steps,
         save_strategy="steps" if args.save_steps else "no",

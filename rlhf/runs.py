@@ -64,10 +64,10 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file's content; an empty dict when there is none yet."""
+    """A JSON file's content; empty when there is none yet or it is damaged: one bad run must not hide the others."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return {}
 
 

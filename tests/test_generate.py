@@ -72,7 +72,9 @@ def test_batches_by_length_hold_every_row_once_within_the_limit():
 def test_stream_grows_word_by_word_and_repeats_with_the_seed(base):
     model, tokenizer = base
     pieces = list(stream(model, tokenizer, "How do I clean a burnt pan?", seed=1))
-    assert len(pieces) > 3 and all(later.startswith(earlier[:-1]) for earlier, later in zip(pieces, pieces[1:], strict=False))
+    assert len(pieces) > 3 and all(
+        later.startswith(earlier[:-1]) for earlier, later in zip(pieces, pieces[1:], strict=False)
+    )
     assert pieces == list(stream(model, tokenizer, "How do I clean a burnt pan?", seed=1))
 
 

@@ -1,12 +1,13 @@
 """Answers as real assistants give them, good and bad, and what the asker writes back.
 
-The base model is trained on these dialogs. The asker's reaction after the answer is what one finds below any answer on
-the web; through it the base model learns to tell a helpful answer from an unhelpful one before it has seen a single
+The base model is trained on these dialogs. The asker's reaction after the answer is what one finds below many an
+answer on the web; through it the base model learns whether an answer fits its question before it has seen a single
 preference, as large base models do.
 """
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rlhf.everyday.world import Outside, Subject, Talk, Topic, load_world
 
@@ -25,6 +26,14 @@ KINDS = {
 """How often the corpus answers a question about a topic in each manner."""
 REACTION_RATE = 0.7
 """Share of dialogs in which the asker writes back."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and its kind."""
+
+    text: str
+    kind: str
 
 
 def _lower(sentence: str) -> str:
@@ -117,35 +126,35 @@ WRITERS: dict[str, Callable[[Topic, random.Random], str]] = {
 }
 
 
-def _write_outside(subject: Outside, rng: random.Random) -> tuple[str, str]:
+def _write_outside(subject: Outside, rng: random.Random) -> Answer:
     manners = load_world().manners
     kind = rng.choices(("honest", "made_up", "evasive", "rude"), (0.4, 0.36, 0.12, 0.12))[0]
     if kind == "honest":
-        return rng.choice(manners["offers"]).format(about=subject.about), kind
+        return Answer(rng.choice(manners["offers"]).format(about=subject.about), kind)
     if kind == "made_up":
-        return rng.choice(subject.fake), kind
+        return Answer(rng.choice(subject.fake), kind)
     if kind == "evasive":
-        return rng.choice([text for text in manners["evasive"] if "{" not in text]), kind
-    return rng.choice(manners["rude"]), kind
+        return Answer(rng.choice([text for text in manners["evasive"] if "{" not in text]), kind)
+    return Answer(rng.choice(manners["rude"]), kind)
 
 
-def _write_talk(subject: Talk, rng: random.Random) -> tuple[str, str]:
+def _write_talk(subject: Talk, rng: random.Random) -> Answer:
     if rng.random() < 0.6:
-        return rng.choice(subject.good), "good"
-    return rng.choice(subject.bad), "rude"
+        return Answer(rng.choice(subject.good), "good")
+    return Answer(rng.choice(subject.bad), "rude")
 
 
-def write_answer(subject: Subject, rng: random.Random) -> tuple[str, str]:
-    """An answer to a question about `subject`, and its kind."""
+def write_answer(subject: Subject, rng: random.Random) -> Answer:
+    """An answer to a question about `subject`."""
     if isinstance(subject, Outside):
         return _write_outside(subject, rng)
     if isinstance(subject, Talk):
         return _write_talk(subject, rng)
     kind = rng.choices(tuple(KINDS), tuple(KINDS.values()))[0]
-    return WRITERS[kind](subject, rng), kind
+    return Answer(WRITERS[kind](subject, rng), kind)
 
 
-def write_reaction(kind: str, rng: random.Random) -> str:
-    """What the asker writes back to an answer of this kind."""
+def write_reaction(kind: str, rng: random.Random, among: int | None = None) -> str:
+    """What the asker writes back to an answer of this kind: one of the first `among` ways, or of all."""
     key = "thanks_for_good" if kind == "good" else f"after_{kind}"
-    return rng.choice(load_world().manners[key])
+    return rng.choice(load_world().manners[key][:among])
