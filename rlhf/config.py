@@ -133,14 +133,6 @@ class PretrainConfig:
     """Peak learning rate of Muon (the blocks' matrices)."""
     per_device_train_batch_size: int = 32
     """Dialogs a step."""
-    contrast_steps: int = 520
-    """Steps of the second pass on questions answered twice, where the asker's reaction counts most."""
-    settling_steps: int = 400
-    """Steps after that on ordinary dialogs."""
-    num_dialogs_again: int = 30_000
-    """Dialogs of the third pass, at three tenths of the first pass's learning rates."""
-    listening_learning_rate: float = 5e-4
-    """Learning rate of AdamW in the second pass, decayed to zero in its ordinary dialogs."""
     seed: int = 0
     """Seed of the corpus and of the weights."""
 

@@ -19,20 +19,16 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, s
 from rlhf.config import PreferencesConfig, PretrainConfig
 from rlhf.data import as_prompt
 from rlhf.evaluate import answer_prompts
-from rlhf.everyday import judge, prefer, prompt_splits, subject_of, write_answer, write_reaction
-from rlhf.everyday.answers import REACTION_RATE, WRITERS, Answer
+from rlhf.everyday import gold_score, prefer, prompt_splits, subject_of, write_answer, write_reaction
+from rlhf.everyday.answers import REACTION_RATE
 from rlhf.everyday.world import Topic
 from rlhf.generate import pad_right
 from rlhf.models import load_policy
 
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-LISTENING_BATCH, LISTENING_PAIRS = 64, 28
-"""Dialogs a step of the second pass, and how many questions of it are answered twice."""
 SMALL_TALK = 0.12
 """Share of the dialogs that are not about a topic."""
-PLAIN_PAIRS_KEPT = 0.5
-"""Share of the pairs kept whose difference shows in the tone already."""
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}{{ message.content }}\n"
     "{% else %}{{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
@@ -49,9 +45,9 @@ def write_dialogs(count: int, seed: int) -> Iterator[str]:
     others = [question for question in asked if not isinstance(subject_of(question), Topic)]
     for _ in range(count):
         question = rng.choice(others if rng.random() < SMALL_TALK else topics)
-        answer = write_answer(subject_of(question), rng)
-        dialog = f"{question}\n{answer.text}{EOS}"
-        yield f"{dialog}{write_reaction(answer.kind, rng)}{EOS}" if rng.random() < REACTION_RATE else dialog
+        answer, kind = write_answer(subject_of(question), rng)
+        dialog = f"{question}\n{answer}{EOS}"
+        yield f"{dialog}{write_reaction(kind, rng)}{EOS}" if rng.random() < REACTION_RATE else dialog
 
 
 def train_tokenizer(dialogs: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -109,31 +105,35 @@ def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> GPT
     )
 
 
-def optimizers(model: GPT2LMHeadModel, config: PretrainConfig, scale: float) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices (Jordan 2024), AdamW for the rest; learning rates times `scale`.
+def optimizers(model: GPT2LMHeadModel, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices (Jordan 2024), AdamW for the rest.
 
     After the same time on two cores the loss was 1.65 with Muon and 2.25 with AdamW alone at its best.
     """
     named = [(p.ndim == 2 and ".h." in name, p) for name, p in model.named_parameters()]
     matrices, others = [p for inner, p in named if inner], [p for inner, p in named if not inner]
     return [
-        torch.optim.Muon(matrices, lr=scale * config.muon_learning_rate, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=scale * config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        torch.optim.Muon(matrices, lr=config.muon_learning_rate, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
 
 
-def read_dialogs(
-    model: GPT2LMHeadModel, rows: list[list[int]], opts: list[torch.optim.Optimizer], config: PretrainConfig
-) -> None:
-    """The first pass: every dialog once; the learning rates warm up briefly and follow a cosine to zero."""
-    size = config.per_device_train_batch_size
-    steps = sum(1 for _ in batches(rows, size, random.Random(config.seed)))
+def pretrain(config: PretrainConfig) -> Path:
+    """Train tokenizer and base model and save both as one Transformers folder; returns the folder."""
+    dialogs = list(write_dialogs(config.num_dialogs, config.seed))
+    tokenizer = train_tokenizer(dialogs[:40_000], config.vocab_size)
+    rows = tokenizer(dialogs)["input_ids"]
+    set_seed(config.seed)
+    model = new_model(config, tokenizer)
+    opts = optimizers(model, config)
+    steps = sum(1 for _ in batches(rows, config.per_device_train_batch_size, random.Random(config.seed)))
 
     def pace(step: int) -> float:
+        """A short warm-up, then a cosine to zero."""
         return min(1.0, (step + 1) / (0.03 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, pace) for optimizer in opts]
-    progress = tqdm(batches(rows, size, random.Random(config.seed)), total=steps, desc="Reading")
+    progress = tqdm(batches(rows, config.per_device_train_batch_size, random.Random(config.seed)), total=steps)
     for step, batch in enumerate(progress):
         ids = pad_right(batch)
         lengths = torch.tensor([len(row) for row in batch]).unsqueeze(1)
@@ -148,81 +148,6 @@ def read_dialogs(
             schedule.step()
         if step % 20 == 0:
             progress.set_postfix(loss=f"{loss.item():.3f}")
-
-
-def listening_batch(topics: list[str], contrast: bool, rng: random.Random) -> list[str]:
-    """Dialogs in which the asker always reacts, in the most usual way.
-
-    With `contrast` most questions come twice, with an answer that fits and one about another topic.
-    """
-    asked: list[tuple[str, Answer]] = []
-    if contrast:
-        for question in rng.sample(topics, LISTENING_PAIRS):
-            topic = subject_of(question)
-            asked += [(question, Answer(WRITERS[kind](topic, rng), kind)) for kind in ("good", "off_topic")]
-    while len(asked) < LISTENING_BATCH:
-        question = rng.choice(topics)
-        asked.append((question, write_answer(subject_of(question), rng)))
-    return [
-        f"{question}\n{answer.text}{EOS}{write_reaction(answer.kind, rng, among=1)}{EOS}" for question, answer in asked
-    ]
-
-
-def listen(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> None:
-    """The second pass: what the asker writes back counts most.
-
-    Whether an answer fits its question shows in nothing but the reaction, one bit among fifty tokens. Read as one text
-    among others it is not learned (an answer about another topic gets as many thanks); from questions answered twice
-    and reactions in the usual words it is, after some 250 steps. Then ordinary dialogs again, to speak as before.
-    """
-    rng = random.Random(config.seed + 4)
-    splits = prompt_splits()
-    asked = [question for name in ("reward", "ppo", "corpus") for question in splits[name]]
-    topics = [question for question in asked if isinstance(subject_of(question), Topic)]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.listening_learning_rate, weight_decay=0.0, fused=True)
-    first, total = config.contrast_steps, config.contrast_steps + config.settling_steps
-    for step in tqdm(range(total), desc="Listening"):
-        contrast = step < first
-        rows = tokenizer(listening_batch(topics, contrast, rng))["input_ids"]
-        if not contrast:
-            for group in optimizer.param_groups:
-                group["lr"] = config.listening_learning_rate * (1 - (step - first) / config.settling_steps)
-        listening_loss(model, rows, text_weight=0.1 if contrast else 1.0).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def read_again(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> None:
-    """The third pass, gentler than the first: the model speaks cleanly again and keeps what it has learned."""
-    rows = tokenizer(list(write_dialogs(config.num_dialogs_again, config.seed + 77)))["input_ids"]
-    read_dialogs(model, rows, optimizers(model, config, 0.3), config)
-
-
-def listening_loss(model: GPT2LMHeadModel, rows: list[list[int]], text_weight: float) -> torch.Tensor:
-    """Loss of the reactions, summed over tokens and averaged over dialogs, plus `text_weight` times the mean of all.
-
-    The reaction is what follows the first end token.
-    """
-    ids = pad_right(rows)
-    lengths, place = torch.tensor([len(row) for row in rows]).unsqueeze(1), torch.arange(1, ids.size(1))
-    logits = model(input_ids=ids).logits[:, :-1]
-    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-    valid = place < lengths
-    answer_ends = (ids == model.config.eos_token_id).int().argmax(dim=1, keepdim=True)
-    return losses[valid & (place > answer_ends)].sum() / len(rows) + text_weight * losses[valid].mean()
-
-
-def pretrain(config: PretrainConfig) -> Path:
-    """Train tokenizer and base model and save both as one Transformers folder; returns the folder."""
-    dialogs = list(write_dialogs(config.num_dialogs, config.seed))
-    tokenizer = train_tokenizer(dialogs[:40_000], config.vocab_size)
-    rows = tokenizer(dialogs)["input_ids"]
-    set_seed(config.seed)
-    model = new_model(config, tokenizer)
-    read_dialogs(model, rows, optimizers(model, config, 1.0), config)
-    listen(model, tokenizer, config)
-    read_again(model, tokenizer, config)
     model.save_pretrained(config.output_dir)
     tokenizer.save_pretrained(config.output_dir)
     return Path(config.output_dir)
@@ -231,9 +156,7 @@ def pretrain(config: PretrainConfig) -> Path:
 def preferences(config: PreferencesConfig) -> Path:
     """Let the base model answer each reward-training prompt twice, let a simulated annotator choose; returns the file.
 
-    Unfinished answers and pairs too close to call are left out, as a person would skip them. Of the pairs in which one
-    answer is rude, fawning or the like only some are kept: tone is quickly learned, and it is the pairs of two
-    well-mannered answers that teach what they say.
+    Unfinished answers and pairs too close to call are left out, as a person would skip them.
     """
     rng = random.Random(config.seed)
     model, tokenizer = load_policy(config.model_name_or_path)
@@ -255,10 +178,9 @@ def preferences(config: PreferencesConfig) -> Path:
             )
             finished = [a and b for a, b in zip(first.ended, second.ended, strict=True)]
             for prompt, a, b, both in zip(prompts, first.texts, second.texts, finished, strict=True):
-                rubrics = [judge(prompt.strip(), text) for text in (a, b)]
-                choice = prefer(rubrics[0].score, rubrics[1].score, rng) if both else None
-                plain = min(rubric.honesty * rubric.courtesy * rubric.concision for rubric in rubrics) < 1
-                if choice is not None and not (plain and rng.random() > PLAIN_PAIRS_KEPT):
+                scores = [gold_score(prompt.strip(), text) for text in (a, b)]
+                choice = prefer(*scores, rng) if both else None
+                if choice is not None:
                     chosen, rejected = (a, b) if choice else (b, a)
                     pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
             bar.update(min(len(pairs), config.num_pairs) - bar.n)

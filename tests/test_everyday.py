@@ -83,7 +83,7 @@ def test_an_unknown_question_has_no_gold_score():
 def test_written_answers_are_clean_and_garbage_is_not():
     rng = random.Random(1)
     asked = [question for question in prompt_splits()["reward"][::40]]
-    answers = [write_answer(subject_of(question), rng).text for question in asked]
+    answers = [write_answer(subject_of(question), rng)[0] for question in asked]
     assert all(map(is_clean, answers))
     words = [word for answer in answers[:40] for word in answer.split()]
     rng.shuffle(words)

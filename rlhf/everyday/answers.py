@@ -1,13 +1,11 @@
 """Answers as real assistants give them, good and bad, and what the asker writes back.
 
 The base model is trained on these dialogs. The asker's reaction after the answer is what one finds below many an
-answer on the web; through it the base model learns whether an answer fits its question before it has seen a single
-preference, as large base models do.
+answer on the web.
 """
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from rlhf.everyday.world import Outside, Subject, Talk, Topic, load_world
 
@@ -26,14 +24,6 @@ KINDS = {
 """How often the corpus answers a question about a topic in each manner."""
 REACTION_RATE = 0.7
 """Share of dialogs in which the asker writes back."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer and its kind."""
-
-    text: str
-    kind: str
 
 
 def _lower(sentence: str) -> str:
@@ -126,35 +116,35 @@ WRITERS: dict[str, Callable[[Topic, random.Random], str]] = {
 }
 
 
-def _write_outside(subject: Outside, rng: random.Random) -> Answer:
+def _write_outside(subject: Outside, rng: random.Random) -> tuple[str, str]:
     manners = load_world().manners
     kind = rng.choices(("honest", "made_up", "evasive", "rude"), (0.4, 0.36, 0.12, 0.12))[0]
     if kind == "honest":
-        return Answer(rng.choice(manners["offers"]).format(about=subject.about), kind)
+        return rng.choice(manners["offers"]).format(about=subject.about), kind
     if kind == "made_up":
-        return Answer(rng.choice(subject.fake), kind)
+        return rng.choice(subject.fake), kind
     if kind == "evasive":
-        return Answer(rng.choice([text for text in manners["evasive"] if "{" not in text]), kind)
-    return Answer(rng.choice(manners["rude"]), kind)
+        return rng.choice([text for text in manners["evasive"] if "{" not in text]), kind
+    return rng.choice(manners["rude"]), kind
 
 
-def _write_talk(subject: Talk, rng: random.Random) -> Answer:
+def _write_talk(subject: Talk, rng: random.Random) -> tuple[str, str]:
     if rng.random() < 0.6:
-        return Answer(rng.choice(subject.good), "good")
-    return Answer(rng.choice(subject.bad), "rude")
+        return rng.choice(subject.good), "good"
+    return rng.choice(subject.bad), "rude"
 
 
-def write_answer(subject: Subject, rng: random.Random) -> Answer:
-    """An answer to a question about `subject`."""
+def write_answer(subject: Subject, rng: random.Random) -> tuple[str, str]:
+    """An answer to a question about `subject`, and its kind."""
     if isinstance(subject, Outside):
         return _write_outside(subject, rng)
     if isinstance(subject, Talk):
         return _write_talk(subject, rng)
     kind = rng.choices(tuple(KINDS), tuple(KINDS.values()))[0]
-    return Answer(WRITERS[kind](subject, rng), kind)
+    return WRITERS[kind](subject, rng), kind
 
 
-def write_reaction(kind: str, rng: random.Random, among: int | None = None) -> str:
-    """What the asker writes back to an answer of this kind: one of the first `among` ways, or of all."""
+def write_reaction(kind: str, rng: random.Random) -> str:
+    """What the asker writes back to an answer of this kind."""
     key = "thanks_for_good" if kind == "good" else f"after_{kind}"
-    return rng.choice(load_world().manners[key][:among])
+    return rng.choice(load_world().manners[key])
