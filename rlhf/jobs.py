@@ -71,10 +71,10 @@ def _reap(process: subprocess.Popen, run: Run) -> None:
 
 
 def last_words(run: Run) -> str:
-    """The last line that the process printed."""
+    """The last line that the process printed, without the word that marks a mistake."""
     log = run.path / "train.log"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1][-300:] if lines else ""
+    return lines[-1].removeprefix("error: ")[:300] if lines else ""
 
 
 def _alive(run: Run) -> bool:
