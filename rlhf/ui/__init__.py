@@ -38,7 +38,9 @@ def run_label(run: Run) -> str:
     """Kind, time and state of a run in a few words."""
     status = run.status()
     when = time.strftime("%d %b %H:%M", time.localtime(status.get("created", 0)))
-    return f"{SHORT_NAMES.get(status.get('kind'), 'Run')} · {when} · {status.get('state', 'unreadable')}"
+    # The list is not redrawn while a run goes through its states, so it says what stays true until the end.
+    state = "under way" if is_active(run) else status.get("state", "unreadable")
+    return f"{SHORT_NAMES.get(status.get('kind'), 'Run')} · {when} · {state}"
 
 
 def describe(run_id: str | None) -> str:
