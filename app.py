@@ -198,9 +198,9 @@ def theme() -> gr.themes.Base:
 
 
 def main() -> None:
-    """Serve the page on port 7860, and load the models for the chat meanwhile."""
+    """Serve the page on port 7860; meanwhile load the models for the chat, then get a process ready for training."""
     demo = build_app()
-    threading.Thread(target=warm_up, daemon=True).start()
+    threading.Thread(target=lambda: (warm_up(), jobs.prepare()), daemon=True).start()
     demo.launch(**launch_options())
 
 

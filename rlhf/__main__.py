@@ -131,9 +131,9 @@ def run_command(name: str, given: dict[str, object]) -> None:
         print(demo_table(result))
 
 
-def main() -> int:
-    """Run one command; a person's mistake is one sentence on standard error and exit code 2."""
-    given = vars(parser().parse_args())
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command, by default the one in `sys.argv`; a mistake is one sentence on standard error, exit code 2."""
+    given = vars(parser().parse_args(arguments))
     try:
         run_command(given.pop("command"), given)
     except BadInput as error:

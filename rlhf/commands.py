@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
+from transformers import set_seed
 
 from rlhf import data, evaluate, models
 from rlhf.callbacks import EveryFewSteps, RunCallback
@@ -47,8 +48,8 @@ def recorded(run: Run) -> Iterator[None]:
         run.finish("finished")
 
 
-def _open(args: RewardArguments | PPOArguments | CompareArguments | DemoArguments, kind: str) -> Run:
-    run = Run.create(args.output_dir, kind, asdict(args))
+def _open(args: RewardArguments | PPOArguments | CompareArguments | DemoArguments, kind: str, **made_from: str) -> Run:
+    run = Run.create(args.output_dir, kind, {**asdict(args), **made_from})
     if not (run.path.parent / "status.json").exists():  # a stage of a demo leaves the signals to the demo
         catch_signals(run)
     return run
@@ -56,14 +57,19 @@ def _open(args: RewardArguments | PPOArguments | CompareArguments | DemoArgument
 
 def reward(args: RewardArguments) -> dict:
     """Train a reward model; returns what `reward_model` in `summary.json` says."""
-    from rlhf.reward import report, train_reward_model  # takes seconds to import, and only this command needs it
+    # Takes seconds to import, and only this command needs it.
+    from rlhf.reward import label_ceiling, report, train_reward_model
 
     train, held_out = data.load_preferences(args.dataset_name)
-    models.load_reward_model(args.model_name_or_path)
-    run = _open(args, "reward")
+    set_seed(args.seed)  # the score head is new
+    model, tokenizer = models.load_reward_model(args.model_name_or_path)
+    texts = (row[side] for row in train for side in ("prompt", "chosen", "rejected"))
+    run = _open(args, "reward", model_revision=models.revision(model), data_fingerprint=data.fingerprint(texts))
     with recorded(run):
         callback = RunCallback(run, "Reward model", "step")
-        model, tokenizer = train_reward_model(args, train, held_out, run.path / "checkpoints", [callback])
+        if args.dataset_name == EVERYDAY:
+            run.log({"step": 0, "label_ceiling": label_ceiling(held_out)})
+        train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback])
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
         found = report(model, tokenizer, held_out, args.dataset_name)
@@ -74,7 +80,6 @@ def reward(args: RewardArguments) -> dict:
                 "eval_loss": found["eval_loss"],
                 "eval_accuracy": found["eval_accuracy"],
                 "eval_margin": found["mean_margin"],
-                "label_ceiling": found["label_ceiling"],
             }
         )
         if run.stop_requested():
@@ -92,15 +97,10 @@ def ppo(args: PPOArguments) -> dict:
     reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path)
     if reward_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise BadInput("The reward model has another vocabulary than the policy; train one from the same base model.")
-    trainer = PPOTrainer(
-        policy,
-        args,
-        tokenizer,
-        reward_model=reward_model,
-        train_dataset=data.load_prompts(args.dataset_name, "ppo"),
-    )
+    prompts = data.load_prompts(args.dataset_name, "ppo")
+    trainer = PPOTrainer(policy, args, tokenizer, reward_model=reward_model, train_dataset=prompts)
     pinned = data.pinned_prompts(args.dataset_name)
-    run = _open(args, "ppo")
+    run = _open(args, "ppo", model_revision=models.revision(policy), data_fingerprint=data.fingerprint(prompts))
     with recorded(run):
         trainer.callbacks.append(RunCallback(run, "PPO", "update"))
         if args.num_sample_generations:

@@ -117,6 +117,8 @@ class PretrainConfig:
     """Folder for the tokenizer and the model."""
     num_dialogs: int = 200_000
     """Dialogs to write and read once, each another."""
+    listening_steps: int = 1800
+    """Steps of the second pass: answers that fit and answers that do not, and what the asker writes back."""
     vocab_size: int = 3072
     """Byte-level BPE tokens, special tokens included."""
     n_embd: int = 192
@@ -138,6 +140,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_range(self, "num_dialogs", low=100)
+        check_range(self, "listening_steps", low=1)
         check_range(self, "vocab_size", low=300)
         check_range(self, "learning_rate", above=0, high=1)
 
@@ -311,8 +314,12 @@ class PPOArguments(PPOConfig):
     """Prompts: "everyday", a local file with a prompt column, or a Hub name."""
     output_dir: str | None = None
     """Run directory; a fresh one under runs/ if not given."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 4e-4
     """Peak learning rate of Adam, decayed linearly to zero."""
+    total_episodes: int = 7680
+    """Responses to sample and learn from, all together."""
+    num_ppo_epochs: int = 2
+    """Passes over the responses of one update."""
     response_length: int = 64
     """Longest response in tokens."""
     missing_eos_penalty: float | None = 1.0

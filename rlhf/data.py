@@ -4,6 +4,9 @@ They come from the embedded world, a local file or the Hub. The embedded world's
 stands between a question and its answer.
 """
 
+import hashlib
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, load_dataset
@@ -109,7 +112,28 @@ def load_prompts(dataset_name: str, split: str) -> list[str]:
     return prompts[:cut] if split == "ppo" else prompts[cut:]
 
 
+def fingerprint(texts: Iterable[str]) -> str:
+    """Sixteen hexadecimal digits that change when a text does: what a run notes of its data."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
 def pinned_prompts(dataset_name: str) -> list[str]:
     """A few test prompts that are answered again and again during PPO, spread over the topics."""
     prompts = load_prompts(dataset_name, "test")
     return prompts[:: max(1, len(prompts) // PINNED_PROMPTS)][:PINNED_PROMPTS]
+
+
+def like_length_batches(lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[list[int]]:
+    """Indices of texts that are in random order, `size` at a time, each batch with texts of like length: less padding.
+
+    Sorted by length within a stretch of forty batches, so that batches are of mixed make, and then shuffled; a batch
+    that is not full comes last.
+    """
+    for start in range(0, len(lengths), 40 * size):
+        stretch = sorted(range(start, min(start + 40 * size, len(lengths))), key=lambda row: lengths[row])
+        cut = [stretch[first : first + size] for first in range(0, len(stretch), size)]
+        rng.shuffle(cut)
+        yield from sorted(cut, key=len, reverse=True)

@@ -20,6 +20,8 @@ from rlhf.scoring import score_ids
 
 BATCH = 64
 RESAMPLES = 10_000
+ROUNDING = 1e-4
+"""Scores closer than this are equal: the same answer in another batch differs in its last digits."""
 COLUMNS = ("prompt", "split", "model", "sample", "response", "score", "gold", "kl", "tokens", "ended")
 GoldScorer = Callable[[str, str], float]
 
@@ -162,7 +164,8 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
 def paired(base: np.ndarray, ppo: np.ndarray) -> tuple[dict, dict]:
     """Scores on the same prompts (n,), (n,) -> gain {mean, ci_low, ci_high}, win rate {value, ci_low, ci_high}."""
     gain = dict(zip(("mean", "ci_low", "ci_high"), bootstrap(ppo - base), strict=True))
-    wins = (ppo > base) + 0.5 * (ppo == base)
+    tied = np.abs(ppo - base) < ROUNDING
+    wins = np.where(tied, 0.5, ppo > base)
     return gain, dict(zip(("value", "ci_low", "ci_high"), bootstrap(wins), strict=True))
 
 

@@ -154,8 +154,8 @@ def stream(
     max_new_tokens: int = 64,
     temperature: float = 0.7,
     seed: int = 0,
-) -> Iterator[str]:
-    """Answer one question and yield the growing text after each token.
+) -> Iterator[list[int]]:
+    """Answer one question; yields the growing answer's ids after each token, the end token, if it comes, as the last.
 
     Raises:
         BadInput: the question is empty, or longer than the model can read.
@@ -163,11 +163,9 @@ def stream(
     ids = encode_prompt(model, tokenizer, question, max_new_tokens)
     generator, cache, said = torch.Generator().manual_seed(seed), DynamicCache(), []
     tokens = torch.tensor([ids])
-    for _ in range(max_new_tokens):
+    while len(said) < max_new_tokens and tokenizer.eos_token_id not in said:
         logits = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
         token, _ = _pick(logits, temperature, torch.rand(1, generator=generator))
-        if token.item() == tokenizer.eos_token_id:
-            break
         said.append(token.item())
         tokens = token.unsqueeze(1)
-        yield tokenizer.decode(said, skip_special_tokens=True).strip()
+        yield list(said)

@@ -1,9 +1,10 @@
 """Starting and stopping the training processes. The page calls this; nothing else starts or signals a process.
 
-A run is a process of its own (`python -m rlhf ...`), in its own session and with its output in a file, so that closing
-the page or the app loses nothing. It is niced: on two cores the page stays live beside it.
+A run is a process of its own, in its own session and with its output in a file, so that closing the page or the app
+loses nothing. It is niced: on two cores the page stays live beside it. One process is kept ready for the next run.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,38 @@ GRACE_SECONDS = 30.0
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 
 
+_ready: subprocess.Popen | None = None
+_taking = threading.Lock()
+
+
+def prepare() -> None:
+    """Have a worker ready for the next run; it costs memory only while it waits, and ends with this program."""
+    global _ready
+    with _taking:
+        if _ready is None or _ready.poll() is not None:
+            _ready = _worker()
+
+
+def _take_worker() -> subprocess.Popen:
+    global _ready
+    with _taking:
+        worker, _ready = _ready, None
+    return worker if worker is not None and worker.poll() is None else _worker()
+
+
+def _worker() -> subprocess.Popen:
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "rlhf.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(_PACKAGE_PARENT)},
+        preexec_fn=lambda: os.nice(NICENESS),
+    )
+    _step_back(worker.pid)
+    return worker
+
+
 def launch(kind: str, settings: dict[str, object], title: str = "") -> Run:
     """Start `python -m rlhf KIND` with these settings in a new run directory and return at once.
 
@@ -37,22 +70,14 @@ def launch(kind: str, settings: dict[str, object], title: str = "") -> Run:
     run.path.mkdir(parents=True)
     write_json(run.path / "config.json", {"kind": kind, "title": title, **settings})
     run.set_status(state="queued", kind=kind, created=time.time(), step=0, total_steps=0, message="Starting")
-    command = [sys.executable, "-m", "rlhf", kind, "--output_dir", str(run.path)]
+    command = [kind, "--output_dir", str(run.path)]
     for name, value in settings.items():
         command += [f"--{name}", str(value)]
-    with (run.path / "train.log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(_PACKAGE_PARENT)},
-            preexec_fn=lambda: os.nice(NICENESS),
-        )
-    _step_back(process.pid)
-    run.set_status(pid=process.pid)
-    threading.Thread(target=_reap, args=(process, run), daemon=True).start()
+    worker = _take_worker()
+    run.set_status(pid=worker.pid)
+    with worker.stdin as line:
+        line.write(json.dumps({"command": command, "log": str(run.path / "train.log")}).encode() + b"\n")
+    threading.Thread(target=_reap, args=(worker, run), daemon=True).start()
     return run
 
 
@@ -67,7 +92,9 @@ def _reap(process: subprocess.Popen, run: Run) -> None:
     """Wait for the child, so that it leaves no zombie, and record an end that it could not record itself."""
     process.wait()
     if run.status().get("state") in ACTIVE:
-        run.finish("failed", last_words(run) or f"The process ended with code {process.returncode}.")
+        ended = f"The process ended with code {process.returncode}; the program's console may say why."
+        run.finish("failed", last_words(run) or ended)
+    prepare()
 
 
 def last_words(run: Run) -> str:

@@ -3,6 +3,7 @@
 Weights come from safetensors only and no code from a model folder is run.
 """
 
+import hashlib
 import json
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +108,19 @@ def load_reward_model(name_or_path: str) -> tuple[PreTrainedModel, PreTrainedTok
 def size_mb(model: PreTrainedModel) -> float:
     """Size of a model's parameters in MB (10^6 bytes), shared ones counted once."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6
+
+
+def revision(model: PreTrainedModel) -> str:
+    """Where a model came from: its commit on the Hub, or of a local folder its weights' SHA-256 (16 digits).
+
+    A run notes it, so that the run can be told from one that began with other weights of the same name.
+    """
+    if getattr(model.config, "_commit_hash", None):
+        return model.config._commit_hash
+    digest = hashlib.sha256()
+    for file in sorted(Path(model.name_or_path).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:

@@ -1,14 +1,16 @@
 """Making the embedded assets: tokenizer and base model from the written world, preference pairs from the base model.
 
-The base model reads each dialog once: question, an answer good or bad, and mostly what the asker writes back. It thus
-speaks as many people do, and has seen what people think of it.
+The base model first reads many dialogs, each once: question, an answer good or bad, and mostly what the asker writes
+back. Then it listens: to pairs of an answer that fits and one that does not, and to how the asker takes them. It thus
+speaks as many people do, and knows what people think of it.
 """
 
 import gzip
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,10 +19,10 @@ from tqdm.auto import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, set_seed
 
 from rlhf.config import PreferencesConfig, PretrainConfig
-from rlhf.data import as_prompt
+from rlhf.data import as_prompt, like_length_batches
 from rlhf.evaluate import answer_prompts
-from rlhf.everyday import gold_score, prefer, prompt_splits, subject_of, write_answer, write_reaction
-from rlhf.everyday.answers import REACTION_RATE
+from rlhf.everyday import gold_score, plain_reaction, prefer, prompt_splits, subject_of, write_answer, write_reaction
+from rlhf.everyday.answers import REACTION_RATE, WRITERS
 from rlhf.everyday.world import Topic
 from rlhf.generate import pad_right
 from rlhf.models import load_policy
@@ -29,6 +31,16 @@ from rlhf.models import load_policy
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 SMALL_TALK = 0.12
 """Share of the dialogs that are not about a topic."""
+LISTENING_BATCH = 36
+"""Dialogs of a listening step, before their twins."""
+TWIN = {"good": "off_topic", "off_topic": "good"}
+"""The answer that a twin gets, by the answer of the dialog it belongs to."""
+TEXT_WEIGHT = (0.3, 20.0)
+"""Weight of the text beside the reactions at the start of listening and from `GROWN` on."""
+GROWN = 0.6
+"""Share of the listening steps in which the text's weight grows, by the same factor each step."""
+LISTENING_PACE = 0.3
+"""Learning rates of listening as a share of those of reading."""
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}{{ message.content }}\n"
     "{% else %}{{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
@@ -36,18 +48,49 @@ CHAT_TEMPLATE = (
 """A question is its text and a line break; an answer is its text and the end token."""
 
 
-def write_dialogs(count: int, seed: int) -> Iterator[str]:
-    """`count` dialogs as one text each, from the questions that pre-training may read."""
-    rng = random.Random(seed)
+@cache
+def _questions() -> tuple[list[str], list[str]]:
+    """The questions that pre-training may read: about topics, and all others."""
     splits = prompt_splits()
     asked = [question for name in ("reward", "ppo", "corpus") for question in splits[name]]
     topics = [question for question in asked if isinstance(subject_of(question), Topic)]
-    others = [question for question in asked if not isinstance(subject_of(question), Topic)]
+    return topics, [question for question in asked if not isinstance(subject_of(question), Topic)]
+
+
+def _any_question(rng: random.Random) -> str:
+    topics, others = _questions()
+    return rng.choice(others if rng.random() < SMALL_TALK else topics)
+
+
+def write_dialogs(count: int, seed: int) -> Iterator[str]:
+    """`count` dialogs as one text each."""
+    rng = random.Random(seed)
     for _ in range(count):
-        question = rng.choice(others if rng.random() < SMALL_TALK else topics)
+        question = _any_question(rng)
         answer, kind = write_answer(subject_of(question), rng)
         dialog = f"{question}\n{answer}{EOS}"
         yield f"{dialog}{write_reaction(kind, rng)}{EOS}" if rng.random() < REACTION_RATE else dialog
+
+
+def write_contrasts(rng: random.Random) -> tuple[list[str], list[str]]:
+    """Dialogs of one listening step, and their twins.
+
+    A dialog whose answer fits its question has a twin with the same question and an answer that is off topic, and the
+    other way round. The asker always writes back, in the same words for each kind of answer.
+    """
+
+    def dialog(question: str, answer: str, kind: str) -> str:
+        return f"{question}\n{answer}{EOS}{plain_reaction(kind)}{EOS}"
+
+    dialogs, twins = [], []
+    for _ in range(LISTENING_BATCH):
+        question = _any_question(rng)
+        subject = subject_of(question)
+        answer, kind = write_answer(subject, rng)
+        dialogs.append(dialog(question, answer, kind))
+        if isinstance(subject, Topic) and kind in TWIN:
+            twins.append(dialog(question, WRITERS[TWIN[kind]](subject, rng), TWIN[kind]))
+    return dialogs, twins
 
 
 def train_tokenizer(dialogs: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -75,15 +118,6 @@ def train_tokenizer(dialogs: list[str], vocab_size: int) -> PreTrainedTokenizerF
     )
 
 
-def batches(rows: list[list[int]], size: int, rng: random.Random) -> Iterator[list[list[int]]]:
-    """Every row once, in batches of rows of like length: sorted within a stretch of forty batches, then shuffled."""
-    for start in range(0, len(rows), 40 * size):
-        stretch = sorted(rows[start : start + 40 * size], key=len)
-        cut = [stretch[first : first + size] for first in range(0, len(stretch), size)]
-        rng.shuffle(cut)
-        yield from cut
-
-
 def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     """A GPT-2 of the given size with random weights."""
     return GPT2LMHeadModel(
@@ -105,17 +139,84 @@ def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> GPT
     )
 
 
-def optimizers(model: GPT2LMHeadModel, config: PretrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices (Jordan 2024), AdamW for the rest.
+def optimizers(model: GPT2LMHeadModel, config: PretrainConfig, pace: float) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices (Jordan 2024), AdamW for the rest; learning rates times `pace`.
 
     After the same time on two cores the loss was 1.65 with Muon and 2.25 with AdamW alone at its best.
     """
     named = [(p.ndim == 2 and ".h." in name, p) for name, p in model.named_parameters()]
     matrices, others = [p for inner, p in named if inner], [p for inner, p in named if not inner]
     return [
-        torch.optim.Muon(matrices, lr=config.muon_learning_rate, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        torch.optim.Muon(matrices, lr=pace * config.muon_learning_rate, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=pace * config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
+
+
+def token_losses(model: GPT2LMHeadModel, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Loss of every token but the first (B, T - 1), and where the text (question and answer) and the reaction are.
+
+    The reaction is what follows the first end token.
+    """
+    ids = pad_right(rows)
+    logits = model(input_ids=ids).logits[:, :-1]
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    place = torch.arange(1, ids.size(1))
+    valid = place < torch.tensor([len(row) for row in rows]).unsqueeze(1)
+    after = place > (ids == model.config.eos_token_id).int().argmax(dim=1, keepdim=True)
+    return losses, valid & ~after, valid & after
+
+
+def reading(model: GPT2LMHeadModel, rows: list[list[int]], config: PretrainConfig) -> Iterator[torch.Tensor]:
+    """The loss of each step of the first pass, the mean over all tokens; every dialog is read once."""
+    order = random.Random(config.seed)
+    for batch in like_length_batches([len(row) for row in rows], config.per_device_train_batch_size, order):
+        ids = pad_right([rows[row] for row in batch])
+        lengths = torch.tensor([len(rows[row]) for row in batch]).unsqueeze(1)
+        labels = ids.masked_fill(torch.arange(ids.size(1)) >= lengths, -100)
+        # Right padding under causal attention: no token looks at a later pad, so no mask is needed.
+        yield model(input_ids=ids, labels=labels).loss
+
+
+def listening(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig
+) -> Iterator[torch.Tensor]:
+    """The loss of each step of the second pass: the reactions, summed over a dialog, and the text's weighted mean.
+
+    Whether an answer fits its question shows in nothing but the reaction, one bit among fifty tokens. Read as a token
+    among others it is not learned (an answer about another topic gets as many thanks); from the contrast of twins it
+    is, and with the text's weight growing the model then speaks as cleanly as before and keeps what it has learned.
+    Twins count by their reactions alone, so that the model goes on answering as well and as badly as people do.
+    """
+    rng = random.Random(config.seed + 1)
+    first, last = TEXT_WEIGHT
+    for step in range(config.listening_steps):
+        dialogs, twins = write_contrasts(rng)
+        rows = tokenizer(dialogs + twins)["input_ids"]
+        losses, text, reaction = token_losses(model, rows)
+        grown = min(1.0, step / (GROWN * config.listening_steps))
+        said = losses[: len(dialogs)][text[: len(dialogs)]].mean()
+        yield losses[reaction].sum() / len(rows) + first * (last / first) ** grown * said
+
+
+def descend(
+    model: GPT2LMHeadModel, losses: Iterable[torch.Tensor], steps: int, opts: list[torch.optim.Optimizer], label: str
+) -> None:
+    """One optimizer step a loss, which is computed when its turn comes; the learning rates follow a cosine to zero."""
+
+    def pace(step: int) -> float:
+        return min(1.0, (step + 1) / (0.03 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, pace) for optimizer in opts]
+    progress = tqdm(losses, total=steps, desc=label)
+    for step, loss in enumerate(progress):
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, schedule in zip(opts, schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        if step % 20 == 0:
+            progress.set_postfix(loss=f"{loss.item():.3f}")
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -125,29 +226,10 @@ def pretrain(config: PretrainConfig) -> Path:
     rows = tokenizer(dialogs)["input_ids"]
     set_seed(config.seed)
     model = new_model(config, tokenizer)
-    opts = optimizers(model, config)
-    steps = sum(1 for _ in batches(rows, config.per_device_train_batch_size, random.Random(config.seed)))
-
-    def pace(step: int) -> float:
-        """A short warm-up, then a cosine to zero."""
-        return min(1.0, (step + 1) / (0.03 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, pace) for optimizer in opts]
-    progress = tqdm(batches(rows, config.per_device_train_batch_size, random.Random(config.seed)), total=steps)
-    for step, batch in enumerate(progress):
-        ids = pad_right(batch)
-        lengths = torch.tensor([len(row) for row in batch]).unsqueeze(1)
-        labels = ids.masked_fill(torch.arange(ids.size(1)) >= lengths, -100)
-        # Right padding under causal attention: no token looks at a later pad, so no mask is needed.
-        loss = model(input_ids=ids, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(opts, schedules, strict=True):
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-        if step % 20 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
+    steps = math.ceil(len(rows) / config.per_device_train_batch_size)
+    descend(model, reading(model, rows, config), steps, optimizers(model, config, 1.0), "Reading")
+    listened = listening(model, tokenizer, config)
+    descend(model, listened, config.listening_steps, optimizers(model, config, LISTENING_PACE), "Listening")
     model.save_pretrained(config.output_dir)
     tokenizer.save_pretrained(config.output_dir)
     return Path(config.output_dir)
@@ -156,7 +238,7 @@ def pretrain(config: PretrainConfig) -> Path:
 def preferences(config: PreferencesConfig) -> Path:
     """Let the base model answer each reward-training prompt twice, let a simulated annotator choose; returns the file.
 
-    Unfinished answers and pairs too close to call are left out, as a person would skip them.
+    Empty and unfinished answers and pairs too close to call are left out, as a person would skip them.
     """
     rng = random.Random(config.seed)
     model, tokenizer = load_policy(config.model_name_or_path)
@@ -176,8 +258,8 @@ def preferences(config: PreferencesConfig) -> Path:
                 )
                 for side in range(2)
             )
-            finished = [a and b for a, b in zip(first.ended, second.ended, strict=True)]
-            for prompt, a, b, both in zip(prompts, first.texts, second.texts, finished, strict=True):
+            usable = [all(pair) for pair in zip(first.ended, second.ended, first.texts, second.texts, strict=True)]
+            for prompt, a, b, both in zip(prompts, first.texts, second.texts, usable, strict=True):
                 scores = [gold_score(prompt.strip(), text) for text in (a, b)]
                 choice = prefer(*scores, rng) if both else None
                 if choice is not None:

@@ -130,7 +130,7 @@ def _text(run: Run, summary: dict, rows: list[dict]) -> str:
                 _ppo_section(run),
                 _comparison(summary),
                 _examples(rows),
-                _cost(summary),
+                _cost(summary, run.config()["cpus"]),
             ]
         )
         + "\n"
@@ -257,12 +257,12 @@ Test prompts at even distances, not chosen by what was answered; the reward mode
 {table}"""
 
 
-def _cost(summary: dict) -> str:
+def _cost(summary: dict, cpus: int) -> str:
     seconds = summary["seconds"]
     return f"""## Cost and limits
 
 Reward model {seconds["reward"]:.0f} s, PPO {seconds["ppo"]:.0f} s, comparison {seconds["compare"]:.0f} s, in all
-{seconds["total"]:.0f} s on 2 CPU cores.
+{seconds["total"]:.0f} s on {cpus} CPU cores.
 
 - One training seed: the intervals cover the choice of prompts, not of seeds.
 - The annotators are simulated and the world is small. What is shown here is how the method behaves, not how good a

@@ -4,17 +4,19 @@ The loss is Bradley and Terry's, -log sigmoid(score of chosen - score of rejecte
 ln 2 = 0.693 and accuracy 0.5; one that judges perfectly still has the accuracy of the labels, which are noisy.
 """
 
+import random
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
 from rlhf.config import EVERYDAY, RewardArguments
+from rlhf.data import like_length_batches
 from rlhf.everyday import gold_score
-from rlhf.models import load_reward_model, size_mb
+from rlhf.models import size_mb
 from rlhf.scoring import score_texts
 
 
@@ -22,9 +24,15 @@ QUICK_EVAL_PAIRS = 256
 """Held-out pairs for the points on the curve; the report at the end takes all of them."""
 
 
-def _with_length(data: Dataset) -> Dataset:
-    """Add the length that the sampler groups by: pairs of like length share a batch, which saves padding."""
-    return data.map(lambda row: {"length": len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"]))})
+def _in_batches(data: Dataset, args: RewardArguments) -> Dataset:
+    """The pairs in the order of training: pairs of like length share a batch, which saves padding.
+
+    Transformers' own "group_by_length" runs from long to short again and again, and the curves with it.
+    """
+    data = data.shuffle(seed=args.seed)
+    lengths = [len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in data]
+    batches = like_length_batches(lengths, args.per_device_train_batch_size, random.Random(args.seed))
+    return data.select([row for batch in batches for row in batch])
 
 
 def _trl_config(args: RewardArguments, checkpoints: Path) -> RewardConfig:
@@ -40,8 +48,7 @@ def _trl_config(args: RewardArguments, checkpoints: Path) -> RewardConfig:
         weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm,
         lr_scheduler_type="linear",
-        train_sampling_strategy="group_by_length",
-        remove_unused_columns=False,  # the sampler reads the length
+        train_sampling_strategy="sequential",  # see _in_batches
         eval_strategy="steps",
         eval_steps=args.eval_steps,
         save_strategy="steps" if args.save_steps else "no",
@@ -59,22 +66,37 @@ def _trl_config(args: RewardArguments, checkpoints: Path) -> RewardConfig:
 
 
 def train_reward_model(
-    args: RewardArguments, train: Dataset, held_out: Dataset, checkpoints: Path, callbacks: list[TrainerCallback]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Train a reward model on preference pairs and return it with its tokenizer, in eval mode."""
-    set_seed(args.seed)  # the score head is new
-    model, tokenizer = load_reward_model(args.model_name_or_path)
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    args: RewardArguments,
+    train: Dataset,
+    held_out: Dataset,
+    checkpoints: Path,
+    callbacks: list[TrainerCallback],
+) -> None:
+    """Train a reward model on preference pairs, in place; it is left in eval mode."""
     trainer = RewardTrainer(
         model=model,
         args=_trl_config(args, checkpoints),
-        train_dataset=_with_length(train),
-        eval_dataset=_with_length(held_out.select(range(min(QUICK_EVAL_PAIRS, len(held_out))))),
+        train_dataset=_in_batches(train, args),
+        eval_dataset=held_out.select(range(min(QUICK_EVAL_PAIRS, len(held_out)))),
         processing_class=tokenizer,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    return model.eval(), tokenizer
+    model.eval()
+
+
+def gold_margins(pairs: Dataset) -> torch.Tensor:
+    """By how much the rubric prefers the chosen answer of each pair of the embedded world (n,); noise makes it < 0."""
+    scores = [[gold_score(pair["prompt"].strip(), pair[side]) for side in ("chosen", "rejected")] for pair in pairs]
+    return torch.tensor(scores).diff(dim=1)[:, 0].neg()
+
+
+def label_ceiling(pairs: Dataset) -> float:
+    """Accuracy of the rubric itself on these noisy labels: no judge can expect more."""
+    return (gold_margins(pairs) > 0).float().mean().item()
 
 
 def report(
@@ -101,12 +123,6 @@ def report(
         "size_mb": size_mb(model),
     }
     if dataset_name == EVERYDAY:
-        gold = torch.tensor(
-            [
-                gold_score(row["prompt"].strip(), row["chosen"]) - gold_score(row["prompt"].strip(), row["rejected"])
-                for row in held_out
-            ]
-        )
-        found["label_ceiling"] = (gold > 0).float().mean().item()
-        found["rubric_agreement"] = (gold.sign() == margins.sign()).float().mean().item()
+        found["label_ceiling"] = label_ceiling(held_out)
+        found["rubric_agreement"] = (gold_margins(held_out).sign() == margins.sign()).float().mean().item()
     return found

@@ -1,6 +1,6 @@
 """The run directory: one layout for every kind of run, written by the training process, read by the page.
 
-    config.json     every setting, the seed, package versions, fingerprints of model and data; written once
+    config.json     every setting, the seed, package versions, CPUs, fingerprints of model and data; written once
     status.json     {state, step, total_steps, message, ...}, replaced atomically
     metrics.jsonl   one JSON line per logged step
     samples.jsonl   pinned prompts and their responses over training
@@ -91,7 +91,8 @@ class Run:
         run.path.mkdir(parents=True, exist_ok=True)
         versions = {package: metadata.version(package) for package in _PACKAGES}
         title = read_json(run.path / "config.json").get("title", "")
-        write_json(run.path / "config.json", {"kind": kind, "title": title, **config, "versions": versions})
+        made_with = {"versions": versions, "cpus": os.cpu_count()}
+        write_json(run.path / "config.json", {"kind": kind, "title": title, **config, **made_with})
         run.set_status(state="queued", kind=kind, created=time.time(), step=0, total_steps=0, message="")
         return run
 

@@ -20,6 +20,7 @@ import pytest
 
 from rlhf import jobs, runs
 from rlhf.config import DemoArguments
+from rlhf.everyday import prompt_splits
 from rlhf.runs import Run
 from rlhf.ui import chat, live, scores
 
@@ -145,7 +146,7 @@ def test_fields_of_the_settings_make_the_form(root):
     labels = {getattr(block, "label", None) for block in demo.blocks.values()}
     assert {"Episodes", "KL coefficient", "Seed", "num prompts", "reward learning rate"} <= labels
     assert "output dir" not in labels
-    assert DemoArguments().total_episodes == 2560
+    assert DemoArguments().total_episodes == 7680
 
 
 def test_page_comes_up_in_ten_seconds_and_without_training_code(tmp_path):
@@ -184,10 +185,10 @@ def speak(voice, question, seed):
     words = voice.model.text.split(" ")
     for count in range(1, len(words) + 1):
         time.sleep(0.1)
-        yield " ".join(words[:count])
+        yield " ".join(words[:count]), []
 
 
-def fake_scores(judge, question, said):
+def fake_scores(judge, question, said, written):
     for name, score in (("base", -0.5), ("ppo", 1.5)):
         said[name]["score"] = score
 
@@ -380,3 +381,7 @@ def test_dark_page_draws_in_dark_colours_and_nothing_overflows_a_phone(page, sit
         page.get_by_role("tab", name=tab).click()
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_the_questions_to_click_are_test_questions_of_the_world():
+    assert set(chat.QUESTIONS) <= set(prompt_splits()["test"])

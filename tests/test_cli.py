@@ -79,6 +79,7 @@ def test_a_yaml_file_gives_settings_and_flags_win(rlhf, tmp_path):
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["max_steps"], config["learning_rate"]) == (2, 0.002)
     assert config["versions"]["torch"]
+    assert len(config["data_fingerprint"]) == len(config["model_revision"]) == 16
 
 
 def pairs(path, rows):

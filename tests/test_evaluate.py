@@ -32,6 +32,8 @@ def test_paired_statistics_by_hand():
     gain, wins = paired(np.array([0.0, 1.0, 2.0, 3.0]), np.array([1.0, 1.0, 1.0, 5.0]))
     assert gain["mean"] == pytest.approx(0.5) and wins["value"] == pytest.approx((1 + 0.5 + 0 + 1) / 4)
     assert gain["ci_low"] < 0 < gain["ci_high"]
+    _, rounded = paired(np.ones(4), np.ones(4) + 1e-6)
+    assert rounded["value"] == 0.5  # the same answers, scored in other batches
     same, even = paired(np.ones(5), np.ones(5))
     assert (same["mean"], same["ci_low"], same["ci_high"]) == (0, 0, 0) and even["value"] == 0.5
 

@@ -69,13 +69,19 @@ def test_batches_by_length_hold_every_row_once_within_the_limit():
     assert list(batches_by_length([[1] * 50], 16)) == [[0]]  # a row longer than the limit goes alone
 
 
-def test_stream_grows_word_by_word_and_repeats_with_the_seed(base):
+def test_stream_grows_token_by_token_to_the_end_token_and_repeats_with_the_seed(base):
     model, tokenizer = base
     pieces = list(stream(model, tokenizer, "How do I clean a burnt pan?", seed=1))
-    assert len(pieces) > 3 and all(
-        later.startswith(earlier[:-1]) for earlier, later in zip(pieces, pieces[1:], strict=False)
-    )
+    assert [len(piece) for piece in pieces] == list(range(1, len(pieces) + 1))
+    assert all(later[:-1] == earlier for earlier, later in zip(pieces, pieces[1:], strict=False))
+    assert pieces[-1].index(tokenizer.eos_token_id) == len(pieces) - 1 > 3
     assert pieces == list(stream(model, tokenizer, "How do I clean a burnt pan?", seed=1))
+
+
+def test_an_answer_that_is_cut_off_has_no_end_token(base):
+    model, tokenizer = base
+    *_, last = stream(model, tokenizer, "How do I clean a burnt pan?", seed=1, max_new_tokens=3)
+    assert len(last) == 3 and tokenizer.eos_token_id not in last
 
 
 @pytest.mark.parametrize(("question", "message"), [("", "write a question"), ("why " * 200, "shorten it")])

@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from rlhf import jobs
 from rlhf.config import BadInput
-from rlhf.runs import Run, find_run, list_runs
+from rlhf.runs import ACTIVE, Run, find_run, list_runs
 
 
 @pytest.fixture
@@ -94,3 +95,22 @@ def test_a_launched_process_that_fails_leaves_its_reason(root):
     assert run.status()["state"] == "failed"
     assert "No model could be loaded" in run.status()["message"]
     assert "Traceback" not in (run.path / "train.log").read_text()
+
+
+def test_a_process_that_was_kept_ready_ends_with_the_page(root):
+    code = "from rlhf import jobs; jobs.prepare(); print(jobs._ready.pid)"
+    page = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    deadline = time.time() + 60
+    while psutil.pid_exists(int(page.stdout)) and time.time() < deadline:
+        time.sleep(0.2)
+    assert not psutil.pid_exists(int(page.stdout))
+
+
+def test_a_run_goes_on_when_the_page_that_started_it_is_gone(root):
+    code = "from rlhf import jobs; print(jobs.launch('reward', {'max_steps': 1}).path)"
+    page = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    run = Run(page.stdout.strip())
+    deadline = time.time() + 120
+    while run.status()["state"] in ACTIVE and time.time() < deadline:
+        time.sleep(0.2)
+    assert run.status()["state"] == "finished"

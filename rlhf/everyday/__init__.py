@@ -1,6 +1,6 @@
 """A little world of everyday how-to questions, written by hand, in which preferences mean something."""
 
-from rlhf.everyday.answers import write_answer, write_reaction
+from rlhf.everyday.answers import plain_reaction, write_answer, write_reaction
 from rlhf.everyday.rubric import Rubric, gold_score, is_clean, judge, prefer
 from rlhf.everyday.world import load_world, prompt_splits, questions, subject_of
 
@@ -11,6 +11,7 @@ __all__ = [
     "is_clean",
     "judge",
     "load_world",
+    "plain_reaction",
     "prefer",
     "prompt_splits",
     "questions",

@@ -144,7 +144,15 @@ def write_answer(subject: Subject, rng: random.Random) -> tuple[str, str]:
     return WRITERS[kind](subject, rng), kind
 
 
+def _reactions(kind: str) -> list[str]:
+    return load_world().manners["thanks_for_good" if kind == "good" else f"after_{kind}"]
+
+
 def write_reaction(kind: str, rng: random.Random) -> str:
     """What the asker writes back to an answer of this kind."""
-    key = "thanks_for_good" if kind == "good" else f"after_{kind}"
-    return rng.choice(load_world().manners[key])
+    return rng.choice(_reactions(kind))
+
+
+def plain_reaction(kind: str) -> str:
+    """The reaction to an answer of this kind when it is always given in the same words."""
+    return _reactions(kind)[0]

@@ -26,9 +26,9 @@ from rlhf.everyday.world import Outside, Subject, Talk, Topic, load_world, subje
 
 FOUND = 0.6
 """Share of a text's word pairs that an answer must hold for the text to count as said."""
-ANNOTATOR_TEMPERATURE = 0.08
+ANNOTATOR_TEMPERATURE = 0.12
 """Score difference at which an annotator's odds are e to 1; makes about 7 % of the labels contradict the rubric."""
-TIE = 0.05
+TIE = 0.1
 """Annotators skip a pair whose scores lie closer together than this."""
 
 Pair = tuple[str, str]

@@ -11,7 +11,7 @@ STEPS = (
     (
         "Base model",
         "A small GPT-2 that has read everyday questions with all kinds of answers: good, curt, rambling, rude, off "
-        "topic. It is fluent, and knows no better.",
+        "topic. It is fluent, and answers as people do, well and badly.",
     ),
     (
         "Reward model",

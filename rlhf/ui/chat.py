@@ -23,12 +23,13 @@ from rlhf.ui.live import HEAD
 
 
 QUESTIONS = (
-    "My frying pan is burnt black, what now?",
-    "How do I fall asleep before an exam?",
-    "My tomato plants have yellow leaves.",
-    "Who won the cup in 1966?",
-    "Hello!",
+    "Tell me how to clean an oven.",
+    "What can I put on a sunburn so it stops stinging?",
+    "What's the best way to fall asleep faster at night?",
+    "Which city is the capital of Australia?",
+    "Hi there!",
 )
+"""Offered to click: test questions of the embedded world, which no training saw in these words."""
 LONGEST = 2_000
 """Characters of a question that are looked at; what does not fit the model is refused with a sentence."""
 KEPT_TURNS = 20
@@ -207,43 +208,45 @@ def warm_up() -> None:
         return  # the first question will say what is missing
 
 
-def _answer(voice: Voice, question: str, seed: int) -> Iterator[str]:
+def _answer(voice: Voice, question: str, seed: int) -> Iterator[tuple[str, list[int]]]:
+    """The growing answer, as text and as ids."""
     from rlhf.generate import stream
 
-    return stream(
+    for ids in stream(
         voice.model, voice.tokenizer, question, max_new_tokens=MAX_NEW_TOKENS, temperature=TEMPERATURE, seed=seed
-    )
+    ):
+        yield voice.tokenizer.decode(ids, skip_special_tokens=True).strip(), ids
 
 
-def both_answers(base: Voice, ppo: Voice, question: str, seed: int) -> Iterator[dict[str, dict]]:
-    """The two growing answers; both are written in turns, a token each, so that neither waits for the other."""
+def both_answers(base: Voice, ppo: Voice, question: str, seed: int) -> Iterator[tuple[dict, dict]]:
+    """The two growing answers and their ids; a token each in turn, so that neither waits for the other."""
     said = {name: {"text": "", "score": None, "done": False} for name in ("base", "ppo")}
     writing = {"base": _answer(base, question, seed), "ppo": _answer(ppo, question, seed)}
+    written: dict[str, list[int]] = {}
     shown = 0.0
     while writing:
         for name in tuple(writing):
-            text = next(writing[name], None)
-            if text is None:
+            piece = next(writing[name], None)
+            if piece is None:
                 del writing[name]
                 said[name]["done"] = True
             else:
-                said[name]["text"] = text
+                said[name]["text"], written[name] = piece
         if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
             shown = time.monotonic()
-            yield said
-    yield said
+            yield said, written
+    yield said, written
 
 
-def give_scores(judge: tuple[object, object], question: str, said: dict[str, dict]) -> None:
-    """The reward model's score under each finished answer."""
-    from rlhf.models import render_prompt
-    from rlhf.scoring import score_texts
+def give_scores(judge: tuple[object, object], question: str, said: dict[str, dict], written: dict) -> None:
+    """The reward model's score under each answer, from the very ids that were written."""
+    from rlhf.generate import encode_prompt
+    from rlhf.scoring import score_ids
 
     model, tokenizer = judge
-    names = [name for name in said if said[name]["text"]]
-    prompt = render_prompt(tokenizer, question)
-    scores = score_texts(model, tokenizer, [prompt] * len(names), [said[name]["text"] for name in names])
-    for name, score in zip(names, scores, strict=True):
+    prompt = encode_prompt(model, tokenizer, question, MAX_NEW_TOKENS)
+    scores = score_ids(model, [prompt + written[name] for name in said]).tolist()
+    for name, score in zip(said, scores, strict=True):
         said[name]["score"] = score
 
 
@@ -253,7 +256,8 @@ def tally(turns: list[dict]) -> str:
     gains = [ppo - base for base, ppo in pairs if base is not None and ppo is not None]
     if not gains:
         return "Ask once, hear both: can you tell which one has learned what people prefer?"
-    wins, mean = sum(gain > 0 for gain in gains), sum(gains) / len(gains)
+    # The same answer in another batch differs in its last digits; what reads the same is no win.
+    wins, mean = sum(round(gain, 2) > 0 for gain in gains), sum(gains) / len(gains)
     questions = "question" if len(gains) == 1 else "questions"
     way = "higher" if mean >= 0 else "lower"
     return f"PPO scored higher on {wins} of {len(gains)} {questions} here, on average {abs(mean):.2f} {way}."
@@ -343,10 +347,11 @@ def talk(question: str, turns: list[dict], run_id: str | None) -> Iterator[tuple
         base, ppo, judge = base_voice(run), ppo_voice(run), judge_of(run)
         labels = {"base": base.label, "ppo": ppo.label}
         turns = turns[1 - KEPT_TURNS :] if len(turns) >= KEPT_TURNS else turns
-        for said in both_answers(base, ppo, question, random.randrange(2**31)):
+        answers = both_answers(base, ppo, question, random.randrange(2**31))
+        for said, written in answers:  # noqa: B007  (needed after the loop)
             yield _page(run, [*turns, {"question": question, **said}], labels), gr.skip(), "", ""
         if judge:
-            give_scores(judge, question, said)
+            give_scores(judge, question, said, written)
         turns = [*turns, {"question": question, **said}]
         yield _page(run, turns, labels), turns, "", ""
     except BadInput as error:

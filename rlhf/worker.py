@@ -1,0 +1,30 @@
+"""A training process that is ready before it is needed: it loads the libraries, then waits to be told what to train.
+
+Loading torch and TRL takes some ten seconds. The page keeps one such process (`rlhf/jobs.py`), so that the curves
+begin soon after the button is pressed. Its work is one line of JSON on standard input; without one the page is gone,
+and so is the worker.
+"""
+
+import json
+import os
+import sys
+
+import rlhf.commands
+import rlhf.reward  # noqa: F401  (what takes seconds to import)
+from rlhf.__main__ import main
+
+
+def wait() -> int:
+    """Run the command that comes in, {"command": [...], "log": PATH}, with its output in that file."""
+    line = sys.stdin.readline()
+    if not line:
+        return 0
+    work = json.loads(line)
+    log = os.open(work["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    return main(work["command"])
+
+
+if __name__ == "__main__":
+    sys.exit(wait())
