@@ -58,7 +58,7 @@ def _open(args: RewardArguments | PPOArguments | CompareArguments | DemoArgument
 def reward(args: RewardArguments) -> dict:
     """Train a reward model; returns what `reward_model` in `summary.json` says."""
     # Takes seconds to import, and only this command needs it.
-    from rlhf.reward import label_ceiling, report, train_reward_model
+    from rlhf.reward import gold_margins, label_ceiling, report, train_reward_model
 
     train, held_out = data.load_preferences(args.dataset_name)
     set_seed(args.seed)  # the score head is new
@@ -68,7 +68,7 @@ def reward(args: RewardArguments) -> dict:
     with recorded(run):
         callback = RunCallback(run, "Reward model", "step")
         if args.dataset_name == EVERYDAY:
-            run.log({"step": 0, "label_ceiling": label_ceiling(held_out)})
+            run.log({"step": 0, "label_ceiling": label_ceiling(gold_margins(held_out))})
         train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback])
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
