@@ -316,7 +316,7 @@ class PPOArguments(PPOConfig):
     """Run directory; a fresh one under runs/ if not given."""
     learning_rate: float = 4e-4
     """Peak learning rate of Adam, decayed linearly to zero."""
-    total_episodes: int = 7680
+    total_episodes: int = 10_240
     """Responses to sample and learn from, all together."""
     num_ppo_epochs: int = 2
     """Passes over the responses of one update."""

@@ -146,7 +146,7 @@ def test_fields_of_the_settings_make_the_form(root):
     labels = {getattr(block, "label", None) for block in demo.blocks.values()}
     assert {"Episodes", "KL coefficient", "Seed", "num prompts", "reward learning rate"} <= labels
     assert "output dir" not in labels
-    assert DemoArguments().total_episodes == 7680
+    assert DemoArguments().total_episodes == 10_240
 
 
 def test_page_comes_up_in_ten_seconds_and_without_training_code(tmp_path):

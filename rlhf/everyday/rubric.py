@@ -4,7 +4,7 @@ An answer is compared with every text of the world by the word pairs it shares w
 any frame and any order. What it finds is judged in five named parts, each in [0, 1]:
 
     relevance    the advice is about what was asked
-    helpfulness  it holds concrete tips, and no careless ones
+    helpfulness  it holds a concrete tip, and no careless ones
     honesty      nothing invented, nothing promised beyond reason, no hiding behind empty words
     courtesy     neither rude nor fawning
     concision    no padding, no repetition, not cut off
@@ -26,7 +26,7 @@ from rlhf.everyday.world import Outside, Subject, Talk, Topic, load_world, subje
 
 FOUND = 0.6
 """Share of a text's word pairs that an answer must hold for the text to count as said."""
-ANNOTATOR_TEMPERATURE = 0.12
+ANNOTATOR_TEMPERATURE = 0.16
 """Score difference at which an annotator's odds are e to 1; makes about 7 % of the labels contradict the rubric."""
 TIE = 0.1
 """Annotators skip a pair whose scores lie closer together than this."""
@@ -159,7 +159,7 @@ def _usefulness(subject: Subject, found: list[tuple[_Text, float, float]], answe
     if isinstance(subject, Topic):
         relevance = len(own) / len(advice) if advice else 0.5
         tips = sum((share - 0.5) / 0.5 for text, share in own if text.kind == "tip")
-        helpfulness = 0.8 * min(tips, 1.0) + 0.2 * min(max(tips - 1.0, 0.0), 1.0)
+        helpfulness = min(tips, 1.0)
         if any(text.kind == "careless" for text, _ in own):
             helpfulness *= 0.2
         if not tips and any(text.kind == "brief" for text, _ in own):
