@@ -73,8 +73,8 @@ def _number(kind: type, name: str, value: object) -> float:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not math.isfinite(number) or (kind is int and number != int(number)):
-        what = "a whole number" if kind is int else "a number such as 0.0003 or 3e-4"
+    if not math.isfinite(number) or (kind is int and (number != int(number) or abs(number) > 1e9)):
+        what = "a whole number, at most 1e9" if kind is int else "a number such as 0.0003 or 3e-4"
         raise BadInput(f"{name} must be {what}, not {value!r}.")
     return kind(number)
 
@@ -209,7 +209,7 @@ class RewardArguments:
 
     def __post_init__(self) -> None:
         check_range(self, "learning_rate", above=0, high=1)
-        check_range(self, "num_train_epochs", above=0)
+        check_range(self, "num_train_epochs", above=0, high=1000)
         check_range(self, "per_device_train_batch_size", low=1)
         check_range(self, "per_device_eval_batch_size", low=1)
         check_range(self, "max_length", low=8)

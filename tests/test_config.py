@@ -43,6 +43,8 @@ def test_every_field_is_explained(config):
         (RewardArguments, {"learning_rate": "-1"}, "above 0"),
         (RewardArguments, {"num_train_epochs": "0"}, "above 0"),
         (PPOArguments, {"total_episodes": "12.5"}, "whole number"),
+        (PPOArguments, {"total_episodes": "1e99"}, "at most 1e9"),
+        (RewardArguments, {"num_train_epochs": "1e99"}, "at most 1000"),
         (PPOArguments, {"total_episodes": "8"}, "at least per_device_train_batch_size"),
         (PPOArguments, {"num_mini_batches": "7"}, "must divide"),
         (PPOArguments, {"reward_normalization": "batch"}, "one of none, reference"),
