@@ -38,7 +38,7 @@ class RunCallback(TrainerCallback):
     def on_log(self, args: object, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: object) -> None:
         """Append a line to the curves."""
         self.run.log({"step": state.global_step, **logs})
-        shown = {"loss": "loss", "accuracy": "accuracy", "objective/scores": "score", "objective/kl": "kl"}
+        shown = {"loss": "loss", "accuracy": "accuracy", "objective/scores_raw": "score", "objective/kl": "kl"}
         self.bar.set_postfix({name: f"{logs[key]:.3f}" for key, name in shown.items() if key in logs})
 
     def on_train_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
@@ -49,14 +49,13 @@ class RunCallback(TrainerCallback):
 class EveryFewSteps(TrainerCallback):
     """Calls `action(step)` at the start, after every `every` steps, and at the end."""
 
-    def __init__(self, every: int, action: Callable[[int], object], *, at_ends: bool) -> None:
-        self.every, self.action, self.at_ends = every, action, at_ends
+    def __init__(self, every: int, action: Callable[[int], object]) -> None:
+        self.every, self.action = every, action
         self.last: int | None = None
 
     def on_train_begin(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """The start counts when the ends do."""
-        if self.at_ends:
-            self._act(state.global_step)
+        """At the start."""
+        self._act(state.global_step)
 
     def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Every few steps."""
@@ -64,8 +63,8 @@ class EveryFewSteps(TrainerCallback):
             self._act(state.global_step)
 
     def on_train_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """The end counts when the ends do, once."""
-        if self.at_ends and self.last != state.global_step:
+        """At the end, if it was not done just now."""
+        if self.last != state.global_step:
             self._act(state.global_step)
 
     def _act(self, step: int) -> None:

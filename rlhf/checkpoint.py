@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,26 +20,69 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def save(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -> Path:
-    """Write named groups of tensors and a JSON state as the checkpoint `folder`, all of it or nothing."""
+def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    # Tied weights share memory, which the format refuses: each is written out on its own.
+    save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, path)
+
+
+def save(
+    folder: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict, write_model: Callable[[Path], object]
+) -> Path:
+    """Write the checkpoint `folder`, all of it or nothing.
+
+    Args:
+        tensors: named groups of tensors, a file each.
+        state: what else is needed, as JSON.
+        write_model: writes the model's own files into the folder it is given.
+    """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
+    write_model(temporary)
     for name, group in tensors.items():
-        # Tied weights share memory, which the format refuses: each is written out on its own.
-        save_file(
-            {key: value.detach().clone().contiguous() for key, value in group.items()},
-            temporary / f"{name}.safetensors",
-        )
+        _write(group, temporary / f"{name}.safetensors")
     (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    manifest = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    manifest = {str(path.relative_to(temporary)): _sha256(path) for path in files}
     (temporary / "MANIFEST.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    for path in temporary.iterdir():
+    for path in (*files, temporary / "MANIFEST.json"):
         with path.open("rb") as file:
             os.fsync(file.fileno())
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     return folder
+
+
+def save_value_head(head: torch.nn.Module, folder: Path) -> None:
+    """Write a value head's weights as `model.safetensors`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(head.state_dict(), folder / "model.safetensors")
+
+
+def rotate(parent: Path, limit: int) -> None:
+    """Delete the oldest of the folders `checkpoint-N` until `limit` are left."""
+    found = sorted(parent.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    for folder in found[:-limit]:
+        shutil.rmtree(folder)
+
+
+def split_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict]:
+    """An optimizer's state as tensors by name, and the rest, which JSON can hold."""
+    state = optimizer.state_dict()
+    tensors, rest = {}, {}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            (tensors if isinstance(value, torch.Tensor) else rest)[f"{index}.{name}"] = value
+    return tensors, {"entries": rest, "groups": state["param_groups"]}
+
+
+def join_optimizer(tensors: dict[str, torch.Tensor], rest: dict) -> dict:
+    """What `split_optimizer` took apart, as an optimizer loads it."""
+    state: dict[int, dict] = {}
+    for key, value in {**tensors, **rest["entries"]}.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": rest["groups"]}
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
@@ -48,7 +92,7 @@ def load(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
         BadInput: there is no whole checkpoint in `folder`.
     """
     if not (folder / "MANIFEST.json").is_file():
-        raise BadInput(f"{folder} is not a checkpoint; give a folder such as RUN/checkpoints/step-000010.")
+        raise BadInput(f"{folder} is not a checkpoint; give a folder such as RUN/checkpoints/checkpoint-10.")
     manifest = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))
     for name, digest in manifest.items():
         if not (folder / name).is_file() or _sha256(folder / name) != digest:
@@ -56,6 +100,6 @@ def load(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
     tensors = {
         name.removesuffix(".safetensors"): load_file(folder / name)
         for name in manifest
-        if name.endswith(".safetensors")
+        if name.endswith(".safetensors") and "/" not in name
     }
     return tensors, json.loads((folder / "state.json").read_text(encoding="utf-8"))

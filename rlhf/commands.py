@@ -6,18 +6,27 @@ Whatever a person got wrong shows before anything is written; whatever breaks la
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 from transformers import set_seed
+from transformers.trainer_callback import PrinterCallback
 
 from rlhf import data, evaluate, models
 from rlhf.callbacks import EveryFewSteps, RunCallback
-from rlhf.config import EVERYDAY, BadInput, CompareArguments, DemoArguments, PPOArguments, RewardArguments
+from rlhf.config import (
+    EVERYDAY,
+    BadInput,
+    CompareArguments,
+    DemoArguments,
+    PPOArguments,
+    PPOSettings,
+    RewardArguments,
+)
 from rlhf.everyday import gold_score
-from rlhf.ppo import Diverged, PPOTrainer
+from rlhf.ppo import Diverged, PPOConfig, PPOTrainer
 from rlhf.runs import Run, catch_signals, read_json, write_json
 
 
@@ -95,32 +104,47 @@ def ppo(args: PPOArguments) -> dict:
         )
     policy, tokenizer = models.load_policy(args.model_name_or_path)
     reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path)
-    if reward_tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise BadInput("The reward model has another vocabulary than the policy; train one from the same base model.")
     prompts = data.load_prompts(args.dataset_name, "ppo")
-    trainer = PPOTrainer(policy, args, tokenizer, reward_model=reward_model, train_dataset=prompts)
+    trainer = PPOTrainer(
+        policy,
+        _ppo_config(args),
+        tokenizer,
+        reward_model,
+        reward_processing_classes=reward_tokenizer,
+        train_dataset=prompts,
+    )
+    trainer.remove_callback(PrinterCallback)
     pinned = data.pinned_prompts(args.dataset_name)
     run = _open(args, "ppo", model_revision=models.revision(policy), data_fingerprint=data.fingerprint(prompts))
     with recorded(run):
-        trainer.callbacks.append(RunCallback(run, "PPO", "update"))
+        trainer.args.output_dir = str(run.path / "checkpoints")
+        trainer.add_callback(RunCallback(run, "PPO", "update"))
         if args.num_sample_generations:
-            every = max(1, args.num_total_batches // args.num_sample_generations)
+            every = max(1, trainer.args.num_total_batches // args.num_sample_generations)
 
             def sample(step: int) -> None:
-                run.log_samples(step, trainer.generate_completions(pinned))
+                run.log_samples(step, trainer.generate_completions(pinned, greedy=True))
 
-            trainer.callbacks.append(EveryFewSteps(every, sample, at_ends=True))
-        if args.save_steps:
-
-            def save(step: int) -> None:
-                trainer.save_checkpoint(run.path / "checkpoints" / f"step-{step:06d}")
-
-            trainer.callbacks.append(EveryFewSteps(args.save_steps, save, at_ends=False))
-        state = trainer.train(args.resume_from_checkpoint)
+            trainer.add_callback(EveryFewSteps(every, sample))
+        trainer.train(args.resume_from_checkpoint)
         trainer.save_model(run.path / "model")
         if run.stop_requested():
             raise Stopped
-    return state.log_history[-1] if state.log_history else {}
+    log = trainer.state.log_history
+    return log[-1] if log else {}
+
+
+def _ppo_config(args: PPOArguments) -> PPOConfig:
+    """The trainer's settings of a run, which makes its own directory, progress bar and samples."""
+    shared = {field.name: getattr(args, field.name) for field in fields(PPOSettings)}
+    return PPOConfig(
+        **shared,
+        save_strategy="steps" if args.save_steps else "no",
+        save_steps=args.save_steps or 500,
+        save_value_model=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
 
 
 def compare(args: CompareArguments) -> dict:

@@ -221,89 +221,130 @@ class RewardArguments:
 
 
 @dataclass
-class PPOConfig:
-    """Settings of `PPOTrainer`, under TRL's names and with the defaults of TRL 1.12 unless a line says otherwise."""
+class PPOSettings:
+    """What PPO is told, under TRL's names and with the defaults of TRL 1.12 unless a line says otherwise.
+
+    `rlhf.ppo.PPOConfig` joins these with Transformers' TrainingArguments, `PPOArguments` with what a command needs.
+    """
 
     learning_rate: float = 3e-6
     """Peak learning rate of Adam, decayed linearly to zero."""
-    total_episodes: int = 2560
-    """Responses to sample and learn from, all together."""
+    total_episodes: int | None = None
+    """Responses to sample and learn from, all together; None leaves it to num_train_epochs."""
     per_device_train_batch_size: int = 64
-    """Responses a PPO update learns from."""
+    """Responses a PPO update learns from, times gradient_accumulation_steps."""
+    gradient_accumulation_steps: int = 1
+    """An update takes this many times per_device_train_batch_size responses, so many at most in memory at once."""
     num_ppo_epochs: int = 4
     """Passes over the responses of one update."""
     num_mini_batches: int = 1
     """Optimizer steps an epoch: the responses are dealt into this many parts."""
+    num_generations: int = 1
+    """Responses to each prompt of an update."""
     response_length: int = 53
     """Longest response in tokens."""
+    stop_token: Literal["eos"] | None = "eos"
+    """Token that ends a response: the tokenizer's end token, or none for responses of full length (TRL's default)."""
     temperature: float = 0.7
     """Sampling temperature; the policy that is optimised is the one at this temperature."""
     kl_coef: float = 0.05
     """Price of a nat of KL from the base model, in units of score: higher keeps the policy closer to the base."""
+    kl_controller: Literal["fixed", "adaptive"] = "fixed"
+    """"adaptive" moves kl_coef so that the KL of a response approaches kl_target."""
+    kl_target: float = 6.0
+    """KL of a response, in nats, that the adaptive controller aims at."""
+    kl_horizon: int = 10_000
+    """Responses over which the adaptive controller changes the coefficient by a fifth, at most; smaller is quicker."""
     cliprange: float = 0.2
-    """How far the probability ratio may move from 1 before the policy loss is clipped."""
+    """How far the probability ratio may fall below 1 before the policy loss is clipped, and rise without the next."""
+    cliprange_high: float | None = None
+    """How far the ratio may rise above 1, if further than it may fall."""
+    dual_clip: float | None = None
+    """Where the advantage is negative, the loss is bounded by this multiple of it; none if not given."""
     vf_coef: float = 0.1
     """Weight of the value loss."""
     cliprange_value: float = 0.2
-    """How far a value may move in one update before its loss is clipped."""
+    """How far a value may move in one update before its loss is clipped, in units of score."""
+    entropy_coef: float = 0.0
+    """Weight of an entropy bonus."""
     gamma: float = 1.0
     """Discount factor."""
     lam: float = 0.95
     """Lambda of generalised advantage estimation."""
+    normalize_advantages: bool = True
+    """Shift and scale the advantages of an update to mean 0 and variance 1."""
+    whiten_rewards: bool = False
+    """Scale the rewards of an update to variance 1; moves the optimum when lengths vary, so better left off."""
+    early_stopping: bool = False
+    """End the epochs of an update once the policy has moved 1.5 times target_kl from where the update began."""
+    target_kl: float = 0.1
+    """Move within one update, in nats a token, that early_stopping allows."""
     missing_eos_penalty: float | None = None
     """Taken off the score of a response that ran into the length limit; none if not given."""
-    reward_normalization: Literal["none", "reference"] = "none"
-    """"reference" measures scores in standard deviations of the base model's, fixed before the first update."""
+    mask_truncated_completions: bool = False
+    """Learn nothing from responses that ran into the length limit."""
+    reward_normalization: Literal["none", "reference", "running"] = "none"
+    """"reference" measures scores in standard deviations of the base model's, "running" of all scores so far."""
+    reward_clip_range: float | None = None
+    """Scores are clipped to plus or minus this, after they are normalised; none if not given."""
+    value_head: Literal["shared", "separate"] = "shared"
+    """Where values come from: a layer on the policy's own trunk, or a second model (slower, more memory)."""
+    value_learning_rate: float | None = None
+    """Learning rate of the value head or model, if another than the policy's."""
+    value_warmup_steps: int = 0
+    """First updates in which only the value head or model learns."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     adam_epsilon: float = 1e-5
     """Epsilon of Adam, as in OpenAI's PPO."""
     num_sample_generations: int = 10
-    """How often the pinned prompts are answered over the run."""
-    save_steps: int = 0
-    """Updates between checkpoints; 0 saves only the final model."""
+    """How often sample prompts are answered over the run."""
     max_steps: int = -1
     """PPO updates; -1 leaves it to total_episodes."""
-    max_length: int = 128
-    """Prompts that leave no room for the response within this many tokens are refused."""
-    resume_from_checkpoint: str | None = None
-    """A checkpoint folder of an earlier run to go on from."""
     seed: int = 0
     """Seed of the sampling and of the order of prompts."""
 
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "temperature", "max_grad_norm", "adam_epsilon"):
+    def check(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            BadInput: a value lies outside, or two do not fit together.
+        """
+        for name in ("learning_rate", "temperature", "max_grad_norm", "adam_epsilon", "kl_target", "target_kl"):
             check_range(self, name, above=0)
-        for name in ("total_episodes", "per_device_train_batch_size", "num_ppo_epochs", "num_mini_batches"):
+        for name in ("cliprange", "cliprange_high", "cliprange_value", "reward_clip_range", "value_learning_rate"):
+            check_range(self, name, above=0)
+        for name in ("total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps", "num_ppo_epochs"):
             check_range(self, name, low=1)
-        for name in ("response_length", "max_length"):
+        for name in ("num_mini_batches", "num_generations", "response_length", "kl_horizon"):
             check_range(self, name, low=1)
-        for name in ("kl_coef", "vf_coef", "num_sample_generations", "save_steps", "seed"):
+        for name in ("kl_coef", "vf_coef", "entropy_coef", "num_sample_generations", "value_warmup_steps", "seed"):
             check_range(self, name, low=0)
         check_range(self, "learning_rate", high=1)
-        check_range(self, "cliprange", above=0)
-        check_range(self, "cliprange_value", above=0)
+        check_range(self, "value_learning_rate", high=1)
+        check_range(self, "dual_clip", above=1)
         check_range(self, "gamma", low=0, high=1)
         check_range(self, "lam", low=0, high=1)
-        if self.per_device_train_batch_size % self.num_mini_batches:
+        for name in ("num_mini_batches", "num_generations"):
+            if self.local_batch_size % getattr(self, name):
+                raise BadInput(
+                    f"{name} ({getattr(self, name)}) must divide the responses of an update ({self.local_batch_size}, "
+                    "which is per_device_train_batch_size times gradient_accumulation_steps)."
+                )
+        if self.total_episodes is not None and self.total_episodes < self.local_batch_size:
             raise BadInput(
-                f"num_mini_batches ({self.num_mini_batches}) must divide per_device_train_batch_size "
-                f"({self.per_device_train_batch_size})."
-            )
-        if self.total_episodes < self.per_device_train_batch_size:
-            raise BadInput(
-                f"total_episodes ({self.total_episodes}) must be at least per_device_train_batch_size "
-                f"({self.per_device_train_batch_size}): one update needs that many."
+                f"total_episodes ({self.total_episodes}) must be at least per_device_train_batch_size times "
+                f"gradient_accumulation_steps ({self.local_batch_size}): one update needs that many."
             )
 
     @property
-    def num_total_batches(self) -> int:
-        """PPO updates of the whole run."""
-        return self.max_steps if self.max_steps > 0 else self.total_episodes // self.per_device_train_batch_size
+    def local_batch_size(self) -> int:
+        """Responses an update takes from one process."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
 
 @dataclass
-class PPOArguments(PPOConfig):
+class PPOArguments(PPOSettings):
     """Settings of `python -m rlhf ppo`: what to train on what, with defaults that fit the embedded world."""
 
     model_name_or_path: str = EVERYDAY
@@ -324,8 +365,16 @@ class PPOArguments(PPOConfig):
     """Longest response in tokens."""
     missing_eos_penalty: float | None = 1.0
     """Taken off the score of a response that ran into the length limit; none if not given."""
-    reward_normalization: Literal["none", "reference"] = "reference"
-    """"reference" measures scores in standard deviations of the base model's, fixed before the first update."""
+    reward_normalization: Literal["none", "reference", "running"] = "reference"
+    """"reference" measures scores in standard deviations of the base model's, "running" of all scores so far."""
+    save_steps: int = 0
+    """Updates between checkpoints; 0 saves only the final model."""
+    resume_from_checkpoint: str | None = None
+    """A checkpoint folder of an earlier run to go on from."""
+
+    def __post_init__(self) -> None:
+        self.check()
+        check_range(self, "save_steps", low=0)
 
 
 @dataclass

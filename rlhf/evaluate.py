@@ -14,7 +14,8 @@ import torch
 from scipy import stats
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.generate import batches_by_length, generate, pad_left, pad_right
+from rlhf.generate import batches_by_length, generate
+from rlhf.packed import line_up, read, response_places, use_packed_attention
 from rlhf.scoring import score_ids
 
 
@@ -56,18 +57,15 @@ def answer_prompts(
     answers = Answers([], [len(query) for query in queries], [], [])
     for start in range(0, len(queries), BATCH):
         part = queries[start : start + BATCH]
-        ids, mask = pad_left(part, tokenizer.pad_token_id)
         generation = generate(
             model,
-            ids.to(model.device),
-            mask.to(model.device),
+            part,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             eos_id=tokenizer.eos_token_id,
-            pad_id=tokenizer.pad_token_id,
             generator=torch.Generator().manual_seed(seed * 1_000_003 + start),
         )
-        said = [row[keep].tolist() for row, keep in zip(generation.responses, generation.mask, strict=True)]
+        said = generation.lists()
         answers.rows += [query + response for query, response in zip(part, said, strict=True)]
         answers.texts += [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
         answers.ended += generation.ended.tolist()
@@ -81,26 +79,21 @@ def sequence_kl(
 ) -> list[float]:
     """KL(policy || reference) of each response in nats: the exact KL over the vocabulary, summed over tokens."""
     found = [0.0] * len(answers.rows)
+    for model in (policy, reference):
+        use_packed_attention(model)
     for part in batches_by_length(answers.rows, 1536):
-        rows = [answers.rows[i] for i in part]
-        ids = pad_right(rows).to(policy.device)
-        place = torch.arange(ids.size(1), device=ids.device)
-        starts = torch.tensor([answers.prompt_lengths[i] for i in part], device=ids.device).unsqueeze(1) - 1
-        ends = torch.tensor([len(row) for row in rows], device=ids.device).unsqueeze(1) - 1
-        predicts = (place >= starts) & (place < ends)
+        ids, rows = line_up([answers.rows[i] for i in part], policy.device)
+        places, _ = response_places(ids, rows, [answers.prompt_lengths[i] for i in part])
         log_p, log_q = (
             torch.log_softmax(
-                model.get_output_embeddings()(model.base_model(input_ids=ids, use_cache=False)[0][predicts]).float()
-                / temperature,
-                dim=-1,
+                model.get_output_embeddings()(read(model, ids, rows)[places]).float() / temperature, dim=-1
             )
             for model in (policy, reference)
         )
-        token_kl = torch.zeros(ids.shape, device=ids.device).masked_scatter(
-            predicts, (log_p.exp() * (log_p - log_q)).sum(dim=-1)
-        )
-        for row, kl in zip(part, token_kl.sum(dim=1).tolist(), strict=True):
-            found[row] = kl
+        token_kl = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
+        tokens = [len(answers.rows[i]) - answers.prompt_lengths[i] for i in part]
+        for row, kl in zip(part, token_kl.split(tokens), strict=True):
+            found[row] = kl.sum().item()
     return found
 
 

@@ -92,7 +92,9 @@ REWARD_PANELS = (
     Panel("margin", "Margin", "score of the chosen answer minus the rejected", marks="eval_margin", span=(0, None)),
 )
 PPO_PANELS = (
-    Panel("objective/scores", "Score", "reward model's mark, mean and spread", PPO, 1.7, band="objective/scores_std"),
+    Panel(
+        "objective/scores_raw", "Score", "reward model's mark, mean and spread", PPO, 1.7, band="objective/scores_std"
+    ),
     Panel("objective/kl", "KL", "distance from the base model, nats an answer", PPO, digits=1, span=(0, None)),
     Panel("objective/entropy", "Entropy", "how undecided its words are, nats an answer", PPO, digits=1),
     Panel("completions/mean_length", "Length", "tokens an answer", PPO, digits=0, span=(0, None)),
@@ -110,8 +112,8 @@ def reward_curves(rows: list[dict], total_steps: int | None = None, height: int 
 
 def ppo_curves(rows: list[dict], total_episodes: int | None = None, height: int = 420) -> go.Figure:
     """A PPO run's logged lines -> score, KL, entropy and length over the episodes."""
-    first = next((row["objective/scores"] for row in rows if row.get("objective/scores") is not None), None)
-    levels = [] if first is None else [Level("objective/scores", first, "base model, where it began", BASE)]
+    first = next((row["objective/scores_raw"] for row in rows if row.get("objective/scores_raw") is not None), None)
+    levels = [] if first is None else [Level("objective/scores_raw", first, "base model, where it began", BASE)]
     return curves(
         PPO_PANELS,
         rows,

@@ -1,17 +1,23 @@
 """Batched sampling from a causal language model with a key-value cache, log-probabilities captured on the way.
 
-A row that ends leaves the batch, and nothing of the vocabulary's size is kept between steps. The uniform numbers are
-drawn for every row at every step, so a row's tokens do not depend on which other rows have ended.
+Rows that have ended leave the batch, equal prompts are read once, and nothing of the vocabulary's size is kept between
+steps. The uniform numbers are drawn for every row at every step, so a row's tokens do not depend on which other rows
+have ended.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import BadInput
 from rlhf.models import context_size, render_prompt
+from rlhf.packed import GrowingRows, line_up, read, use_packed_attention
+
+
+CROWDED = 0.75
+"""Ended rows are taken out of the cache when fewer than this share of its rows go on: taking out copies the rest."""
 
 
 @dataclass
@@ -19,115 +25,154 @@ class Generation:
     """Sampled responses; everything is padded on the right to the longest response, T tokens."""
 
     responses: torch.Tensor
-    """(B, T) token ids, the end token included, pads after it."""
+    """(B, T) token ids, the end token included, zeros after it."""
     mask: torch.Tensor
     """(B, T) true on the tokens that were sampled."""
     logprobs: torch.Tensor
     """(B, T) log-probability of each token under the sampling distribution, logits / temperature."""
     ended: torch.Tensor
     """(B,) true where the model said the end token, false where it ran into the length limit."""
+    hidden: torch.Tensor
+    """(B, T, d) the last hidden state that each token was sampled from, or (B, T, 0) if it was not asked for."""
+
+    def lists(self) -> list[list[int]]:
+        """The responses as B lists of ids."""
+        lengths = self.mask.sum(dim=1).tolist()
+        return [row[:length] for row, length in zip(self.responses.tolist(), lengths, strict=True)]
+
+    @staticmethod
+    def join(parts: list["Generation"]) -> "Generation":
+        """Several generations as one, padded to the longest."""
+        width = max(part.mask.size(1) for part in parts)
+
+        def column(name: str) -> torch.Tensor:
+            tensors = (getattr(part, name) for part in parts)
+            return torch.cat([t.new_zeros(len(t), width, *t.shape[2:]).index_copy_(
+                1, torch.arange(t.size(1), device=t.device), t) for t in tensors])  # fmt: skip
+
+        ended = torch.cat([part.ended for part in parts])
+        return Generation(column("responses"), column("mask"), column("logprobs"), ended, column("hidden"))
 
 
-def pad_left(rows: list[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token rows -> ids (B, P), mask (B, P), padded on the left."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
-    return ids, mask
+def batches_by_length(rows: list[list[int]], batch_tokens: int, batch_rows: int | None = None) -> Iterator[list[int]]:
+    """Indices of rows, shortest first, in batches of about `batch_tokens` tokens and at most `batch_rows` rows.
 
-
-def pad_right(rows: list[list[int]]) -> torch.Tensor:
-    """Token rows -> ids (B, S), each filled up with its own last token.
-
-    For causal models without a mask: no token sees a later one, so it does not matter what stands there (and
-    Transformers does not warn of pads without a mask).
+    The tokens are dealt out evenly, so that the last batch is not a crumb.
     """
-    width = max(map(len, rows))
-    return torch.tensor([row + row[-1:] * (width - len(row)) for row in rows])
-
-
-def batches_by_length(rows: list[list[int]], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of rows, shortest first, in batches that hold at most `batch_tokens` tokens when padded."""
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    total = sum(map(len, rows))
+    share = total / -(-total // batch_tokens)
     batch: list[int] = []
+    tokens = 0
     for row in order:
-        # Sorted by length: a batch is as wide as its last row.
-        if batch and (len(batch) + 1) * len(rows[row]) > batch_tokens:
+        if batch and (tokens + len(rows[row]) / 2 > share or len(batch) == batch_rows):
             yield batch
-            batch = []
+            batch, tokens = [], 0
         batch.append(row)
+        tokens += len(rows[row])
     yield batch
 
 
-def _pick(logits: torch.Tensor, temperature: float, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def pick(logits: torch.Tensor, temperature: float, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (B, V), uniform numbers (B,) -> token (B,), its log-probability (B,). Temperature 0 takes the best."""
+    probabilities = torch.softmax(logits.float() / (temperature or 1.0), dim=-1)
     if temperature == 0:
-        logprobs = torch.log_softmax(logits.float(), dim=-1)
-        token = logprobs.argmax(dim=-1)
+        token = probabilities.argmax(dim=-1)
     else:
-        logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
         # Inverse of the cumulative distribution; in double precision so that rare tokens of a large vocabulary count.
-        cumulative = logprobs.double().exp().cumsum(dim=-1)
+        cumulative = probabilities.cumsum(dim=-1, dtype=torch.double)
         token = torch.searchsorted(cumulative, (uniform.double() * cumulative[:, -1]).unsqueeze(1), right=True)
         token = token.squeeze(1).clamp(max=logits.size(1) - 1)
-    return token, logprobs.gather(1, token.unsqueeze(1)).squeeze(1)
+    return token, probabilities.gather(1, token.unsqueeze(1)).squeeze(1).log()
 
 
 @torch.no_grad()
-def generate(
+def decode(
     model: PreTrainedModel,
-    queries: torch.Tensor,
-    query_mask: torch.Tensor,
+    queries: list[list[int]],
     *,
     max_new_tokens: int,
     temperature: float,
-    eos_id: int,
-    pad_id: int,
+    eos_id: int | None,
     generator: torch.Generator,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Continue B prompts by a token at a time; see `generate`.
+
+    Yields, for the n rows that go on: which they are (n,), their next token (n,), its log-probability (n,), and the
+    hidden state it was sampled from (n, d).
+    """
+    use_packed_attention(model)
+    distinct = {query: number for number, query in enumerate(dict.fromkeys(map(tuple, queries)))}
+    ids, _ = line_up(list(distinct), model.device)
+    rows = GrowingRows([len(query) for query in distinct], max_new_tokens, model.device)
+    hidden = read(model, ids, rows)[rows.starts + rows.lengths - 1]
+    if len(distinct) < len(queries):
+        copies = torch.tensor([distinct[tuple(query)] for query in queries], device=model.device)
+        rows.keep(copies)
+        hidden = hidden[copies]
+    alive = torch.arange(len(queries), device=model.device)
+    goes_on = torch.ones_like(alive, dtype=torch.bool)
+    for step in range(max_new_tokens):
+        uniform = torch.rand(len(queries), generator=generator).to(model.device)[alive]
+        token, logprob = pick(model.get_output_embeddings()(hidden), temperature, uniform)
+        yield alive[goes_on], token[goes_on], logprob[goes_on], hidden[goes_on]
+        goes_on = goes_on & (token != (-1 if eos_id is None else eos_id))
+        count = int(goes_on.sum())
+        if count == 0 or step + 1 == max_new_tokens:
+            return
+        if count < CROWDED * len(alive):
+            kept = goes_on.nonzero().squeeze(1)
+            rows.keep(kept)
+            alive, token, goes_on = alive[kept], token[kept], goes_on[kept]
+        rows.grow()
+        hidden = read(model, token, rows)
+
+
+def generate(
+    model: PreTrainedModel,
+    queries: list[list[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    eos_id: int | None,
+    generator: torch.Generator,
+    keep_hidden: bool = False,
 ) -> Generation:
     """Sample one response a row.
 
     Args:
-        queries: (B, P) prompt ids, padded on the left.
-        query_mask: (B, P) true on prompt tokens.
+        queries: B prompts as token ids; their lengths may differ, equal ones are read once.
+        temperature: logits are divided by it; 0 takes the most likely token.
+        eos_id: the token that ends a response; None never ends one before `max_new_tokens`.
         generator: a CPU generator; the same state gives the same responses.
+        keep_hidden: return the hidden states too.
     """
-    device, batch = queries.device, queries.size(0)
-    responses = torch.full((batch, max_new_tokens), pad_id, dtype=torch.long, device=device)
+    batch, device = len(queries), model.device
+    responses = torch.zeros((batch, max_new_tokens), dtype=torch.long, device=device)
     logprobs = torch.zeros((batch, max_new_tokens), device=device)
-    lengths = torch.full((batch,), max_new_tokens, device=device)
-    ended = torch.zeros(batch, dtype=torch.bool, device=device)
-
-    alive = torch.arange(batch, device=device)  # rows still in the batch
-    cache, tokens, mask = DynamicCache(), queries, query_mask
-    positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    for step in range(max_new_tokens):
-        logits = model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        uniform = torch.rand(batch, generator=generator).to(device)[alive]
-        token, logprob = _pick(logits, temperature, uniform)
+    lengths = torch.zeros(batch, dtype=torch.long, device=device)
+    states = []
+    steps = decode(
+        model,
+        queries,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        eos_id=eos_id,
+        generator=generator,
+    )
+    for step, (alive, token, logprob, hidden) in enumerate(steps):
         responses[alive, step], logprobs[alive, step] = token, logprob
-        done = token == eos_id
-        ended[alive[done]] = True
-        lengths[alive[done]] = step + 1
-        if done.all():
-            break
-        if done.any():
-            keep = (~done).nonzero().squeeze(1)
-            cache.batch_select_indices(keep)
-            alive, token, mask, positions = alive[keep], token[keep], mask[keep], positions[keep]
-        tokens = token.unsqueeze(1)
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-        positions = positions[:, -1:] + 1
+        lengths[alive] = step + 1
+        if keep_hidden:
+            states.append(hidden.new_zeros(batch, hidden.size(1)).index_copy_(0, alive, hidden))
     width = int(lengths.max())
-    valid = torch.arange(width, device=device) < lengths.unsqueeze(1)
-    return Generation(responses[:, :width], valid, logprobs[:, :width] * valid, ended)
+    responses, logprobs = responses[:, :width], logprobs[:, :width]
+    mask = torch.arange(width, device=device) < lengths.unsqueeze(1)
+    last = responses.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)
+    ended = last == (-1 if eos_id is None else eos_id)
+    return Generation(
+        responses, mask, logprobs, ended, torch.stack(states or [logprobs.new_zeros(batch, 0)] * width, 1)
+    )
 
 
 def encode_prompt(
@@ -145,7 +190,6 @@ def encode_prompt(
     return ids
 
 
-@torch.no_grad()
 def stream(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -160,12 +204,14 @@ def stream(
     Raises:
         BadInput: the question is empty, or longer than the model can read.
     """
-    ids = encode_prompt(model, tokenizer, question, max_new_tokens)
-    generator, cache, said = torch.Generator().manual_seed(seed), DynamicCache(), []
-    tokens = torch.tensor([ids])
-    while len(said) < max_new_tokens and tokenizer.eos_token_id not in said:
-        logits = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-        token, _ = _pick(logits, temperature, torch.rand(1, generator=generator))
+    said: list[int] = []
+    for _, token, _, _ in decode(
+        model,
+        [encode_prompt(model, tokenizer, question, max_new_tokens)],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        eos_id=tokenizer.eos_token_id,
+        generator=torch.Generator().manual_seed(seed),
+    ):
         said.append(token.item())
-        tokens = token.unsqueeze(1)
         yield list(said)

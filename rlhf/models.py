@@ -83,10 +83,13 @@ def _quiet() -> None:
         transformers_logging.set_verbosity(level)
 
 
-def load_policy(name_or_path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in float32, in eval mode, and its tokenizer."""
+def load_policy(
+    name_or_path: str, quantization_config: object | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in float32 or as a quantization config says, in eval mode, and its tokenizer."""
     path = resolve(name_or_path, "policy")
-    model = _load(AutoModelForCausalLM, path, dtype=torch.float32, use_safetensors=True)
+    quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
+    model = _load(AutoModelForCausalLM, path, dtype=torch.float32, use_safetensors=True, **quantized)
     return model.eval(), load_tokenizer(path)
 
 

@@ -1,42 +1,63 @@
 """PPO for language models, from top to bottom (Schulman et al. 1707.06347; Ziegler et al. 1909.08593; Huang et al.
 2403.17031).
 
-One update is six phases, numbered where they happen in `PPOTrainer.train`:
+One update is six phases, numbered where they happen in `PPOTrainer._update`:
 
     1. roll out       the policy answers a batch of prompts; log-probabilities are kept as it samples
-    2. score          the reward model judges each whole answer; the reference model says how far each token strayed
+    2. score          the reward judges each whole answer; the reference model says how far each token strayed
     3. rewards        per token: minus the price of straying (KL), plus the score at the last token
-    4. advantages     generalised advantage estimation against the value head, then whitened
+    4. advantages     generalised advantage estimation against the values, then whitened
     5. learn          several epochs over the batch with clipped losses
     6. report         TRL's metric keys, masked and weighted by token
 
-Shapes: B responses of at most T tokens; N valid tokens in all, in row-major order of the mask (B, T). A token after
-the end token does not exist: masks come from lengths, never from the value of a pad token. The end token is an action.
+Shapes: B responses of at most T tokens; N response tokens in all, in row-major order of the mask (B, T); V tokens in
+the vocabulary; d the width of the model. A token after the end token does not exist: masks come from lengths, never
+from the value of a pad token, and the models read without pads (`rlhf/packed.py`). The end token is an action.
+
+The names are those of TRL, whose PPOTrainer ended with version 1.12; README.md says what is different.
 """
 
+import copy
+import gc
+import math
 import time
+import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from tqdm.auto import tqdm
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
-from rlhf import checkpoint
-from rlhf.config import BadInput, PPOConfig
-from rlhf.generate import Generation, batches_by_length, generate, pad_left, pad_right
-from rlhf.models import context_size
-from rlhf.scoring import score_ids
+from rlhf import checkpoint, models
+from rlhf.config import BadInput, PPOSettings
+from rlhf.evaluate import paired
+from rlhf.generate import Generation, batches_by_length, generate
+from rlhf.packed import Rows, line_up, plain_model, read, response_places, use_packed_attention
+from rlhf.prompts import Prompt, PromptReader, PromptSet, PromptStream
+from rlhf.scoring import Reward, RewardFunc, combine
 
 
 __all__ = ["Diverged", "PPOConfig", "PPOTrainer"]
 
-RewardFunc = Callable[..., list[float]]
-MICRO_BATCH_TOKENS = 1536
-"""Padded tokens in one forward and backward pass: rows of like length share one, so that little of it is padding."""
+MICRO_BATCH_TOKENS = {"cpu": 1280, "cuda": 16_384}
+"""Tokens in one forward and backward pass: what the caches of a CPU hold well, and what keeps a GPU busy."""
+LOGITS_AT_ONCE = 2**25
+"""Entries of the (tokens, V) table of logits that are in memory at the same time."""
 
 
 class Diverged(RuntimeError):
@@ -44,34 +65,142 @@ class Diverged(RuntimeError):
 
 
 # -------------------------------------------------------------------------------------------------------------------
+# Settings
+
+
+@dataclass
+class PPOConfig(PPOSettings, TrainingArguments):
+    """Settings of `PPOTrainer`: `PPOSettings`, Transformers' TrainingArguments, and what else TRL's calls name."""
+
+    beta: float | None = None
+    """Another name of kl_coef."""
+    epsilon: float | None = None
+    """Another name of cliprange."""
+    max_completion_length: int | None = None
+    """Another name of response_length."""
+    stop_token_id: int | None = None
+    """Id of the token that ends a response, instead of stop_token."""
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    """Estimator behind objective/kl; in the reward it is always k1, whose optimum is the KL-regularised one."""
+    local_rollout_forward_batch_size: int | None = None
+    """Prompts that are answered at once; all of an update if not given."""
+    reward_weights: list[float] | None = None
+    """Weight of each reward; 1 each if not given."""
+    generation_kwargs: dict | None = None
+    """Nothing that changes the sampling distribution can be given here: scoring would not match it."""
+    top_k: int = 0
+    """As generation_kwargs: only 0, which is off."""
+    top_p: float = 1.0
+    """As generation_kwargs: only 1, which is off."""
+    chat_template_kwargs: dict | None = None
+    """Handed to the chat template."""
+    model_adapter_name: str | None = None
+    """PEFT adapter that is trained, where there are several."""
+    ref_adapter_name: str | None = None
+    """PEFT adapter that is the reference; the model without adapters if not given."""
+    save_value_model: bool = True
+    """Save the value head or model beside the policy, in `value_model/`."""
+    log_completions: bool = False
+    """Print sample prompts with their completions and scores whenever they are made."""
+    num_completions_to_print: int = 8
+    """How many of them."""
+    eval_num_samples_per_prompt: int = 1
+    """Responses to each prompt in `evaluate`."""
+    sft_model_path: str | None = None
+    """A field of TRL's script; not used here."""
+    reward_model_path: str | None = None
+    """A field of TRL's script; not used here."""
+    dataset_num_proc: int | None = None
+    """Not used: prompts are read in one process."""
+    ds3_gather_for_generation: bool = True
+    """Not used: DeepSpeed is not supported yet."""
+    # Defaults of TrainingArguments that differ here.
+    bf16: bool | None = None
+    """Compute in bfloat16; on a GPU that can, unless said otherwise."""
+    logging_steps: float = 1
+    """Updates between lines of metrics."""
+    use_cache: bool = True
+    """What the saved model's config says; training itself uses no cache of Transformers'."""
+
+    def __post_init__(self) -> None:
+        self.kl_coef = self.kl_coef if self.beta is None else self.beta
+        self.cliprange = self.cliprange if self.epsilon is None else self.epsilon
+        self.response_length = self.max_completion_length or self.response_length
+        if self.stop_token not in ("eos", "none", None):
+            raise BadInput(f"stop_token must be 'eos' or 'none', not {self.stop_token!r}; for others, stop_token_id.")
+        self.stop_token = None if self.stop_token == "none" or self.stop_token_id is not None else self.stop_token
+        if self.bf16 is None:
+            self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self.check()
+        self._check_sampling()
+        TrainingArguments.__post_init__(self)
+
+    def _check_sampling(self) -> None:
+        """The policy is scored by the whole distribution at one temperature, so it must be sampled from that."""
+        neutral = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "do_sample": True}
+        for name, value in {**(self.generation_kwargs or {}), "top_k": self.top_k, "top_p": self.top_p}.items():
+            if name not in neutral:
+                raise BadInput(
+                    f"generation_kwargs cannot set {name}; response_length, temperature and stop_token can."
+                )
+            if value is not None and value != neutral[name]:
+                raise BadInput(
+                    f"{name}={value} samples from another distribution than the one PPO scores; leave it at "
+                    f"{neutral[name]} and lower the temperature instead."
+                )
+        if self.kl_estimator == "k3":
+            warnings.warn(
+                "kl_estimator='k3' is used for objective/kl only; the reward keeps k1, whose optimum is the right one.",
+                stacklevel=4,
+            )
+        never_ends = self.stop_token is None and self.stop_token_id is None
+        if never_ends and (self.missing_eos_penalty is not None or self.mask_truncated_completions):
+            raise BadInput(
+                "missing_eos_penalty and mask_truncated_completions need responses that can end; leave stop_token at "
+                "'eos'."
+            )
+        if self.fp16:
+            raise BadInput("fp16 is not supported; use bf16=True or full precision.")
+
+    @property
+    def batch_size(self) -> int:
+        """Responses an update learns from."""
+        return self.local_batch_size * self.world_size
+
+    @property
+    def local_mini_batch_size(self) -> int:
+        """Responses of an optimizer step, from one process."""
+        return self.local_batch_size // self.num_mini_batches
+
+    @property
+    def num_total_batches(self) -> int:
+        """PPO updates of the whole run; `total_episodes` must be known."""
+        return self.max_steps if self.max_steps > 0 else math.ceil(self.total_episodes / self.batch_size)
+
+
+# -------------------------------------------------------------------------------------------------------------------
 # The formulas, as functions on tensors
 
 
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """values (B, T), mask (B, T) -> scalar; what lies outside the mask may be anything, NaN too."""
-    return values[mask].mean()
-
-
-def whiten(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def whiten(values: torch.Tensor, mask: torch.Tensor, *, shift_mean: bool = True) -> torch.Tensor:
     """Shift and scale the valid entries to mean 0 and variance 1; values (B, T), mask (B, T) -> (B, T), 0 outside."""
     valid = values[mask]
     variance, mean = torch.var_mean(valid) if valid.numel() > 1 else (valid.new_ones(()), valid.mean())
-    return torch.zeros_like(values).masked_scatter(mask, (valid - mean) * torch.rsqrt(variance + 1e-8))
+    scaled = (valid - mean) * torch.rsqrt(variance + 1e-8) + (0.0 if shift_mean else mean)
+    return torch.zeros_like(values).masked_scatter(mask, scaled)
 
 
 def compute_rewards(
-    scores: torch.Tensor, logprobs: torch.Tensor, ref_logprobs: torch.Tensor, mask: torch.Tensor, kl_coef: float
+    earned: torch.Tensor, logprobs: torch.Tensor, ref_logprobs: torch.Tensor, mask: torch.Tensor, kl_coef: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """scores (B,), logprobs, ref_logprobs, mask (B, T) -> rewards (B, T), their KL part (B, T).
+    """earned, logprobs, ref_logprobs, mask (B, T) -> rewards (B, T), their KL part (B, T).
 
-    r_t = -kl_coef * (log pi(y_t) - log pi_ref(y_t)), plus the score at the last valid token, be it the end token or
-    the one that hit the length limit. The log-ratio itself (k1) is the estimator with the KL-regularised optimum.
+    r_t = -kl_coef * (log pi(y_t) - log pi_ref(y_t)), plus what the token earned: the score at the last valid token, be
+    it the end token or the one that hit the length limit. The log-ratio itself (k1) is the estimator whose fixed point
+    is the optimum of E[score] - kl_coef * KL.
     """
     non_score = torch.where(mask, -kl_coef * (logprobs - ref_logprobs), 0.0)
-    rewards = non_score.clone()
-    last = mask.sum(dim=1) - 1
-    rewards[torch.arange(len(rewards), device=rewards.device), last] += scores
-    return rewards, non_score
+    return torch.where(mask, earned, 0.0) + non_score, non_score
 
 
 def compute_gae(
@@ -94,13 +223,25 @@ def compute_gae(
 
 
 def policy_losses(
-    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, cliprange: float
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    cliprange: float,
+    cliprange_high: float | None = None,
+    dual_clip: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Clipped surrogate per token; all (N,) -> loss (N,), probability ratio (N,), whether it was clipped (N,)."""
+    """Clipped surrogate per token; all (N,) -> loss (N,), probability ratio (N,), whether it was clipped (N,).
+
+    max(-A rho, -A clip(rho, 1 - cliprange, 1 + cliprange_high)); where A < 0, at most -A dual_clip (Ye et al.
+    1912.09729).
+    """
     ratio = torch.exp((logprobs - old_logprobs).clamp(-20, 20))
     plain = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
-    return torch.maximum(plain, clipped), ratio, clipped > plain
+    clipped = -advantages * ratio.clamp(1 - cliprange, 1 + (cliprange_high or cliprange))
+    loss = torch.maximum(plain, clipped)
+    if dual_clip is not None:
+        loss = torch.where(advantages < 0, loss.minimum(-advantages * dual_clip), loss)
+    return loss, ratio, clipped > plain
 
 
 def value_losses(
@@ -112,30 +253,63 @@ def value_losses(
     return 0.5 * torch.maximum(plain, clipped), clipped > plain
 
 
-def response_outputs(
-    model: PreTrainedModel,
-    value_head: nn.Module | None,
-    rows: list[list[int]],
-    prompt_lengths: list[int],
-    temperature: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """One pass over b rows (prompt + response) -> log-probability, entropy and value of their n response tokens (n,).
+def explained_variance(values: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
+    """1 - Var(R - V) / Var(R), both (N,) -> (); 1 is a perfect critic, 0 one that knows the mean at best."""
+    return 1 - (returns - values).var(correction=0) / returns.var(correction=0).clamp(min=1e-8)
 
-    The vocabulary projection runs on the response's tokens only. Values are None without a value head.
-    """
-    ids = pad_right(rows).to(model.device)
-    # Right padding under causal attention: no token sees a pad, so no mask is needed and the fast kernel applies.
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    place = torch.arange(ids.size(1) - 1, device=ids.device)
-    starts = torch.tensor(prompt_lengths, device=ids.device).unsqueeze(1) - 1
-    ends = torch.tensor([len(row) for row in rows], device=ids.device).unsqueeze(1) - 1
-    predicts = (place >= starts) & (place < ends)  # (b, S-1): the state at t predicts the token at t+1
-    states, targets = hidden[:, :-1][predicts], ids[:, 1:][predicts]
-    distribution = torch.log_softmax(model.get_output_embeddings()(states).float() / temperature, dim=-1)
-    logprobs = distribution.gather(1, targets.unsqueeze(1)).squeeze(1)
-    entropy = -(distribution.exp() * distribution).sum(dim=-1).detach()
-    values = value_head(states.float()).squeeze(1) if value_head is not None else None
-    return logprobs, entropy, values
+
+def adapt_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:
+    """The adaptive controller of Ziegler et al. (2.2): beta (1 + clip(KL / target - 1, +-0.2) n / horizon)."""
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * episodes / horizon)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """One softmax of logits (n, V) for the log-probabilities of targets (n,), the entropy, and the gradient."""
+
+    @staticmethod
+    def forward(ctx: object, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        probabilities = torch.softmax(logits, dim=-1)
+        log_total = logits.amax(dim=-1) - probabilities.amax(dim=-1).log()
+        logprobs = logits.gather(1, targets.unsqueeze(1)).squeeze(1) - log_total
+        entropy = log_total - torch.linalg.vecdot(probabilities, logits)
+        ctx.save_for_backward(probabilities, targets)
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: object, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None]:
+        probabilities, targets = ctx.saved_tensors
+        # d log p_target / d logits = [target] - p; the buffer of p is not needed again.
+        gradients = probabilities.mul_(-gradient.unsqueeze(1))
+        return gradients.scatter_add_(1, targets.unsqueeze(1), gradient.unsqueeze(1)), None
+
+
+def token_logprobs(
+    logits: torch.Tensor, targets: torch.Tensor, temperature: float, *, entropy_gradient: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (n, V), targets (n,) -> log-probabilities and entropies (n,) of softmax(logits / temperature)."""
+    logits = logits.float() / temperature
+    if not entropy_gradient:
+        return _TokenLogprobs.apply(logits, targets)
+    distribution = torch.log_softmax(logits, dim=-1)
+    entropy = -(distribution.exp() * distribution).sum(dim=-1)
+    return distribution.gather(1, targets.unsqueeze(1)).squeeze(1), entropy
+
+
+class ValueHead(nn.Module):
+    """A linear layer from hidden states (n, d) to values (n,), zero at the start, in full precision."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(n, d) -> (n,)"""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.score(hidden.float()).squeeze(1)
 
 
 # -------------------------------------------------------------------------------------------------------------------
@@ -144,137 +318,277 @@ def response_outputs(
 
 @dataclass
 class Rollout:
-    """A batch of responses and everything that phases 2 to 4 find out about them."""
+    """A batch of responses and what the phases find out about them; tensors are (B, T) unless said otherwise."""
 
+    prompts: list[Prompt]
     rows: list[list[int]]
     """B lists of prompt and response ids, without pads."""
-    prompt_lengths: list[int]
     generation: Generation
+    learns: torch.Tensor
+    """Tokens that the losses and the whitening see: those of the mask, or of responses that ended only."""
+    raw_scores: torch.Tensor | None = None
+    """(B,) as the rewards gave them, weighted and added up."""
+    by_reward: dict[str, list[float]] = field(default_factory=dict)
+    """The scores of each reward function or model."""
     scores: torch.Tensor | None = None
-    """(B,) as the reward gave them."""
+    """(B,) what PPO maximises: normalised, clipped, minus the penalty for not ending."""
+    clipped_scores: float = 0.0
+    earned: torch.Tensor | None = None
     ref_logprobs: torch.Tensor | None = None
+    exact_kl: torch.Tensor | None = None
     values: torch.Tensor | None = None
     advantages: torch.Tensor | None = None
     returns: torch.Tensor | None = None
-    """(B, T) each."""
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """True on response tokens."""
+        return self.generation.mask
 
 
-class PPOTrainer:
-    """Proximal policy optimisation of a causal language model against a reward.
+class PPOTrainer(Trainer):
+    """Proximal policy optimisation of a causal language model against rewards.
 
-    The value head is a linear layer on the policy's own trunk, zero at the start. Every random number is drawn from
-    generators seeded by (seed, update), so a resumed run repeats an uninterrupted one to the bit on the CPU.
+    A Transformers Trainer in its life cycle (callbacks, trackers, saving, devices) with a loop of its own. Every
+    random number is drawn from generators seeded by (seed, update), so a resumed run repeats an uninterrupted one to
+    the bit on the CPU.
 
     Args:
-        model: the policy; trained in place.
+        model: the policy, or its name or path; trained in place.
         args: settings, see `PPOConfig`.
-        processing_class: the policy's tokenizer.
-        reward_model: a sequence classifier with one score that shares the policy's tokenizer.
-        reward_funcs: instead of a reward model, `f(prompts, completions, completion_ids) -> list[float]`.
-        train_dataset: prompts as texts, or rows with a "prompt" text.
-        ref_model: the reference; a frozen copy of the policy if not given.
-        callbacks: Transformers callbacks; `on_step_end`, `on_log`, `on_train_begin` and `on_train_end` are called and
-            a request to stop is honoured after the update that is under way.
+        processing_class: the policy's tokenizer; found beside a model that is given by name.
+        reward_funcs: what gives scores: a function `f(prompts, completions, completion_ids, **columns)` that returns
+            one number a completion (None for no opinion) or one a token, a sequence classifier with one score, its
+            name or path, or a list of these.
+        reward_model: the same under TRL's old name.
+        train_dataset: rows with a `prompt`, a text or a conversation, or with `input_ids`; texts will do. May be
+            iterable only. Other columns go to the reward functions.
+        eval_dataset: as train_dataset, for `evaluate` and `generate_completions`; or several, by name.
+        reward_processing_classes: the tokenizers of reward models, in the order of reward_funcs.
+        value_model: a sequence classifier with one score, or its name; a value head on the policy if not given.
+        ref_model: the reference; a frozen copy of the policy if not given, or with PEFT the policy without adapters.
+        callbacks: Transformers callbacks; a request to stop is honoured after the update that is under way.
+        optimizers: an optimizer of the policy's parameters and a scheduler, instead of AdamW and the one args names.
+        quantization_config: how to load a model given by name.
+        peft_config: trains adapters instead of all parameters.
+        data_collator: accepted for TRL's sake; nothing is padded here.
 
     Raises:
-        BadInput: no prompts, no reward or two, tokenizers that differ, or a prompt that leaves no room to answer.
+        BadInput: models, tokenizers, rewards, prompts and settings that do not fit together, before time is spent.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: PPOConfig,
-        processing_class: PreTrainedTokenizerBase,
+        model: str | PreTrainedModel,
+        args: PPOConfig | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        reward_funcs: str | PreTrainedModel | RewardFunc | list | None = None,
         *,
-        reward_model: PreTrainedModel | None = None,
-        reward_funcs: RewardFunc | None = None,
-        train_dataset: Sequence,
-        ref_model: PreTrainedModel | None = None,
-        callbacks: Sequence[TrainerCallback] = (),
+        reward_model: str | PreTrainedModel | RewardFunc | list | None = None,
+        train_dataset: Sequence | None = None,
+        eval_dataset: Sequence | dict | None = None,
+        reward_processing_classes: PreTrainedTokenizerBase | list | None = None,
+        value_model: str | PreTrainedModel | None = None,
+        ref_model: str | PreTrainedModel | None = None,
+        data_collator: Callable | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+        quantization_config: object | None = None,
+        peft_config: object | None = None,
     ) -> None:
-        if (reward_model is None) == (reward_funcs is None):
-            raise BadInput("Give PPOTrainer either a reward_model or reward_funcs.")
-        self.args, self.model, self.processing_class = args, model, processing_class
-        self.reward_model = reward_model.eval() if reward_model is not None else None
-        self.reward_funcs = reward_funcs
-        self.callbacks = list(callbacks)
-        self.state = TrainerState(max_steps=args.num_total_batches)
-        self.control = TrainerControl()
-        self.prompts = [row if isinstance(row, str) else row["prompt"] for row in train_dataset]
-        self.queries = self._tokenize_prompts()
-        # Dropout off: the ratio of the first pass must be exactly 1.
-        self.model.eval()
-        self.ref_model = self._frozen_copy() if ref_model is None else ref_model.eval().requires_grad_(False)
-        self.value_head = nn.Linear(model.config.hidden_size, 1, device=model.device)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
-        self.parameters = [p for p in (*model.parameters(), *self.value_head.parameters()) if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=args.learning_rate, eps=args.adam_epsilon, fused=True)
-        self.score_shift, self.score_scale = 0.0, 1.0
+        if isinstance(model, TrainingArguments):
+            raise TypeError("PPOTrainer takes the model first: PPOTrainer(model, args, ...), or all by keyword.")
+        if train_dataset is None:
+            raise BadInput("PPOTrainer needs a train_dataset with a column `prompt` or `input_ids`.")
+        if ref_model is model and ref_model is not None and not isinstance(model, str):
+            raise BadInput("ref_model must not be the policy itself, which changes; leave it out for a frozen copy.")
+        if isinstance(model, str):
+            model, found = models.load_policy(model, quantization_config=quantization_config)
+            processing_class = processing_class or found
+        args = args or PPOConfig(f"{str(model.name_or_path).rstrip('/').split('/')[-1]}-PPO")
+        check_vocabulary(model, processing_class)
+        if peft_config is not None:
+            from peft import get_peft_model
 
-    def _tokenize_prompts(self) -> list[list[int]]:
-        """Token ids of every prompt, checked for room."""
-        if not self.prompts:
-            raise BadInput("There are no prompts to train on.")
-        queries = self.processing_class(self.prompts)["input_ids"]
-        limit = min(self.args.max_length, context_size(self.model))
-        room = limit - self.args.response_length
-        longest = max(range(len(queries)), key=lambda row: len(queries[row]))
-        if len(queries[longest]) > room:
-            raise BadInput(
-                f"A prompt of {len(queries[longest])} tokens leaves no room for a response of "
-                f"{self.args.response_length} within {limit} tokens: {self.prompts[longest][:60]!r}; shorten "
-                "response_length or the prompts."
-            )
-        return queries
+            model = get_peft_model(model, peft_config)
+        _ready(model, args.device)  # no dropout: the ratio of the first pass must be 1
+        self.reader = PromptReader(processing_class, _room(model, args), args.chat_template_kwargs)
+        self.rewards = _rewards(
+            reward_funcs if reward_funcs is not None else reward_model,
+            reward_processing_classes,
+            self.reader,
+            model.get_input_embeddings().weight.size(0),
+        )
+        self.reward_weights = args.reward_weights or [1.0] * len(self.rewards)
+        if len(self.reward_weights) != len(self.rewards):
+            raise BadInput(f"There are {len(self.rewards)} rewards and {len(self.reward_weights)} reward_weights.")
+        self.prompts = _prompts(train_dataset, self.reader)
+        self.eval_prompts = _eval_prompts(eval_dataset, self.reader)
+        self._settle_length(args)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self._prepare_models(ref_model, value_model)
+        self.state.max_steps = args.num_total_batches
+        self.kl_coef = args.kl_coef
+        self.score_stats = {"count": 0, "mean": 0.0, "squares": 0.0}
+        self.base_eval_scores: dict[str, torch.Tensor] = {}
 
-    def _frozen_copy(self) -> PreTrainedModel:
-        copy = type(self.model)(self.model.config)
-        copy.load_state_dict(self.model.state_dict())
-        return copy.to(self.model.device).eval().requires_grad_(False)
+    def _settle_length(self, args: PPOConfig) -> None:
+        """total_episodes from num_train_epochs where it is not given, and one process only."""
+        if args.world_size > 1:
+            raise BadInput("PPOTrainer runs in one process for now; start it without a launcher.")
+        if args.total_episodes is None and args.max_steps <= 0:
+            if isinstance(self.prompts, PromptStream):
+                raise BadInput("An iterable data set has no length: give total_episodes or max_steps.")
+            args.total_episodes = max(args.batch_size, int(args.num_train_epochs * len(self.prompts)))
+
+    def _prepare_models(
+        self, ref_model: str | PreTrainedModel | None, value_model: str | PreTrainedModel | None
+    ) -> None:
+        """Reference, value head or value model, and optimizer, on the policy's device."""
+        args, device = self.args, self.args.device
+        self.stop_id = self.processing_class.eos_token_id if args.stop_token else args.stop_token_id
+        if args.stop_token and self.stop_id is None:
+            raise BadInput("The tokenizer has no end token; give stop_token_id, or stop_token='none'.")
+        is_peft = hasattr(self.model, "peft_config")
+        if isinstance(ref_model, str):
+            ref_model, _ = models.load_policy(ref_model)
+        if ref_model is None and not is_peft and (args.kl_coef > 0 or args.kl_controller == "adaptive"):
+            ref_model = copy.deepcopy(self.model)
+        self.ref_model = None if ref_model is None else _ready(ref_model, device).requires_grad_(False)
+        self.has_reference = is_peft or ref_model is not None
+        for reward in self.rewards:
+            if reward.is_model:
+                reward.source.to(device)
+        if isinstance(value_model, str):
+            value_model, _ = models.load_reward_model(value_model)
+        self.is_shared = value_model is None and args.value_head == "shared"
+        if self.is_shared:
+            self.value_model = ValueHead(plain_model(self.model).config.get_text_config().hidden_size).to(device)
+        else:
+            self.value_model = _ready(value_model or self._new_value_model(), device).requires_grad_(True)
+        if args.gradient_checkpointing:
+            self._checkpoint_activations()
+        self.create_optimizer_and_scheduler(args.num_total_batches)
+
+    def _new_value_model(self) -> PreTrainedModel:
+        """A copy of the first reward model that reads the policy's tokens, else the policy's trunk and a new head."""
+        for reward in self.rewards:
+            if reward.is_model and reward.same_tokenizer:
+                return copy.deepcopy(reward.source)
+        inner = plain_model(self.model)
+        config = copy.deepcopy(inner.config)
+        config.num_labels = 1
+        value_model = AutoModelForSequenceClassification.from_config(config)
+        value_model.base_model.load_state_dict(inner.base_model.state_dict())
+        nn.init.zeros_(value_model.score.weight)
+        return value_model
+
+    def _checkpoint_activations(self) -> None:
+        """Recompute activations in the backward pass. Transformers does so in train mode only: dropout goes to 0."""
+        for model in (self.model, *([] if self.is_shared else [self.value_model])):
+            for module in model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.train()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Transformers' optimizer for the policy, with the value head or model as one more group."""
+        super().create_optimizer(model)
+        own = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        values = [parameter for parameter in self.value_model.parameters() if id(parameter) not in own]
+        lr = self.args.value_learning_rate or self.args.learning_rate
+        if values:
+            self.optimizer.add_param_group({"params": values, "lr": lr, "weight_decay": 0.0})
+        self.trainable = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return self.optimizer
 
     # --------------------------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: str | Path | None = None) -> TrainerState:
-        """Run all updates, or those that are left after a checkpoint; returns the trainer's state with its log.
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: object) -> TrainOutput:
+        """Run all updates, or those that are left after a checkpoint (True: the last one in args.output_dir).
+
+        Returns the number of updates, the loss of the last one, and its metrics; `state.log_history` has them all.
 
         Raises:
-            Diverged: a loss or a gradient is no longer finite; the model is left as it was before that update.
+            Diverged: a loss or a gradient is no longer finite; the model is left as it was before that step.
         """
-        if resume_from_checkpoint is not None:
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
             self._load_checkpoint(Path(resume_from_checkpoint))
-        self._notify("on_train_begin")
-        while self.state.global_step < self.args.num_total_batches and not self.control.should_training_stop:
-            started = time.perf_counter()
-            rollout = self._roll_out(self._next_batch())  # 1.
-            rolled_out = time.perf_counter()
-            self._score(rollout)  # 2.
-            rewards, non_score = self._rewards(rollout)  # 3.
-            mask = rollout.generation.mask
-            advantages, rollout.returns = compute_gae(
-                rewards, rollout.values, mask, self.args.gamma, self.args.lam
-            )  # 4.
-            rollout.advantages = whiten(advantages, mask)
-            scored = time.perf_counter()
-            learned = self._learn(rollout)  # 5.
-            self.state.global_step += 1
-            seconds = {
-                "rollout": rolled_out - started,
-                "score": scored - rolled_out,
-                "update": time.perf_counter() - scored,
-            }
-            self._log(self._report(rollout, non_score, learned, seconds))  # 6.
-            self._notify("on_step_end")
-        self._notify("on_train_end")
-        return self.state
+        self.state.compute_steps(self.args, self.args.num_total_batches)
+        self.state.max_steps = self.args.num_total_batches
+        self.state.num_train_epochs = math.ceil(self._epochs(self.state.max_steps))
+        self.control.should_training_stop = False
+        self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        # What is in memory now stays; without it each collection of garbage would look through the whole library.
+        gc.freeze()
+        metrics: dict[str, float] = {}
+        try:
+            while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
+                metrics = self._update()
+        finally:
+            gc.unfreeze()
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        loss = metrics.get("loss/policy_avg", 0.0) + self.args.vf_coef * metrics.get("loss/value_avg", 0.0)
+        return TrainOutput(self.state.global_step, loss, metrics)
 
-    def _notify(self, event: str, **kwargs: object) -> None:
-        for callback in self.callbacks:
-            getattr(callback, event)(self.args, self.state, self.control, model=self.model, **kwargs)
+    def _epochs(self, steps: int) -> float:
+        """Passes over the prompts after so many updates; of a stream, 0."""
+        prompts = len(self.prompts) if isinstance(self.prompts, PromptSet) else math.inf
+        return steps * self.args.batch_size / self.args.num_generations / prompts
 
-    def _log(self, metrics: dict[str, float]) -> None:
-        self.state.log_history.append({**metrics, "step": self.state.global_step})
-        self._notify("on_log", logs=metrics)
+    def _update(self) -> dict[str, float]:
+        """One PPO update; returns its metrics."""
+        self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
+        clock = [time.perf_counter()]
+
+        def tick() -> None:
+            if self.args.device.type == "cuda":
+                torch.cuda.synchronize()
+            clock.append(time.perf_counter())
+
+        rollout = self._roll_out(self._next_prompts(), self._generator(purpose=0))  # 1.
+        tick()
+        self._score(rollout)  # 2.
+        rewards, non_score = self._rewards_per_token(rollout)  # 3.
+        self._advantages(rollout, rewards)  # 4.
+        tick()
+        learned = self._learn(rollout)  # 5.
+        tick()
+        self.state.global_step += 1
+        self.state.epoch = self._epochs(self.state.global_step)
+        seconds = dict(zip(("rollout", "score", "update"), (b - a for a, b in zip(clock, clock[1:])), strict=True))  # noqa: B905
+        metrics = self._report(rollout, non_score, learned, seconds)  # 6.
+        if self.args.kl_controller == "adaptive":
+            args, kl = self.args, metrics["objective/kl"]
+            self.kl_coef = adapt_kl_coef(self.kl_coef, kl, args.kl_target, args.batch_size, args.kl_horizon)
+        self.lr_scheduler.step()
+        self._after_update(metrics)
+        return metrics
+
+    def _after_update(self, metrics: dict[str, float]) -> None:
+        """Logs, samples, evaluates and saves when it is time."""
+        self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+        if self.control.should_log:
+            self.log(dict(metrics))
+        every = max(1, self.state.max_steps // max(1, self.args.num_sample_generations))
+        if self.eval_prompts and self.args.num_sample_generations and (self.state.global_step - 1) % every == 0:
+            self.generate_completions()
+        if self.control.should_evaluate:
+            self.evaluate()
+        if self.control.should_save:
+            self.save_checkpoint()
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
     def _generator(self, purpose: int) -> torch.Generator:
         """A generator for one purpose in one update; (seed, update, purpose) always gives the same one."""
@@ -283,242 +597,583 @@ class PPOTrainer:
 
     # 1. Roll out ---------------------------------------------------------------------------------------------------
 
-    def _next_batch(self) -> list[int]:
-        """Indices of this update's prompts: permutations of all prompts, one after another."""
-        size, count = self.args.per_device_train_batch_size, len(self.queries)
-        first = self.state.global_step * size
-        order: dict[int, list[int]] = {}
-        for turn in range(first // count, (first + size - 1) // count + 1):
-            generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + turn)
-            order[turn] = torch.randperm(count, generator=generator).tolist()
-        return [order[place // count][place % count] for place in range(first, first + size)]
+    def _next_prompts(self) -> list[Prompt]:
+        """This update's prompts, each as often as it is to be answered."""
+        distinct = self.args.batch_size // self.args.num_generations
+        batch = self.prompts.batch(self.state.global_step * distinct, distinct, self.args.seed)
+        return [prompt for prompt in batch for _ in range(self.args.num_generations)]
 
-    def _roll_out(self, batch: list[int]) -> Rollout:
-        queries = [self.queries[index] for index in batch]
-        generation = self._generate(queries, self.args.temperature)
-        rows = [
-            query + response[keep].tolist()
-            for query, response, keep in zip(queries, generation.responses, generation.mask, strict=True)
-        ]
-        return Rollout(rows, [len(query) for query in queries], generation)
+    def _roll_out(self, prompts: list[Prompt], generator: torch.Generator) -> Rollout:
+        queries = [prompt.ids for prompt in prompts]
+        generation = self._generate(self.model, queries, generator, keep_hidden=True)
+        rows = [prompt.ids + answer for prompt, answer in zip(prompts, generation.lists(), strict=True)]
+        learns = generation.mask
+        if self.args.mask_truncated_completions:
+            learns = learns & generation.ended.unsqueeze(1)
+        return Rollout(prompts, rows, generation, learns)
 
-    def _generate(self, queries: list[list[int]], temperature: float) -> Generation:
-        ids, mask = pad_left(queries, self.processing_class.pad_token_id)
-        return generate(
-            self.model,
-            ids.to(self.model.device),
-            mask.to(self.model.device),
-            max_new_tokens=self.args.response_length,
-            temperature=temperature,
-            eos_id=self.processing_class.eos_token_id,
-            pad_id=self.processing_class.pad_token_id,
-            generator=self._generator(purpose=0),
-        )
+    def _generate(
+        self,
+        model: PreTrainedModel,
+        queries: list[list[int]],
+        generator: torch.Generator,
+        *,
+        greedy: bool = False,
+        keep_hidden: bool = False,
+    ) -> Generation:
+        """Answers to some prompts; see `rlhf.generate.generate`."""
+        size = self.args.local_rollout_forward_batch_size or len(queries)
+        parts = []
+        for start in range(0, len(queries), size):
+            with self.accelerator.autocast():
+                part = generate(
+                    model,
+                    queries[start : start + size],
+                    max_new_tokens=self.args.response_length,
+                    temperature=0.0 if greedy else self.args.temperature,
+                    eos_id=self.stop_id,
+                    generator=generator,
+                    keep_hidden=keep_hidden,
+                )
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else Generation.join(parts)
 
     # 2. Score ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _score(self, rollout: Rollout) -> None:
-        rollout.scores = self._reward(rollout.rows, rollout.prompt_lengths).to(self.model.device)
-        mask = rollout.generation.mask
-        rollout.ref_logprobs, rollout.values = (torch.zeros(mask.shape, device=mask.device) for _ in range(2))
-        for part in batches_by_length(rollout.rows, MICRO_BATCH_TOKENS):
-            rows, lengths = [rollout.rows[i] for i in part], [rollout.prompt_lengths[i] for i in part]
-            ref_logprobs, _, _ = response_outputs(self.ref_model, None, rows, lengths, self.args.temperature)
-            _, _, values = response_outputs(self.model, self.value_head, rows, lengths, self.args.temperature)
-            rollout.ref_logprobs[part] = self._unflatten(ref_logprobs, mask[part])
-            rollout.values[part] = self._unflatten(values, mask[part])
+        """Scores from the rewards, log-probabilities from the reference, values from the value head or model."""
+        generation, mask = rollout.generation, rollout.mask
+        found = self._ask_rewards(rollout.prompts, generation, rollout.by_reward)
+        rollout.raw_scores, rollout.earned = combine(found, self.reward_weights, mask)
+        self._read_reference(rollout)
+        rollout.values = torch.zeros_like(generation.logprobs)
+        if self.is_shared:
+            rollout.values[mask] = self.value_model(generation.hidden[mask])
+            return
+        for part in self._micro_batches(range(len(rollout.rows)), rollout):
+            values = self._read_values(*self._line_up(rollout, part)[:3])
+            rollout.values[part] = rollout.values[part].masked_scatter(mask[part], values)
+
+    @torch.no_grad()
+    def _read_reference(self, rollout: Rollout) -> None:
+        """Log-probabilities of the responses under the reference, and the exact KL of each token's distribution."""
+        generation, mask = rollout.generation, rollout.mask
+        if not self.has_reference:
+            rollout.ref_logprobs = generation.logprobs
+            return
+        rollout.ref_logprobs, rollout.exact_kl = (torch.zeros_like(generation.logprobs) for _ in range(2))
+        for part in self._micro_batches(range(len(rollout.rows)), rollout):
+            inside = mask[part]
+            logprobs, kl = self._compare(*self._line_up(rollout, part), generation.hidden[part][inside])
+            rollout.ref_logprobs[part] = rollout.ref_logprobs[part].masked_scatter(inside, logprobs)
+            rollout.exact_kl[part] = rollout.exact_kl[part].masked_scatter(inside, kl)
 
     @staticmethod
-    def _unflatten(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """tokens (n,) in row-major order of the mask (b, T) -> (b, T), 0 outside."""
-        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, tokens)
+    def _line_up(rollout: Rollout, part: list[int]) -> tuple[torch.Tensor, Rows, torch.Tensor, torch.Tensor]:
+        """Some rows as a line: their ids (N,), where they lie, places and ids of their response tokens (n,) each."""
+        ids, rows = line_up([rollout.rows[i] for i in part], rollout.mask.device)
+        return ids, rows, *response_places(ids, rows, [len(rollout.prompts[i].ids) for i in part])
 
-    def _reward(self, rows: list[list[int]], prompt_lengths: list[int]) -> torch.Tensor:
-        """Scores (B,) of whole rows, from the reward model or the reward function."""
-        if self.reward_model is not None:
-            return score_ids(self.reward_model, rows)
-        decode = self.processing_class.batch_decode
-        queries = [row[:length] for row, length in zip(rows, prompt_lengths, strict=True)]
-        responses = [row[length:] for row, length in zip(rows, prompt_lengths, strict=True)]
-        scores = self.reward_funcs(
-            prompts=decode(queries, skip_special_tokens=True),
-            completions=decode(responses, skip_special_tokens=True),
-            completion_ids=responses,
-        )
-        if len(scores) != len(rows):
-            raise BadInput(f"The reward function gave {len(scores)} scores for {len(rows)} completions.")
-        return torch.tensor(scores, dtype=torch.float32)
+    def _ask_rewards(
+        self, prompts: list[Prompt], generation: Generation, by_reward: dict[str, list[float]]
+    ) -> list[list[float | None] | list[list[float]]]:
+        """What each reward says of B answers; `by_reward` gets the numbers by name, for the report."""
+        answers, ended = generation.lists(), generation.ended.tolist()
+        extra = {
+            "trainer_state": self.state,
+            "log_metric": lambda name, value: by_reward.update({name: [float(value)]}),
+            "log_extra": lambda column, values: None,
+        }
+        found = []
+        for reward in self.rewards:
+            with self.accelerator.autocast():
+                found.append(reward(prompts, answers, ended, **extra))
+            sums = [sum(score) if isinstance(score, list) else score for score in found[-1]]
+            by_reward[f"rewards/{reward.name}"] = [score for score in sums if score is not None]
+        return found
+
+    @contextmanager
+    def _reference(self) -> Iterator[PreTrainedModel]:
+        """The reference model: a model of its own, or the policy with its adapter off or another one on."""
+        if self.ref_model is not None:
+            yield self.ref_model
+        elif self.args.ref_adapter_name:
+            self.model.set_adapter(self.args.ref_adapter_name)
+            yield self.model
+            self.model.set_adapter(self.args.model_adapter_name or "default")
+        else:
+            with self.model.disable_adapter():
+                yield self.model
+
+    def _compare(
+        self, ids: torch.Tensor, rows: Rows, places: torch.Tensor, targets: torch.Tensor, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities of the targets (n,) under the reference, and the exact KL of each token's distribution.
+
+        hidden (n, d) are the policy's states, from when it sampled.
+        """
+        logprobs, kls = [], []
+        with self.accelerator.autocast():
+            with self._reference() as reference:
+                states = read(reference, ids, rows).index_select(0, places)
+                heads = reference.get_output_embeddings(), self.model.get_output_embeddings()
+            for part in self._chunks(len(targets)):
+                with self._reference():
+                    log_q = torch.log_softmax(heads[0](states[part]).float() / self.args.temperature, dim=-1)
+                log_p = torch.log_softmax(heads[1](hidden[part]).float() / self.args.temperature, dim=-1)
+                logprobs.append(log_q.gather(1, targets[part].unsqueeze(1)).squeeze(1))
+                kls.append(torch.linalg.vecdot(log_p.exp(), log_p - log_q))
+        return torch.cat(logprobs), torch.cat(kls)
+
+    def _chunks(self, tokens: int) -> list[slice]:
+        """So many tokens in parts whose logits fit in memory."""
+        size = max(1, LOGITS_AT_ONCE // self.model.get_output_embeddings().weight.size(0))
+        return [slice(start, start + size) for start in range(0, tokens, size)]
+
+    def _read_values(self, ids: torch.Tensor, rows: Rows, places: torch.Tensor) -> torch.Tensor:
+        """Values (n,) of a separate value model."""
+        with self.accelerator.autocast():
+            states = read(self.value_model, ids, rows).index_select(0, places)
+            return plain_model(self.value_model).score(states).squeeze(1).float()
+
+    def _micro_batches(self, chosen: Sequence[int], rollout: Rollout) -> Iterator[list[int]]:
+        """Rows of like length together, as many as memory should hold."""
+        limit = MICRO_BATCH_TOKENS[self.args.device.type]
+        rows = [rollout.rows[i] for i in chosen]
+        for part in batches_by_length(rows, limit, self.args.per_device_train_batch_size):
+            yield [chosen[i] for i in part]
 
     # 3. Rewards ----------------------------------------------------------------------------------------------------
 
-    def _rewards(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
-        if not torch.isfinite(rollout.scores).all():
+    def _rewards_per_token(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards (B, T) and their KL part (B, T); sets what PPO maximises, `rollout.scores` and `rollout.earned`."""
+        args, generation, raw = self.args, rollout.generation, rollout.raw_scores
+        if not torch.isfinite(raw).all():
             raise Diverged(f"A score was not finite at update {self.state.global_step + 1}.")
-        if self.args.reward_normalization == "reference" and self.state.global_step == 0:
-            # Before the first update the policy is the reference: its scores give the unit (Ziegler et al. 2.2). Fixed
-            # from here on, so that kl_coef keeps its meaning.
-            self.score_shift = rollout.scores.mean().item()
-            self.score_scale = max(rollout.scores.std().item(), 1e-6)
-        scores = (rollout.scores - self.score_shift) / self.score_scale
-        if self.args.missing_eos_penalty is not None:
-            scores = scores - self.args.missing_eos_penalty * (~rollout.generation.ended)
-        generation = rollout.generation
-        return compute_rewards(scores, generation.logprobs, rollout.ref_logprobs, generation.mask, self.args.kl_coef)
+        shift, scale = self._score_unit(raw)
+        scores = (raw - shift) / scale
+        earned = rollout.earned / scale
+        if args.reward_clip_range is not None:
+            rollout.clipped_scores = (scores.abs() > args.reward_clip_range).float().mean().item()
+            scores = scores.clamp(-args.reward_clip_range, args.reward_clip_range)
+        if args.missing_eos_penalty is not None:
+            scores = scores - args.missing_eos_penalty * (~generation.ended)
+        # What shifting, clipping and the penalty took off the whole is taken off at the last token.
+        last = generation.mask.sum(dim=1) - 1
+        earned[torch.arange(len(scores), device=scores.device), last] += scores - earned.sum(dim=1)
+        rollout.scores, rollout.earned = scores, earned
+        rewards, non_score = compute_rewards(
+            earned, generation.logprobs, rollout.ref_logprobs, generation.mask, self.kl_coef
+        )
+        if args.whiten_rewards:
+            rewards = whiten(rewards, generation.mask, shift_mean=False)
+        return rewards, non_score
+
+    def _score_unit(self, raw: torch.Tensor) -> tuple[float, float]:
+        """What is taken off a score and what it is divided by, from scores (B,).
+
+        "reference" looks at the first batch, which the policy wrote while it still was the reference (Ziegler et al.
+        2.2), and stays with it, so that kl_coef keeps its meaning.
+        """
+        kind, stats = self.args.reward_normalization, self.score_stats
+        if kind == "running" or (kind == "reference" and self.state.global_step == 0):
+            # Batches of scores are added as by Chan et al. (1983).
+            count, mean = len(raw), raw.mean().item()
+            total, off = stats["count"] + count, mean - stats["mean"]
+            stats["squares"] += ((raw - mean) ** 2).sum().item() + off**2 * stats["count"] * count / total
+            stats["mean"] += off * count / total
+            stats["count"] = total
+        if kind == "none":
+            return 0.0, 1.0
+        return stats["mean"], max(math.sqrt(stats["squares"] / max(1, stats["count"] - 1)), 1e-6)
+
+    # 4. Advantages -------------------------------------------------------------------------------------------------
+
+    def _advantages(self, rollout: Rollout, rewards: torch.Tensor) -> None:
+        advantages, rollout.returns = compute_gae(
+            rewards, rollout.values, rollout.mask, self.args.gamma, self.args.lam
+        )
+        rollout.advantages = whiten(advantages, rollout.learns) if self.args.normalize_advantages else advantages
 
     # 5. Learn ------------------------------------------------------------------------------------------------------
 
     def _learn(self, rollout: Rollout) -> dict[str, float]:
-        """All epochs over one batch; returns sums over tokens of what was seen on the way, and their count."""
-        args, sums, ratios = self.args, defaultdict(float), []
-        lr = args.learning_rate * (1 - self.state.global_step / args.num_total_batches)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        """All epochs over one batch; returns the means over tokens of what was seen on the way."""
+        args, steps = self.args, []
         generator = self._generator(purpose=1)
-        size = len(rollout.rows) // args.num_mini_batches
+        epochs_run = 0
         for _ in range(args.num_ppo_epochs):
             order = torch.randperm(len(rollout.rows), generator=generator).tolist()
-            for start in range(0, len(order), size):
-                seen = self._step(rollout, order[start : start + size])
-                ratios.append(seen["ratio"] / seen["tokens"])
-                for name, value in seen.items():
-                    sums[name] += value
-        means = {name: value / sums["tokens"] for name, value in sums.items() if name not in ("tokens", "grad_norm")}
+            size = len(order) // args.num_mini_batches
+            epoch = [self._step(rollout, order[start : start + size]) for start in range(0, len(order), size)]
+            steps += epoch
+            epochs_run += 1
+            if args.early_stopping and _mean(epoch, "moved") > 1.5 * args.target_kl:
+                break
+        means = {name: _mean(steps, name) for name in steps[0] if name not in ("tokens", "grad_norm")}
+        ratios = torch.tensor([float(step["ratio"] / step["tokens"]) for step in steps])
         return {
             **means,
-            "ratio_var": torch.tensor(ratios).var().item() if len(ratios) > 1 else 0.0,
-            "grad_norm": sums["grad_norm"] / len(ratios),
-            "lr": lr,
+            "ratio_var": ratios.var(correction=0).item(),
+            "grad_norm": sum(float(step["grad_norm"]) for step in steps) / len(steps),
+            "epochs_run": epochs_run,
         }
 
-    def _step(self, rollout: Rollout, chosen: list[int]) -> dict[str, float]:
-        """One optimizer step on some rows; the loss is normalised by all tokens of the step, however it is cut."""
-        mask = rollout.generation.mask
-        tokens = int(mask[chosen].sum())
-        seen = defaultdict(float, tokens=float(tokens))
-        lengths = [rollout.rows[i] for i in chosen]
-        for part in batches_by_length(lengths, MICRO_BATCH_TOKENS):
-            rows = [chosen[i] for i in part]
-            self._accumulate(rollout, rows, tokens, seen)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
+    def _step(self, rollout: Rollout, chosen: list[int]) -> dict[str, torch.Tensor]:
+        """One optimizer step on some rows; the loss is normalised by all tokens of the step, however it is cut.
+
+        Returns sums over tokens, and their number.
+        """
+        tokens = rollout.learns[chosen].sum().clamp(min=1)
+        seen: dict[str, torch.Tensor] = {}
+        for part in self._micro_batches(chosen, rollout):
+            for name, value in self._accumulate(rollout, part, tokens).items():
+                seen[name] = seen.get(name, 0.0) + value
+        norm = nn.utils.clip_grad_norm_(self.trainable, self.args.max_grad_norm)
         if not torch.isfinite(norm):
             self.optimizer.zero_grad()
             raise Diverged(f"The gradient was not finite at update {self.state.global_step + 1}; lower learning_rate.")
         self.optimizer.step()
         self.optimizer.zero_grad()
-        seen["grad_norm"] = norm.item()
-        return seen
+        return {**seen, "tokens": tokens, "grad_norm": norm}
 
-    def _accumulate(self, rollout: Rollout, rows: list[int], tokens: int, seen: dict[str, float]) -> None:
-        """Forward and backward of one micro-batch; adds its gradient, and to `seen` its sums over tokens."""
-        mask = rollout.generation.mask[rows]
-        old_logprobs, old_values = rollout.generation.logprobs[rows][mask], rollout.values[rows][mask]
-        logprobs, entropy, values = response_outputs(
-            self.model,
-            self.value_head,
-            [rollout.rows[i] for i in rows],
-            [rollout.prompt_lengths[i] for i in rows],
-            self.args.temperature,
+    def _accumulate(self, rollout: Rollout, part: list[int], tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Forward and backward of one micro-batch: adds its gradient, returns its sums over tokens.
+
+        The trunk runs once. The gradient is first taken with respect to its last states, a chunk of the vocabulary
+        projection at a time, so that the table of logits never exists as a whole, and then sent through the trunk.
+        """
+        args, mask = self.args, rollout.mask[part]
+        weight = rollout.learns[part][mask].float()
+        old_logprobs, old_values, advantages, returns = (
+            tensor[part][mask]
+            for tensor in (rollout.generation.logprobs, rollout.values, rollout.advantages, rollout.returns)
         )
-        policy, ratio, policy_clipped = policy_losses(
-            logprobs, old_logprobs, rollout.advantages[rows][mask], self.args.cliprange
-        )
-        value, value_clipped = value_losses(values, old_values, rollout.returns[rows][mask], self.args.cliprange_value)
-        ((policy.sum() + self.args.vf_coef * value.sum()) / tokens).backward()
-        sums = {
-            "policy_loss": policy,
-            "value_loss": value,
-            "ratio": ratio,
-            "approxkl": 0.5 * (logprobs - old_logprobs) ** 2,
-            "policy_clipped": policy_clipped,
-            "value_clipped": value_clipped,
-            "entropy": entropy,
-        }
-        for name, per_token in sums.items():
-            seen[name] += per_token.detach().float().sum().item()
+        ids, rows, places, targets = self._line_up(rollout, part)
+        warming_up = self.state.global_step < args.value_warmup_steps
+        sums: dict[str, torch.Tensor] = {}
+
+        def see(**per_token: torch.Tensor) -> None:
+            for name, values in per_token.items():
+                sums[name] = sums.get(name, 0.0) + (values.detach().float() * weight[chunk]).sum()
+
+        with self.accelerator.autocast():
+            states = read(self.model, ids, rows).index_select(0, places)
+        leaf = states.detach().requires_grad_()
+        for chunk in self._chunks(len(targets)):
+            with self.accelerator.autocast():
+                logits = self.model.get_output_embeddings()(leaf[chunk])
+            logprobs, entropy = token_logprobs(
+                logits, targets[chunk], args.temperature, entropy_gradient=args.entropy_coef > 0
+            )
+            loss, ratio, clipped = policy_losses(
+                logprobs, old_logprobs[chunk], advantages[chunk], args.cliprange, args.cliprange_high, args.dual_clip
+            )
+            if not warming_up:
+                bonus = args.entropy_coef * entropy if args.entropy_coef > 0 else 0.0
+                (((loss - bonus) * weight[chunk]).sum() / tokens).backward()
+            off = logprobs - old_logprobs[chunk]
+            see(policy_loss=loss, policy_clipped=clipped, ratio=ratio, entropy=entropy)
+            see(approxkl=0.5 * off**2, moved=ratio - 1 - off)
+        chunk = slice(None)
+        values = self.value_model(leaf) if self.is_shared else self._read_values(ids, rows, places)
+        loss, clipped = value_losses(values, old_values, returns, args.cliprange_value)
+        (args.vf_coef * (loss * weight).sum() / tokens).backward()
+        see(value_loss=loss, value_clipped=clipped)
+        if not warming_up:
+            states.backward(leaf.grad)
+        return sums
 
     # 6. Report -----------------------------------------------------------------------------------------------------
 
     def _report(
         self, rollout: Rollout, non_score: torch.Tensor, learned: dict[str, float], seconds: dict[str, float]
     ) -> dict[str, float]:
-        """TRL's keys, with the sums per response and the means per valid token."""
-        generation, scores = rollout.generation, rollout.scores
-        mask, lengths = generation.mask, generation.mask.sum(dim=1).float()
-        kl = torch.where(mask, generation.logprobs - rollout.ref_logprobs, 0.0).sum(dim=1)
+        """TRL's keys, with sums per response and means per response token; see README.md."""
+        generation, mask = rollout.generation, rollout.mask
+        tokens, total = int(mask.sum()), sum(seconds.values())
+        read_tokens = sum(map(len, rollout.rows))
         returns, values = rollout.returns[mask], rollout.values[mask]
-        step, total = self.state.global_step, sum(seconds.values())
-        episode = step * len(rollout.rows)
-        return {
-            "episode": episode,
+        metrics = {
+            "episode": self.state.global_step * self.args.batch_size,
             "eps": len(rollout.rows) / total,
-            "objective/kl": kl.mean().item(),
             "objective/entropy": -(generation.logprobs * mask).sum(dim=1).mean().item(),
             "objective/non_score_reward": non_score.sum(dim=1).mean().item(),
-            "objective/rlhf_reward": (scores + non_score.sum(dim=1)).mean().item(),
-            "objective/scores": scores.mean().item(),
-            "objective/scores_std": scores.std().item() if len(scores) > 1 else 0.0,
-            "objective/kl_coef": self.args.kl_coef,
+            "objective/rlhf_reward": (rollout.scores + non_score.sum(dim=1)).mean().item(),
+            "objective/scores": rollout.scores.mean().item(),
+            "objective/scores_raw": rollout.raw_scores.mean().item(),
+            "objective/scores_std": rollout.raw_scores.std(correction=0).item(),
+            "objective/scores_clipped": rollout.clipped_scores,
+            "objective/eos_penalty": (self.args.missing_eos_penalty or 0.0)
+            * (~generation.ended).float().mean().item(),
+            "objective/kl_coef": self.kl_coef,
+            **(self._report_kl(rollout) if self.has_reference else {}),
             "policy/approxkl_avg": learned["approxkl"],
             "policy/clipfrac_avg": learned["policy_clipped"],
             "policy/entropy_avg": learned["entropy"],
+            "policy/epochs_run": learned["epochs_run"],
             "loss/policy_avg": learned["policy_loss"],
             "loss/value_avg": learned["value_loss"],
             "val/clipfrac_avg": learned["value_clipped"],
             "val/ratio": learned["ratio"],
             "val/ratio_var": learned["ratio_var"],
-            "val/num_eos_tokens": generation.ended.sum().item(),
-            "val/explained_variance": 1 - ((returns - values).var() / returns.var().clamp(min=1e-8)).item(),
-            "completions/mean_length": lengths.mean().item(),
-            "completions/clipped_ratio": (~generation.ended).float().mean().item(),
+            "val/num_eos_tokens": int(generation.ended.sum()),
+            "val/mean": values.mean().item(),
+            "val/explained_variance": explained_variance(values, returns).item(),
+            "returns/mean": returns.mean().item(),
+            "returns/var": returns.var(correction=0).item(),
+            **_report_lengths(mask.sum(dim=1).float(), generation.ended),
             "grad_norm": learned["grad_norm"],
-            "lr": learned["lr"],
+            "lr": self.lr_scheduler.get_last_lr()[0],
             **{f"time/{phase}": value for phase, value in seconds.items()},
-            "episodes_per_second": len(rollout.rows) / total,
-            "tokens_per_second": lengths.sum().item() / total,
+            "tokens_per_second/rollout": tokens / seconds["rollout"],
+            "tokens_per_second/score": read_tokens / seconds["score"],
+            "tokens_per_second/update": learned["epochs_run"] * read_tokens / seconds["update"],
+        }
+        for name, scores in rollout.by_reward.items():
+            given = torch.tensor(scores)
+            metrics |= {f"{name}/mean": given.mean().item(), f"{name}/std": given.std(correction=0).item()}
+        return metrics
+
+    def _report_kl(self, rollout: Rollout) -> dict[str, float]:
+        """KL from the reference in nats a response, from the tokens sampled and over the whole vocabulary."""
+        off = torch.where(rollout.mask, rollout.generation.logprobs - rollout.ref_logprobs, 0.0)
+        estimate = off if self.args.kl_estimator == "k1" else (-off).exp() - 1 + off
+        return {
+            "objective/kl": estimate.sum(dim=1).mean().item(),
+            "objective/kl_exact": rollout.exact_kl.sum(dim=1).mean().item(),
         }
 
     # --------------------------------------------------------------------------------------------------------------
 
-    def generate_completions(self, prompts: Sequence[str]) -> list[dict]:
-        """The policy's most likely answer to each prompt, with its score: `{index, prompt, response, score}` each."""
-        queries = self.processing_class(list(prompts))["input_ids"]
-        generation = self._generate(queries, temperature=0.0)
-        answers = [row[keep].tolist() for row, keep in zip(generation.responses, generation.mask, strict=True)]
-        rows = [query + answer for query, answer in zip(queries, answers, strict=True)]
-        scores = self._reward(rows, [len(query) for query in queries]).tolist()
-        texts = self.processing_class.batch_decode(answers, skip_special_tokens=True)
-        return [
-            {"index": index, "prompt": prompt.strip(), "response": text.strip(), "score": score}
-            for index, (prompt, text, score) in enumerate(zip(prompts, texts, scores, strict=True))
-        ]
+    def evaluate(
+        self, eval_dataset: Sequence | dict | None = None, ignore_keys: object = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Policy and reference on the same held-out prompts, sampled as in training with the same random numbers.
 
-    def save_model(self, output_dir: str | Path) -> None:
-        """Save the policy and its tokenizer as a plain Transformers folder."""
-        self.model.save_pretrained(output_dir)
-        self.processing_class.save_pretrained(output_dir)
+        Returns `eval/score`, `eval/base_score`, the paired `eval/gain` with its 95 % interval over prompts, the win
+        rate, the exact KL from the reference in nats a response, the mean length in tokens and the share of responses
+        that ended; of several data sets under their names.
+        """
+        sets = self.eval_prompts if eval_dataset is None else _eval_prompts(eval_dataset, self.reader)
+        if not sets:
+            raise BadInput("evaluate needs prompts: give PPOTrainer an eval_dataset.")
+        metrics = {}
+        for name, prompts in sets.items():
+            prefix = metric_key_prefix if name == "" else f"{metric_key_prefix}_{name}"
+            key = name if eval_dataset is None else None
+            metrics |= {f"{prefix}/{entry}": value for entry, value in self._evaluate_on(prompts, key).items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
-    def save_checkpoint(self, folder: str | Path) -> Path:
-        """Save all that is needed to go on exactly as if nothing had happened."""
-        moments = {}
-        for index, parameter in enumerate(self.parameters):
-            for name, value in self.optimizer.state[parameter].items():
-                moments[f"{index}.{name}"] = value
-        state = {
-            "step": self.state.global_step,
-            "score_shift": self.score_shift,
-            "score_scale": self.score_scale,
-            "args": asdict(self.args),
+    @torch.no_grad()
+    def _evaluate_on(self, prompts: list[Prompt], key: str | None) -> dict[str, float]:
+        """The numbers of `evaluate` on one set; the reference's scores are kept under `key`."""
+        samples = self.args.eval_num_samples_per_prompt
+        repeated = [prompt for prompt in prompts for _ in range(samples)]
+        seen = defaultdict(list)
+        for rollout in self._answer(repeated, self.model):
+            seen["score"].append(rollout.raw_scores)
+            seen["mean_length"].append(rollout.mask.sum(dim=1).float())
+            seen["eos_rate"].append(rollout.generation.ended.float())
+            if self.has_reference:
+                self._read_reference(rollout)
+                seen["kl"].append(rollout.exact_kl.sum(dim=1))
+        found = {name: torch.cat(parts) for name, parts in seen.items()}
+        means = {name: values.mean().item() for name, values in found.items()}
+        if not self.has_reference:
+            return means
+        base = self.base_eval_scores.get(key)
+        if base is None:
+            with self._reference() as reference:
+                base = torch.cat([rollout.raw_scores for rollout in self._answer(repeated, reference)])
+        if key is not None:
+            self.base_eval_scores[key] = base
+        of_prompt = (scores.double().cpu().view(-1, samples).mean(dim=1).numpy() for scores in (base, found["score"]))
+        gain, wins = paired(*of_prompt)
+        return {
+            **means,
+            "base_score": base.mean().item(),
+            "gain": gain["mean"],
+            "gain_ci_low": gain["ci_low"],
+            "gain_ci_high": gain["ci_high"],
+            "win_rate": wins["value"],
         }
-        tensors = {"policy": self.model.state_dict(), "value_head": self.value_head.state_dict(), "optimizer": moments}
-        return checkpoint.save(Path(folder), tensors, state)
+
+    def _answer(self, prompts: list[Prompt], model: PreTrainedModel) -> Iterator[Rollout]:
+        """Scored answers of a model to held-out prompts, a batch at a time, always from the same random numbers."""
+        generator = torch.Generator().manual_seed(self.args.seed)
+        for start in range(0, len(prompts), self.args.batch_size):
+            batch = prompts[start : start + self.args.batch_size]
+            generation = self._generate(model, [prompt.ids for prompt in batch], generator, keep_hidden=True)
+            rows = [prompt.ids + answer for prompt, answer in zip(batch, generation.lists(), strict=True)]
+            rollout = Rollout(batch, rows, generation, generation.mask)
+            found = self._ask_rewards(batch, generation, {})
+            rollout.raw_scores, _ = combine(found, self.reward_weights, generation.mask)
+            yield rollout
+
+    def generate_completions(
+        self, prompts: Sequence[str | dict] | None = None, *, greedy: bool = False
+    ) -> list[dict[str, object]]:
+        """Answers to some prompts, by default those of eval_dataset, sampled as in training or the most likely ones.
+
+        Returns `{index, prompt, response, score}` each; with args.log_completions the first of them are printed.
+        """
+        if prompts is None:
+            asked = [prompt for held_out in self.eval_prompts.values() for prompt in held_out]
+        else:
+            asked = [self.reader.read(row) for row in prompts]
+        queries = [prompt.ids for prompt in asked]
+        generation = self._generate(self.model, queries, self._generator(purpose=2), greedy=greedy)
+        scores, _ = combine(self._ask_rewards(asked, generation, {}), self.reward_weights, generation.mask)
+        texts = self.processing_class.batch_decode(generation.lists(), skip_special_tokens=True)
+        made = [
+            {"index": index, "prompt": prompt.given, "response": text.strip(), "score": score}
+            for index, (prompt, text, score) in enumerate(zip(asked, texts, scores.tolist(), strict=True))
+        ]
+        if self.args.log_completions:
+            for sample in made[: self.args.num_completions_to_print]:
+                tqdm.write(f"{sample['prompt']!r} -> {sample['response']!r} ({sample['score']:.2f})")
+        return made
+
+    def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
+        """Save policy and tokenizer as a plain Transformers folder, the value head or model in `value_model/`."""
+        folder = Path(output_dir or self.args.output_dir)
+        self._save_policy(folder)
+        if self.args.save_value_model and self.is_shared:
+            checkpoint.save_value_head(self.value_model, folder / "value_model")
+        elif self.args.save_value_model:
+            self.value_model.save_pretrained(folder / "value_model")
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
+
+    def _save_policy(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+
+    def save_checkpoint(self) -> Path:
+        """Save the model, and all that is needed to go on exactly as if nothing had happened; returns the folder."""
+        tensors, rest = checkpoint.split_optimizer(self.optimizer)
+        state = {
+            "trainer": {key: value for key, value in asdict(self.state).items() if key != "stateful_callbacks"},
+            "optimizer": rest,
+            "scheduler": self.lr_scheduler.last_epoch,
+            "kl_coef": self.kl_coef,
+            "score_stats": self.score_stats,
+        }
+        parent = Path(self.args.output_dir)
+        folder = checkpoint.save(
+            parent / f"checkpoint-{self.state.global_step}",
+            {"value": dict(self.value_model.named_parameters()), "optimizer": tensors},
+            state,
+            self._save_policy,
+        )
+        if self.args.save_total_limit:
+            checkpoint.rotate(parent, self.args.save_total_limit)
+        return folder
 
     def _load_checkpoint(self, folder: Path) -> None:
         tensors, state = checkpoint.load(folder)
-        self.model.load_state_dict(tensors["policy"])
-        self.value_head.load_state_dict(tensors["value_head"])
-        for index, parameter in enumerate(self.parameters):
-            names = [key for key in tensors["optimizer"] if key.split(".")[0] == str(index)]
-            self.optimizer.state[parameter] = {key.split(".")[1]: tensors["optimizer"][key] for key in names}
-        self.state.global_step = state["step"]
-        self.score_shift, self.score_scale = state["score_shift"], state["score_scale"]
+        weights = {
+            name: value for group in set(tensors) - {"value", "optimizer"} for name, value in tensors[group].items()
+        }
+        try:
+            if hasattr(self.model, "peft_config"):
+                from peft import set_peft_model_state_dict
+
+                set_peft_model_state_dict(self.model, weights)
+            else:
+                self.model.load_state_dict(weights, strict=False)  # tied weights are saved once
+            self.value_model.load_state_dict(tensors["value"], strict=False)
+            self.optimizer.load_state_dict(checkpoint.join_optimizer(tensors["optimizer"], state["optimizer"]))
+        except (RuntimeError, ValueError) as error:
+            raise BadInput(f"The checkpoint {folder} is of another model, or trains other parts of it.") from error
+        self.lr_scheduler.last_epoch = state["scheduler"]
+        self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self.state = TrainerState(**state["trainer"], stateful_callbacks=self.state.stateful_callbacks)
+        self.kl_coef, self.score_stats = state["kl_coef"], state["score_stats"]
+
+
+# -------------------------------------------------------------------------------------------------------------------
+# What the trainer is given, checked
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Whether model and tokenizer belong together, as far as their sizes tell.
+
+    Raises:
+        BadInput: they do not. A model may have a few per cent more tokens than its tokenizer, never fewer.
+    """
+    if tokenizer is None:
+        raise BadInput("PPOTrainer needs the policy's tokenizer: give processing_class, or the model by name.")
+    known, written = model.get_input_embeddings().weight.size(0), len(tokenizer)
+    if written > known or written < 0.9 * known:
+        raise BadInput(
+            f"The model knows {known} tokens and the tokenizer {written}: they do not belong together; load both from "
+            "the same folder or name."
+        )
+
+
+def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """A model that `read` can read, without dropout."""
+    use_packed_attention(model)
+    return model.to(device).eval()
+
+
+def _room(model: PreTrainedModel, args: PPOConfig) -> int:
+    """Tokens a prompt may have."""
+    limit = models.context_size(plain_model(model))
+    if args.response_length >= limit:
+        raise BadInput(
+            f"response_length ({args.response_length}) leaves no room for a prompt within the {limit} tokens this "
+            "model reads; shorten it."
+        )
+    return limit - args.response_length
+
+
+def _rewards(sources: object, tokenizers: object, reader: PromptReader, policy_vocab: int) -> list[Reward]:
+    """One `Reward` each of what was given as reward_funcs or reward_model."""
+    if sources is None or sources == []:
+        raise BadInput("PPOTrainer needs a reward: give reward_funcs (functions or models) or reward_model.")
+    sources = sources if isinstance(sources, list) else [sources]
+    tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(sources)
+    if len(tokenizers) != len(sources):
+        raise BadInput(f"There are {len(sources)} rewards and {len(tokenizers)} reward_processing_classes.")
+    rewards = []
+    for source, tokenizer in zip(sources, tokenizers, strict=True):
+        if isinstance(source, str):
+            source, found = models.load_reward_model(source)
+            tokenizer = tokenizer or found
+        rewards.append(Reward(source, tokenizer, reader, policy_vocab))
+    return rewards
+
+
+def _prompts(rows: Sequence, reader: PromptReader) -> PromptSet | PromptStream:
+    """A data set of known length, or one that can be iterated over only."""
+    return PromptSet(rows, reader) if hasattr(rows, "__len__") else PromptStream(rows, reader)
+
+
+def _eval_prompts(rows: Sequence | dict | None, reader: PromptReader) -> dict[str, list[Prompt]]:
+    """Prompts of each evaluation set by its name, "" if there is but one."""
+    if rows is None:
+        return {}
+    sets = rows if isinstance(rows, dict) else {"": rows}
+    return {name: PromptSet(rows, reader).prompts for name, rows in sets.items()}
+
+
+def _mean(steps: list[dict[str, torch.Tensor]], name: str) -> float:
+    """Mean over all tokens of some optimizer steps."""
+    return float(sum(step[name] for step in steps) / sum(step["tokens"] for step in steps))
+
+
+def _report_lengths(lengths: torch.Tensor, ended: torch.Tensor) -> dict[str, float]:
+    """Lengths (B,) in tokens, and whether each response ended (B,)."""
+    return {
+        "completions/mean_length": lengths.mean().item(),
+        "completions/min_length": lengths.min().item(),
+        "completions/max_length": lengths.max().item(),
+        "completions/clipped_ratio": (~ended).float().mean().item(),
+        "completions/mean_terminated_length": lengths[ended].mean().item() if ended.any() else 0.0,
+    }

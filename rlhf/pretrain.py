@@ -24,7 +24,6 @@ from rlhf.evaluate import answer_prompts
 from rlhf.everyday import gold_score, plain_reaction, prefer, prompt_splits, subject_of, write_answer, write_reaction
 from rlhf.everyday.answers import REACTION_RATE, WRITERS
 from rlhf.everyday.world import Topic
-from rlhf.generate import pad_right
 from rlhf.models import load_policy
 
 
@@ -150,6 +149,16 @@ def optimizers(model: GPT2LMHeadModel, config: PretrainConfig, pace: float) -> l
         torch.optim.Muon(matrices, lr=pace * config.muon_learning_rate, weight_decay=0.01),
         torch.optim.AdamW(others, lr=pace * config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
+
+
+def pad_right(rows: list[list[int]]) -> torch.Tensor:
+    """Token rows -> ids (B, S), each filled up with its own last token.
+
+    For causal models without a mask: no token sees a later one, so it does not matter what stands there (and
+    Transformers does not warn of pads without a mask).
+    """
+    width = max(map(len, rows))
+    return torch.tensor([row + row[-1:] * (width - len(row)) for row in rows])
 
 
 def token_losses(model: GPT2LMHeadModel, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -82,7 +82,7 @@ def _reward_figure(metrics: list[dict], summary: dict, path: Path) -> None:
 def _ppo_figure(metrics: list[dict], path: Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(9, 5), layout="constrained", sharex=True)
     panels = (
-        ("objective/scores", "Reward model's score", "score"),
+        ("objective/scores_raw", "Reward model's score", "score"),
         ("objective/kl", "KL from the base model", "nats a response"),
         ("objective/entropy", "Entropy", "nats a response"),
         ("completions/mean_length", "Length", "tokens a response"),
@@ -189,8 +189,8 @@ def _ppo_section(run: Run) -> str:
 
 ![Score, KL, entropy and length over the episodes](assets/report/ppo.svg)
 
-Over {last["episode"]} episodes the mean score of a batch went from {first["objective/scores"]:.2f} to
-{last["objective/scores"]:.2f}, the KL from the base model to {last["objective/kl"]:.1f} nats a response."""
+Over {last["episode"]} episodes the mean score of a batch went from {first["objective/scores_raw"]:.2f} to
+{last["objective/scores_raw"]:.2f}, the KL from the base model to {last["objective/kl"]:.1f} nats a response."""
 
 
 def _comparison(summary: dict) -> str:

@@ -38,7 +38,7 @@ def ppo_row(step):
     return {
         "step": step,
         "episode": 64 * step,
-        "objective/scores": 0.1 * step,
+        "objective/scores_raw": 0.1 * step,
         "objective/scores_std": 0.8,
         "objective/kl": 0.2 * step,
         "objective/entropy": 40.0 - step,
@@ -120,8 +120,8 @@ def test_poll_answers_nonsense_with_a_sentence(root):
 def test_verdict_is_read_off_the_numbers():
     running, ended = {"state": "running"}, {"state": "finished"}
     rising = [ppo_row(step) for step in range(1, 31)]
-    flat = [{**row, "objective/scores": 0.1} for row in rising]
-    falling = [{**row, "objective/scores": -row["objective/scores"]} for row in rising]
+    flat = [{**row, "objective/scores_raw": 0.1} for row in rising]
+    falling = [{**row, "objective/scores_raw": -row["objective/scores_raw"]} for row in rising]
     assert live.verdict(running, {"ppo": rising})["text"].startswith("Yes, it is learning: the average score went")
     assert live.verdict(running, {"ppo": flat})["text"].startswith("Not clearly yet")
     assert live.verdict(running, {"ppo": falling})["tone"] == "bad"

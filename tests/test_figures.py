@@ -11,7 +11,7 @@ def ppo_rows(count):
         {
             "step": step,
             "episode": 64 * step,
-            "objective/scores": 0.1 * step,
+            "objective/scores_raw": 0.1 * step,
             "objective/scores_std": 0.5,
             "objective/kl": 0.2 * step,
             "objective/entropy": 40.0 - step,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from rlhf.config import BadInput
-from rlhf.generate import batches_by_length, encode_prompt, generate, pad_left, stream
-from rlhf.ppo import response_outputs
+from rlhf.generate import batches_by_length, encode_prompt, generate, stream
+from rlhf.packed import line_up, read, response_places
 
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15]]

@@ -539,7 +539,7 @@ def _reward_verdict(rows: list[dict], active: bool) -> dict[str, str]:
 
 
 def _ppo_verdict(rows: list[dict], active: bool) -> dict[str, str]:
-    key = "objective/scores"
+    key = "objective/scores_raw"
     logged = [row for row in rows if row.get(key) is not None]
     if len(logged) < 2:
         return {"tone": "none", "text": "The first answers are being written and scored."}

@@ -1,0 +1,229 @@
+"""Forward passes without padding: the tokens of all rows lie in one line, and only attention knows where a row begins.
+
+A batch of prompts and responses is ragged; padded to its longest row, a third of the work would be on pads. Here a
+model reads the b rows of a batch as one line of N tokens, so that projections, norms and the loss see real tokens
+only. Attention puts the line back into rows of like width, (b, S), for one call of PyTorch's kernel. It is registered
+with Transformers as an attention of its own, which GPT-2, Llama, Qwen and most other families take by name; called in
+any other way, a model with this attention works as always.
+"""
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from rlhf.config import BadInput
+
+
+NAME = "packed"
+
+
+class _Take(torch.autograd.Function):
+    """source[index], where the gradient of source is gradient[inverse]: an index that repeats only what has none.
+
+    The plain gradient of indexing adds up over the index, which is slow and here adds nothing but zeros.
+    """
+
+    @staticmethod
+    def forward(ctx: object, source: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(inverse)
+        return source.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: object, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return gradient.index_select(0, inverse), None, None
+
+
+class Rows:
+    """Where b rows of these lengths lie in a line of N tokens, one after another."""
+
+    def __init__(self, lengths: list[int], device: torch.device) -> None:
+        self.width = max(lengths)
+        self.lengths = torch.tensor(lengths, device=device)
+        self.starts = self.lengths.cumsum(dim=0) - self.lengths
+        place = torch.arange(self.width, device=device)
+        inside = place < self.lengths.unsqueeze(1)
+        # (b * S,) the token of each place; behind a row's end its last token stands in. No token sees a later one.
+        self.from_line = (self.starts.unsqueeze(1) + place.minimum(self.lengths.unsqueeze(1) - 1)).flatten()
+        self.to_line = inside.flatten().nonzero().squeeze(1)  # (N,) the place of each token
+        self.positions = place.expand(inside.shape)[inside]  # (N,) counted from the row's start
+
+    def grid(self, line: torch.Tensor) -> torch.Tensor:
+        """(1, H, N, D) -> (b, H, S, D)"""
+        tokens = _Take.apply(line[0].transpose(0, 1), self.from_line, self.to_line)
+        return tokens.view(-1, self.width, *tokens.shape[1:]).transpose(1, 2)
+
+    def line(self, grid: torch.Tensor) -> torch.Tensor:
+        """(b, H, S, D) -> (1, N, H, D)"""
+        return grid.transpose(1, 2).flatten(0, 1).index_select(0, self.to_line).unsqueeze(0)
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Causal attention within each row: query (1, H, N, D), key and value (1, H_kv, N, D) -> (1, N, H, D)."""
+        query, key, value = self.grid(query), self.grid(key), self.grid(value)
+        near = None
+        if window is not None and window < self.width:
+            near = torch.ones(self.width, self.width, dtype=torch.bool, device=query.device).tril().triu(1 - window)
+        found = scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=near,
+            is_causal=near is None,
+            scale=scaling,
+            enable_gqa=key.size(1) != query.size(1),
+        )
+        return self.line(found)
+
+
+class GrowingRows(Rows):
+    """Rows that are read once and then go on by one token each: keeps the keys and values of what was read.
+
+    All rows end at the same column of the cache, so that a step writes one column.
+    """
+
+    def __init__(self, lengths: list[int], new_tokens: int, device: torch.device) -> None:
+        super().__init__(lengths, device)
+        self.column: int | None = None
+        """Column of the token that each row goes on with; None while the rows are read."""
+        column = torch.arange(self.width + new_tokens, device=device)
+        empty = (self.width - self.lengths).unsqueeze(1)
+        self.filled = column >= empty  # (b, columns)
+        self.to_cache = (self.starts.unsqueeze(1) + (column[: self.width] - empty).clamp(min=0)).flatten()
+        self.cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        """Keys and values of each layer, (b, H_kv, columns, D) each."""
+
+    def grow(self) -> None:
+        """From here on the line holds one token a row: the next one."""
+        self.positions = self.lengths
+        self.lengths = self.lengths + 1
+        self.column = self.width if self.column is None else self.column + 1
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these rows only, in this order; a row may be taken more than once."""
+        self.filled, self.lengths = self.filled[rows], self.lengths[rows]
+        self.cache = {
+            layer: (keys.index_select(0, rows), values.index_select(0, rows))
+            for layer, (keys, values) in self.cache.items()
+        }
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """As `Rows.attend`; once the rows grow, query (1, H, b, D) is one token a row."""
+        if self.column is None:
+            self.cache[layer] = self._store(key), self._store(value)
+            return super().attend(layer, query, key, value, scaling, window)
+        keys, values = self.cache[layer]
+        keys[:, :, self.column], values[:, :, self.column] = key[0].transpose(0, 1), value[0].transpose(0, 1)
+        seen = slice(0 if window is None else max(0, self.column + 1 - window), self.column + 1)
+        # The H / H_kv queries that share a key go in as if they were tokens: nothing is repeated.
+        grouped = query[0].transpose(0, 1).unflatten(1, (key.size(1), -1))
+        found = scaled_dot_product_attention(
+            grouped,
+            keys[:, :, seen],
+            values[:, :, seen],
+            attn_mask=self.filled[:, None, None, seen],
+            scale=scaling,
+        )
+        return found.flatten(1, 2).unsqueeze(0)
+
+    def _store(self, line: torch.Tensor) -> torch.Tensor:
+        """(1, H, N, D) -> a cache (b, H, columns, D) that holds it."""
+        rows, columns = self.filled.shape
+        cache = line.new_empty(rows, line.size(1), columns, line.size(3))
+        read = line[0].transpose(0, 1).index_select(0, self.to_cache)
+        cache[:, :, : self.width] = read.view(rows, self.width, *read.shape[1:]).transpose(1, 2)
+        return cache
+
+
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    rows: Rows | None = None,
+    sliding_window: int | None = None,
+    **kwargs: object,
+) -> tuple[torch.Tensor, None]:
+    """What Transformers calls in each layer; `rows` travels there from `read`."""
+    if rows is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    return rows.attend(module.layer_idx, query, key, value, scaling, sliding_window), None
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+_NOT_PLAIN = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
+"""Settings of families whose logits or attention are more than products (Gemma 2, Cohere, Granite)."""
+
+
+def plain_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The Transformers model inside a PEFT wrapper, its adapters within; any other model as it is."""
+    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+
+
+def use_packed_attention(model: PreTrainedModel) -> None:
+    """Give a model, PEFT or not, the attention that `read` needs; everything else about it stays as it was.
+
+    Raises:
+        BadInput: the model's architecture does more between tokens, or on the logits, than attention does.
+    """
+    inner = plain_model(model)
+    config = inner.config
+    layers = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    unusual = [name for name in _NOT_PLAIN if getattr(config, name, None) not in (None, 1, 1.0)]
+    if not layers and not unusual and config._attn_implementation != NAME:
+        inner.set_attn_implementation(NAME)
+    if layers or unusual or config._attn_implementation != NAME:
+        raise BadInput(
+            f"{type(inner).__name__} cannot be read without padding ({', '.join([*layers, *unusual]) or 'attention'} "
+            "of its own); take a model of the GPT-2, Llama, Qwen, SmolLM, Mistral, Pythia or OPT families."
+        )
+
+
+def read(model: PreTrainedModel, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """Last hidden states (N, d) of a line of tokens, ids (N,); the model has been given to `use_packed_attention`."""
+    trunk = plain_model(model).base_model
+    # A mask of four dimensions is taken as it is, which keeps Transformers from building one that nobody reads.
+    unread = torch.empty(1, 1, 1, 1, device=ids.device)
+    return trunk(
+        input_ids=ids.unsqueeze(0),
+        position_ids=rows.positions.unsqueeze(0),
+        attention_mask=unread,
+        use_cache=False,
+        rows=rows,
+    ).last_hidden_state[0]
+
+
+def line_up(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, Rows]:
+    """Token rows -> their ids as one line (N,), and where they lie."""
+    ids = torch.tensor([token for row in rows for token in row], device=device)
+    return ids, Rows([len(row) for row in rows], device)
+
+
+def response_places(ids: torch.Tensor, rows: Rows, prompt_lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a line of N tokens: where the states lie that predict a response token (n,), and which token that is (n,)."""
+    prompts = torch.tensor(prompt_lengths, device=ids.device).repeat_interleave(rows.lengths)
+    ends = rows.lengths.repeat_interleave(rows.lengths)
+    places = ((rows.positions >= prompts - 1) & (rows.positions < ends - 1)).nonzero().squeeze(1)
+    return places, ids[places + 1]

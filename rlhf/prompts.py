@@ -1,0 +1,128 @@
+"""Prompts as a trainer takes them: texts, conversations or token ids, from a data set or a stream, batch by batch."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.config import BadInput
+
+
+TOKEN_COLUMNS = ("prompt", "input_ids", "attention_mask")
+
+
+@dataclass
+class Prompt:
+    """One prompt, as it was given and as the policy reads it."""
+
+    given: str | list[dict]
+    """A text, or the messages of a conversation."""
+    ids: list[int]
+    columns: dict[str, object]
+    """What else stood in its row."""
+
+
+class PromptReader:
+    """Turns rows of a data set into prompts that leave room for a response.
+
+    Args:
+        tokenizer: the policy's; its chat template renders conversations.
+        room: tokens a prompt may have; None sets no limit.
+        chat_template_kwargs: handed to the chat template.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, room: int | None, chat_template_kwargs: dict | None = None
+    ) -> None:
+        self.tokenizer, self.room = tokenizer, room
+        self.chat_template_kwargs = chat_template_kwargs or {}
+
+    def read(self, row: str | dict) -> Prompt:
+        """One row -> its prompt.
+
+        Raises:
+            BadInput: neither `prompt` nor `input_ids`, a conversation without a chat template, an empty prompt, or
+                one that leaves no room.
+        """
+        row = {"prompt": row} if isinstance(row, str) else row
+        given = row.get("prompt")
+        if isinstance(given, list) and given and isinstance(given[0], dict):
+            ids = self.tokenizer(self.render(given), add_special_tokens=False)["input_ids"]
+        elif isinstance(given, str):
+            ids = self.tokenizer(given)["input_ids"]
+        elif row.get("input_ids") is not None:
+            # Masked by the mask that came with it, never by a token's value: a pad may well be the end token.
+            mask = row.get("attention_mask")
+            ids = [int(token) for token, real in zip(row["input_ids"], mask or itertools.repeat(1)) if real]  # noqa: B905
+            given = self.tokenizer.decode(ids, skip_special_tokens=True)
+        else:
+            raise BadInput(
+                "Prompts need a column `prompt` (texts or conversations) or `input_ids`; this row has "
+                f"{', '.join(row) or 'no columns'}."
+            )
+        if not ids:
+            raise BadInput(f"A prompt is empty: {str(given)[:60]!r}; remove its row.")
+        if self.room is not None and len(ids) > self.room:
+            raise BadInput(
+                f"A prompt of {len(ids)} tokens leaves no room for the response, which leaves {max(self.room, 0)}: "
+                f"{str(given)[:60]!r}; shorten response_length or the prompts."
+            )
+        return Prompt(given, ids, {name: value for name, value in row.items() if name not in TOKEN_COLUMNS})
+
+    def render(self, messages: list[dict], **kwargs: object) -> str:
+        """A conversation as text, up to where the assistant begins to speak."""
+        if self.tokenizer.chat_template is None:
+            raise BadInput(
+                "The prompts are conversations, but the tokenizer has no chat template; give texts, or a tokenizer "
+                "of an instruction-tuned model."
+            )
+        kwargs = {"add_generation_prompt": True, **self.chat_template_kwargs, **kwargs}
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
+
+
+class PromptSet:
+    """The prompts of a data set, read and checked at once; batches are permutations of all, one after another."""
+
+    def __init__(self, rows: Sequence[str | dict], reader: PromptReader) -> None:
+        self.prompts = [reader.read(row) for row in rows]
+        if not self.prompts:
+            raise BadInput("There are no prompts: the data set is empty.")
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def batch(self, first: int, size: int, seed: int) -> list[Prompt]:
+        """Prompts number `first` to `first + size` of the training's order, which `seed` decides."""
+        count = len(self.prompts)
+        order = {}
+        for turn in range(first // count, (first + size - 1) // count + 1):
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + turn)
+            order[turn] = torch.randperm(count, generator=generator).tolist()
+        return [self.prompts[order[place // count][place % count]] for place in range(first, first + size)]
+
+
+class PromptStream:
+    """The prompts of an iterable data set, in its own order, from its start again when it ends."""
+
+    def __init__(self, rows: Iterable[str | dict], reader: PromptReader) -> None:
+        self.rows, self.reader = rows, reader
+        self.place = 0
+        self.source = self._repeat()
+
+    def _repeat(self) -> Iterator[str | dict]:
+        while True:
+            empty = True
+            for row in self.rows:
+                empty = False
+                yield row
+            if empty:
+                raise BadInput("There are no prompts: the data set is empty.")
+
+    def batch(self, first: int, size: int, seed: int) -> list[Prompt]:
+        """The next prompts; a resumed run skips those before `first`. The order is the stream's: `seed` is unused."""
+        for _ in itertools.islice(self.source, first - self.place):
+            pass
+        self.place = first + size
+        return [self.reader.read(row) for row in itertools.islice(self.source, size)]
