@@ -9,6 +9,7 @@ import yaml
 
 from rlhf.config import (
     BadInput,
+    BenchArguments,
     CompareArguments,
     DemoArguments,
     PPOArguments,
@@ -25,6 +26,7 @@ COMMANDS = {
     "reward": (RewardArguments, "train a reward model on preference pairs"),
     "ppo": (PPOArguments, "train a policy with PPO against a reward model"),
     "compare": (CompareArguments, "compare base and PPO model on the same test prompts"),
+    "bench": (BenchArguments, "measure the speed of PPO, by itself or against TRL 1.12"),
     "pretrain": (PretrainConfig, "make the embedded base model again"),
     "preferences": (PreferencesConfig, "make the embedded preference pairs again"),
 }
@@ -36,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (config, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if name == "bench":
+            command.add_argument("what", choices=["ppo"], help="what to measure")
         command.add_argument("--config", metavar="FILE", help="YAML file with settings; flags take precedence")
         docs = field_docs(config)
         for field in dataclasses.fields(config):
@@ -118,7 +122,13 @@ def run_command(name: str, given: dict[str, object]) -> None:
 
         print(write_report(Path(given["run"]), Path(given["output_file"])))
         return
+    given.pop("what", None)
     config = build(COMMANDS[name][0], settings(given))
+    if name == "bench":
+        from rlhf.bench import bench
+
+        bench(config)
+        return
     if name in ("pretrain", "preferences"):
         from rlhf import pretrain
 

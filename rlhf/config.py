@@ -310,6 +310,11 @@ class PPOSettings:
         Raises:
             BadInput: a value lies outside, or two do not fit together.
         """
+        for name, hint in typing.get_type_hints(PPOSettings).items():
+            if typing.get_origin(hint) is Literal and getattr(self, name) not in typing.get_args(hint):
+                raise BadInput(
+                    f"{name} must be one of {', '.join(typing.get_args(hint))}, not {getattr(self, name)!r}."
+                )
         for name in ("learning_rate", "temperature", "max_grad_norm", "adam_epsilon", "kl_target", "target_kl"):
             check_range(self, name, above=0)
         for name in ("cliprange", "cliprange_high", "cliprange_value", "reward_clip_range", "value_learning_rate"):
@@ -323,8 +328,12 @@ class PPOSettings:
         check_range(self, "learning_rate", high=1)
         check_range(self, "value_learning_rate", high=1)
         check_range(self, "dual_clip", above=1)
+        check_range(self, "missing_eos_penalty", low=0)
         check_range(self, "gamma", low=0, high=1)
         check_range(self, "lam", low=0, high=1)
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
         for name in ("num_mini_batches", "num_generations"):
             if self.local_batch_size % getattr(self, name):
                 raise BadInput(
@@ -375,6 +384,56 @@ class PPOArguments(PPOSettings):
     def __post_init__(self) -> None:
         self.check()
         check_range(self, "save_steps", low=0)
+
+
+@dataclass
+class BenchArguments:
+    """Settings of `python -m rlhf bench ppo`: the speed of PPO, by itself or against TRL 1.12."""
+
+    against: Literal["trl"] | None = None
+    """"trl" runs TRL 1.12's PPOTrainer in turn on the same work."""
+    rounds: int = 3
+    """Turns, each with another seed."""
+    model_name_or_path: str = EVERYDAY
+    """Policy and reference; "random-gpt2" makes a GPT-2 of its own size with random weights and prompts."""
+    reward_model_path: str | None = None
+    """Reward model; the example run's if not given."""
+    dataset_name: str = EVERYDAY
+    """Prompts of the embedded world, a local file or the Hub."""
+    total_episodes: int = 2560
+    """Responses of a run."""
+    batch_size: int = 64
+    """Responses of an update."""
+    micro_batch_size: int = 64
+    """Responses in memory at once: TRL's per_device_train_batch_size."""
+    num_ppo_epochs: int = 4
+    """Passes over the responses of one update."""
+    learning_rate: float = 4e-4
+    """Peak learning rate, decayed linearly to zero."""
+    response_length: int = 32
+    """Longest response in tokens."""
+    bf16: bool = False
+    """Compute in bfloat16."""
+    use_cpu: bool = False
+    """Leave a GPU unused."""
+    threads: int = 0
+    """Threads of a run; 0 leaves it to PyTorch."""
+    environment: str = "~/.cache/rlhf-lab/trl-1.12.0"
+    """Folder of the environment with TRL 1.12, made on first use."""
+    json: str | None = None
+    """File for all numbers."""
+    seed: int = 0
+    """Seed of the first round."""
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "total_episodes", "batch_size", "micro_batch_size", "num_ppo_epochs"):
+            check_range(self, name, low=1)
+        check_range(self, "response_length", low=1)
+        check_range(self, "learning_rate", above=0, high=1)
+        for name in ("threads", "seed"):
+            check_range(self, name, low=0)
+        if self.batch_size % self.micro_batch_size:
+            raise BadInput(f"micro_batch_size ({self.micro_batch_size}) must divide batch_size ({self.batch_size}).")
 
 
 @dataclass

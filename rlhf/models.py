@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rlhf.config import ASSETS, EVERYDAY, BadInput
+from rlhf.packed import plain_model
 
 
 BASE = ASSETS / "base"
@@ -147,3 +148,40 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
 def context_size(model: PreTrainedModel) -> int:
     """How many tokens the model can read, prompt and response together."""
     return model.config.max_position_embeddings
+
+
+def check_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, role: str = "model") -> None:
+    """Whether a model predicts the tokens of this tokenizer, as far as their numbers tell.
+
+    Raises:
+        BadInput: it does not. A model may have a few per cent more tokens than its tokenizer, never fewer.
+    """
+    if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
+        raise BadInput(f"The {role} must be a Transformers causal language model, not a {type(model).__name__}.")
+    if tokenizer is None:
+        raise BadInput("The policy's tokenizer is missing: give processing_class, or the model by name.")
+    known, written = model.get_input_embeddings().weight.size(0), len(tokenizer)
+    if written > known or written < 0.9 * known:
+        raise BadInput(
+            f"The {role} knows {known} tokens and the tokenizer {written}: they do not belong together; load both from "
+            "the same folder or name."
+        )
+
+
+def check_value_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Whether a model can give a value to each of the policy's tokens.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    inner = plain_model(model)
+    if not isinstance(inner, PreTrainedModel) or not hasattr(inner, "score") or inner.config.num_labels != 1:
+        raise BadInput(
+            f"The value model must be a sequence classifier with num_labels=1, not a {type(inner).__name__}; or leave "
+            "value_model out."
+        )
+    known = model.get_input_embeddings().weight.size(0)
+    if known < len(tokenizer):
+        raise BadInput(
+            f"The value model knows {known} tokens and the policy's tokenizer {len(tokenizer)}: it must read the same."
+        )

@@ -177,9 +177,14 @@ _NOT_PLAIN = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale"
 """Settings of families whose logits or attention are more than products (Gemma 2, Cohere, Granite)."""
 
 
+def is_peft(model: nn.Module) -> bool:
+    """Whether a model is wrapped by PEFT, whose package need not be there to ask."""
+    return hasattr(model, "get_base_model")
+
+
 def plain_model(model: PreTrainedModel) -> PreTrainedModel:
     """The Transformers model inside a PEFT wrapper, its adapters within; any other model as it is."""
-    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    return model.get_base_model() if is_peft(model) else model
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:

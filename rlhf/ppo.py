@@ -25,7 +25,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -44,12 +44,12 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from rlhf import checkpoint, models
-from rlhf.config import BadInput, PPOSettings
+from rlhf.config import BadInput, PPOSettings, check_range
 from rlhf.evaluate import paired
 from rlhf.generate import Generation, batches_by_length, generate
-from rlhf.packed import Rows, line_up, plain_model, read, response_places, use_packed_attention
-from rlhf.prompts import Prompt, PromptReader, PromptSet, PromptStream
-from rlhf.scoring import Reward, RewardFunc, combine
+from rlhf.packed import Rows, is_peft, line_up, plain_model, read, response_places, use_packed_attention
+from rlhf.prompts import Prompt, PromptReader, PromptSet, PromptStream, held_out_prompts, prompts_of
+from rlhf.scoring import RewardFunc, Verdict, ask, combine, rewards_of
 
 
 __all__ = ["Diverged", "PPOConfig", "PPOTrainer"]
@@ -125,20 +125,26 @@ class PPOConfig(PPOSettings, TrainingArguments):
     def __post_init__(self) -> None:
         self.kl_coef = self.kl_coef if self.beta is None else self.beta
         self.cliprange = self.cliprange if self.epsilon is None else self.epsilon
-        self.response_length = self.max_completion_length or self.response_length
+        if self.max_completion_length is not None:
+            self.response_length = self.max_completion_length
         if self.stop_token not in ("eos", "none", None):
             raise BadInput(f"stop_token must be 'eos' or 'none', not {self.stop_token!r}; for others, stop_token_id.")
         self.stop_token = None if self.stop_token == "none" or self.stop_token_id is not None else self.stop_token
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         self.check()
+        for name in ("local_rollout_forward_batch_size", "eval_num_samples_per_prompt"):
+            check_range(self, name, low=1)
+        if self.kl_estimator not in ("k1", "k3"):
+            raise BadInput(f"kl_estimator must be 'k1' or 'k3', not {self.kl_estimator!r}.")
         self._check_sampling()
         TrainingArguments.__post_init__(self)
 
     def _check_sampling(self) -> None:
         """The policy is scored by the whole distribution at one temperature, so it must be sampled from that."""
         neutral = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "do_sample": True}
-        for name, value in {**(self.generation_kwargs or {}), "top_k": self.top_k, "top_p": self.top_p}.items():
+        given = (*(self.generation_kwargs or {}).items(), ("top_k", self.top_k), ("top_p", self.top_p))
+        for name, value in given:
             if name not in neutral:
                 raise BadInput(
                     f"generation_kwargs cannot set {name}; response_length, temperature and stop_token can."
@@ -150,9 +156,11 @@ class PPOConfig(PPOSettings, TrainingArguments):
                 )
         if self.kl_estimator == "k3":
             warnings.warn(
-                "kl_estimator='k3' is used for objective/kl only; the reward keeps k1, whose optimum is the right one.",
+                "kl_estimator='k3' is for objective/kl only; the reward keeps k1, whose optimum is the right one.",
                 stacklevel=4,
             )
+        if self.whiten_rewards:
+            warnings.warn("whiten_rewards=True moves the optimum where lengths vary; better left off.", stacklevel=4)
         never_ends = self.stop_token is None and self.stop_token_id is None
         if never_ends and (self.missing_eos_penalty is not None or self.mask_truncated_completions):
             raise BadInput(
@@ -161,6 +169,8 @@ class PPOConfig(PPOSettings, TrainingArguments):
             )
         if self.fp16:
             raise BadInput("fp16 is not supported; use bf16=True or full precision.")
+        if self.load_best_model_at_end:
+            raise BadInput("load_best_model_at_end is not supported; evaluate the checkpoints and load the best.")
 
     @property
     def batch_size(self) -> int:
@@ -328,8 +338,8 @@ class Rollout:
     """Tokens that the losses and the whitening see: those of the mask, or of responses that ended only."""
     raw_scores: torch.Tensor | None = None
     """(B,) as the rewards gave them, weighted and added up."""
-    by_reward: dict[str, list[float]] = field(default_factory=dict)
-    """The scores of each reward function or model."""
+    verdict: Verdict | None = None
+    """The same by reward function or model."""
     scores: torch.Tensor | None = None
     """(B,) what PPO maximises: normalised, clipped, minus the penalty for not ending."""
     clipped_scores: float = 0.0
@@ -383,7 +393,7 @@ class PPOTrainer(Trainer):
         args: PPOConfig | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         reward_funcs: str | PreTrainedModel | RewardFunc | list | None = None,
-        *,
+        *old_order: object,
         reward_model: str | PreTrainedModel | RewardFunc | list | None = None,
         train_dataset: Sequence | None = None,
         eval_dataset: Sequence | dict | None = None,
@@ -396,7 +406,7 @@ class PPOTrainer(Trainer):
         quantization_config: object | None = None,
         peft_config: object | None = None,
     ) -> None:
-        if isinstance(model, TrainingArguments):
+        if isinstance(model, TrainingArguments) or old_order:
             raise TypeError("PPOTrainer takes the model first: PPOTrainer(model, args, ...), or all by keyword.")
         if train_dataset is None:
             raise BadInput("PPOTrainer needs a train_dataset with a column `prompt` or `input_ids`.")
@@ -406,14 +416,16 @@ class PPOTrainer(Trainer):
             model, found = models.load_policy(model, quantization_config=quantization_config)
             processing_class = processing_class or found
         args = args or PPOConfig(f"{str(model.name_or_path).rstrip('/').split('/')[-1]}-PPO")
-        check_vocabulary(model, processing_class)
+        models.check_policy(model, processing_class)
+        if reward_funcs is not None and reward_model is not None:
+            raise BadInput("Give either reward_funcs or reward_model, which are the same; reward_funcs takes a list.")
         if peft_config is not None:
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
         _ready(model, args.device)  # no dropout: the ratio of the first pass must be 1
         self.reader = PromptReader(processing_class, _room(model, args), args.chat_template_kwargs)
-        self.rewards = _rewards(
+        self.rewards = rewards_of(
             reward_funcs if reward_funcs is not None else reward_model,
             reward_processing_classes,
             self.reader,
@@ -422,8 +434,8 @@ class PPOTrainer(Trainer):
         self.reward_weights = args.reward_weights or [1.0] * len(self.rewards)
         if len(self.reward_weights) != len(self.rewards):
             raise BadInput(f"There are {len(self.rewards)} rewards and {len(self.reward_weights)} reward_weights.")
-        self.prompts = _prompts(train_dataset, self.reader)
-        self.eval_prompts = _eval_prompts(eval_dataset, self.reader)
+        self.prompts = prompts_of(train_dataset, self.reader)
+        self.eval_prompts = held_out_prompts(eval_dataset, self.reader)
         self._settle_length(args)
         super().__init__(
             model=model,
@@ -457,26 +469,36 @@ class PPOTrainer(Trainer):
         self.stop_id = self.processing_class.eos_token_id if args.stop_token else args.stop_token_id
         if args.stop_token and self.stop_id is None:
             raise BadInput("The tokenizer has no end token; give stop_token_id, or stop_token='none'.")
-        is_peft = hasattr(self.model, "peft_config")
+        adapters = is_peft(self.model)
         if isinstance(ref_model, str):
             ref_model, _ = models.load_policy(ref_model)
-        if ref_model is None and not is_peft and (args.kl_coef > 0 or args.kl_controller == "adaptive"):
+        if ref_model is None and not adapters and (args.kl_coef > 0 or args.kl_controller == "adaptive"):
             ref_model = copy.deepcopy(self.model)
+        if ref_model is not None:
+            models.check_policy(ref_model, self.processing_class, "ref_model")
         self.ref_model = None if ref_model is None else _ready(ref_model, device).requires_grad_(False)
-        self.has_reference = is_peft or ref_model is not None
+        self.has_reference = adapters or ref_model is not None
         for reward in self.rewards:
             if reward.is_model:
                 reward.source.to(device)
-        if isinstance(value_model, str):
-            value_model, _ = models.load_reward_model(value_model)
         self.is_shared = value_model is None and args.value_head == "shared"
-        if self.is_shared:
-            self.value_model = ValueHead(plain_model(self.model).config.get_text_config().hidden_size).to(device)
-        else:
-            self.value_model = _ready(value_model or self._new_value_model(), device).requires_grad_(True)
+        self.value_model = self._new_value_head() if self.is_shared else self._separate_value_model(value_model)
         if args.gradient_checkpointing:
             self._checkpoint_activations()
         self.create_optimizer_and_scheduler(args.num_total_batches)
+
+    def _new_value_head(self) -> ValueHead:
+        return ValueHead(plain_model(self.model).config.get_text_config().hidden_size).to(self.args.device)
+
+    def _separate_value_model(self, value_model: str | PreTrainedModel | None) -> PreTrainedModel:
+        """The value model that was given, or a new one."""
+        if isinstance(value_model, str):
+            value_model, _ = models.load_reward_model(value_model)
+        value_model = value_model or self._new_value_model()
+        models.check_value_model(value_model, self.processing_class)
+        if any(reward.source is value_model for reward in self.rewards):
+            raise BadInput("value_model must not be the reward model itself, which would change; load it twice.")
+        return _ready(value_model, self.args.device).requires_grad_(True)
 
     def _new_value_model(self) -> PreTrainedModel:
         """A copy of the first reward model that reads the policy's tokens, else the policy's trunk and a new head."""
@@ -487,7 +509,10 @@ class PPOTrainer(Trainer):
         config = copy.deepcopy(inner.config)
         config.num_labels = 1
         value_model = AutoModelForSequenceClassification.from_config(config)
-        value_model.base_model.load_state_dict(inner.base_model.state_dict())
+        # Of a policy with adapters, the weights below them.
+        state = inner.base_model.state_dict()
+        below = {name.replace(".base_layer.", "."): value for name, value in state.items() if ".lora_" not in name}
+        value_model.base_model.load_state_dict(below)
         nn.init.zeros_(value_model.score.weight)
         return value_model
 
@@ -504,10 +529,14 @@ class PPOTrainer(Trainer):
         """Transformers' optimizer for the policy, with the value head or model as one more group."""
         super().create_optimizer(model)
         own = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
-        values = [parameter for parameter in self.value_model.parameters() if id(parameter) not in own]
         lr = self.args.value_learning_rate or self.args.learning_rate
-        if values:
-            self.optimizer.add_param_group({"params": values, "lr": lr, "weight_decay": 0.0})
+        decayed = self.get_decay_parameter_names(self.value_model)
+        for decay in (True, False):
+            values = [p for name, p in self.value_model.named_parameters() if (name in decayed) == decay]
+            values = [p for p in values if id(p) not in own]
+            if values:
+                weight_decay = self.args.weight_decay if decay else 0.0
+                self.optimizer.add_param_group({"params": values, "lr": lr, "weight_decay": weight_decay})
         self.trainable = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return self.optimizer
 
@@ -522,7 +551,10 @@ class PPOTrainer(Trainer):
             Diverged: a loss or a gradient is no longer finite; the model is left as it was before that step.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
+            folder = Path(self.args.output_dir)
+            resume_from_checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+            if resume_from_checkpoint is None:
+                raise BadInput(f"There is no checkpoint in {folder} to resume from; leave resume_from_checkpoint out.")
         if resume_from_checkpoint:
             self._load_checkpoint(Path(resume_from_checkpoint))
         self.state.compute_steps(self.args, self.args.num_total_batches)
@@ -579,6 +611,8 @@ class PPOTrainer(Trainer):
     def _after_update(self, metrics: dict[str, float]) -> None:
         """Logs, samples, evaluates and saves when it is time."""
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+        if int(self.state.epoch + 1e-9) > int(self._epochs(self.state.global_step - 1) + 1e-9):
+            self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
         if self.control.should_log:
             self.log(dict(metrics))
         every = max(1, self.state.max_steps // max(1, self.args.num_sample_generations))
@@ -644,8 +678,8 @@ class PPOTrainer(Trainer):
     def _score(self, rollout: Rollout) -> None:
         """Scores from the rewards, log-probabilities from the reference, values from the value head or model."""
         generation, mask = rollout.generation, rollout.mask
-        found = self._ask_rewards(rollout.prompts, generation, rollout.by_reward)
-        rollout.raw_scores, rollout.earned = combine(found, self.reward_weights, mask)
+        rollout.verdict = self._ask_rewards(rollout.prompts, generation)
+        rollout.raw_scores, rollout.earned = combine(rollout.verdict, self.reward_weights, mask)
         self._read_reference(rollout)
         rollout.values = torch.zeros_like(generation.logprobs)
         if self.is_shared:
@@ -675,23 +709,10 @@ class PPOTrainer(Trainer):
         ids, rows = line_up([rollout.rows[i] for i in part], rollout.mask.device)
         return ids, rows, *response_places(ids, rows, [len(rollout.prompts[i].ids) for i in part])
 
-    def _ask_rewards(
-        self, prompts: list[Prompt], generation: Generation, by_reward: dict[str, list[float]]
-    ) -> list[list[float | None] | list[list[float]]]:
-        """What each reward says of B answers; `by_reward` gets the numbers by name, for the report."""
-        answers, ended = generation.lists(), generation.ended.tolist()
-        extra = {
-            "trainer_state": self.state,
-            "log_metric": lambda name, value: by_reward.update({name: [float(value)]}),
-            "log_extra": lambda column, values: None,
-        }
-        found = []
-        for reward in self.rewards:
-            with self.accelerator.autocast():
-                found.append(reward(prompts, answers, ended, **extra))
-            sums = [sum(score) if isinstance(score, list) else score for score in found[-1]]
-            by_reward[f"rewards/{reward.name}"] = [score for score in sums if score is not None]
-        return found
+    def _ask_rewards(self, prompts: list[Prompt], generation: Generation) -> Verdict:
+        """What the rewards say of B answers."""
+        with self.accelerator.autocast():
+            return ask(self.rewards, prompts, generation.lists(), generation.ended.tolist(), self.state)
 
     @contextmanager
     def _reference(self) -> Iterator[PreTrainedModel]:
@@ -700,8 +721,10 @@ class PPOTrainer(Trainer):
             yield self.ref_model
         elif self.args.ref_adapter_name:
             self.model.set_adapter(self.args.ref_adapter_name)
-            yield self.model
-            self.model.set_adapter(self.args.model_adapter_name or "default")
+            try:
+                yield self.model
+            finally:
+                self.model.set_adapter(self.args.model_adapter_name or "default")
         else:
             with self.model.disable_adapter():
                 yield self.model
@@ -723,7 +746,7 @@ class PPOTrainer(Trainer):
                     log_q = torch.log_softmax(heads[0](states[part]).float() / self.args.temperature, dim=-1)
                 log_p = torch.log_softmax(heads[1](hidden[part]).float() / self.args.temperature, dim=-1)
                 logprobs.append(log_q.gather(1, targets[part].unsqueeze(1)).squeeze(1))
-                kls.append(torch.linalg.vecdot(log_p.exp(), log_p - log_q))
+                kls.append((log_p.exp() * (log_p - log_q)).sum(dim=-1))
         return torch.cat(logprobs), torch.cat(kls)
 
     def _chunks(self, tokens: int) -> list[slice]:
@@ -739,7 +762,7 @@ class PPOTrainer(Trainer):
 
     def _micro_batches(self, chosen: Sequence[int], rollout: Rollout) -> Iterator[list[int]]:
         """Rows of like length together, as many as memory should hold."""
-        limit = MICRO_BATCH_TOKENS[self.args.device.type]
+        limit = MICRO_BATCH_TOKENS.get(self.args.device.type, MICRO_BATCH_TOKENS["cuda"])
         rows = [rollout.rows[i] for i in chosen]
         for part in batches_by_length(rows, limit, self.args.per_device_train_batch_size):
             yield [chosen[i] for i in part]
@@ -931,10 +954,7 @@ class PPOTrainer(Trainer):
             "tokens_per_second/score": read_tokens / seconds["score"],
             "tokens_per_second/update": learned["epochs_run"] * read_tokens / seconds["update"],
         }
-        for name, scores in rollout.by_reward.items():
-            given = torch.tensor(scores)
-            metrics |= {f"{name}/mean": given.mean().item(), f"{name}/std": given.std(correction=0).item()}
-        return metrics
+        return metrics | _report_rewards(rollout.verdict)
 
     def _report_kl(self, rollout: Rollout) -> dict[str, float]:
         """KL from the reference in nats a response, from the tokens sampled and over the whole vocabulary."""
@@ -956,7 +976,7 @@ class PPOTrainer(Trainer):
         rate, the exact KL from the reference in nats a response, the mean length in tokens and the share of responses
         that ended; of several data sets under their names.
         """
-        sets = self.eval_prompts if eval_dataset is None else _eval_prompts(eval_dataset, self.reader)
+        sets = self.eval_prompts if eval_dataset is None else held_out_prompts(eval_dataset, self.reader)
         if not sets:
             raise BadInput("evaluate needs prompts: give PPOTrainer an eval_dataset.")
         metrics = {}
@@ -1010,8 +1030,7 @@ class PPOTrainer(Trainer):
             generation = self._generate(model, [prompt.ids for prompt in batch], generator, keep_hidden=True)
             rows = [prompt.ids + answer for prompt, answer in zip(batch, generation.lists(), strict=True)]
             rollout = Rollout(batch, rows, generation, generation.mask)
-            found = self._ask_rewards(batch, generation, {})
-            rollout.raw_scores, _ = combine(found, self.reward_weights, generation.mask)
+            rollout.raw_scores, _ = combine(self._ask_rewards(batch, generation), self.reward_weights, generation.mask)
             yield rollout
 
     def generate_completions(
@@ -1027,12 +1046,16 @@ class PPOTrainer(Trainer):
             asked = [self.reader.read(row) for row in prompts]
         queries = [prompt.ids for prompt in asked]
         generation = self._generate(self.model, queries, self._generator(purpose=2), greedy=greedy)
-        scores, _ = combine(self._ask_rewards(asked, generation, {}), self.reward_weights, generation.mask)
+        verdict = self._ask_rewards(asked, generation)
+        scores, _ = combine(verdict, self.reward_weights, generation.mask)
         texts = self.processing_class.batch_decode(generation.lists(), skip_special_tokens=True)
         made = [
             {"index": index, "prompt": prompt.given, "response": text.strip(), "score": score}
             for index, (prompt, text, score) in enumerate(zip(asked, texts, scores.tolist(), strict=True))
         ]
+        for column, values in verdict.columns.items():
+            for sample, value in zip(made, values, strict=True):
+                sample[column] = value
         if self.args.log_completions:
             for sample in made[: self.args.num_completions_to_print]:
                 tqdm.write(f"{sample['prompt']!r} -> {sample['response']!r} ({sample['score']:.2f})")
@@ -1080,7 +1103,7 @@ class PPOTrainer(Trainer):
             name: value for group in set(tensors) - {"value", "optimizer"} for name, value in tensors[group].items()
         }
         try:
-            if hasattr(self.model, "peft_config"):
+            if is_peft(self.model):
                 from peft import set_peft_model_state_dict
 
                 set_peft_model_state_dict(self.model, weights)
@@ -1100,22 +1123,6 @@ class PPOTrainer(Trainer):
 # What the trainer is given, checked
 
 
-def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
-    """Whether model and tokenizer belong together, as far as their sizes tell.
-
-    Raises:
-        BadInput: they do not. A model may have a few per cent more tokens than its tokenizer, never fewer.
-    """
-    if tokenizer is None:
-        raise BadInput("PPOTrainer needs the policy's tokenizer: give processing_class, or the model by name.")
-    known, written = model.get_input_embeddings().weight.size(0), len(tokenizer)
-    if written > known or written < 0.9 * known:
-        raise BadInput(
-            f"The model knows {known} tokens and the tokenizer {written}: they do not belong together; load both from "
-            "the same folder or name."
-        )
-
-
 def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     """A model that `read` can read, without dropout."""
     use_packed_attention(model)
@@ -1133,39 +1140,20 @@ def _room(model: PreTrainedModel, args: PPOConfig) -> int:
     return limit - args.response_length
 
 
-def _rewards(sources: object, tokenizers: object, reader: PromptReader, policy_vocab: int) -> list[Reward]:
-    """One `Reward` each of what was given as reward_funcs or reward_model."""
-    if sources is None or sources == []:
-        raise BadInput("PPOTrainer needs a reward: give reward_funcs (functions or models) or reward_model.")
-    sources = sources if isinstance(sources, list) else [sources]
-    tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(sources)
-    if len(tokenizers) != len(sources):
-        raise BadInput(f"There are {len(sources)} rewards and {len(tokenizers)} reward_processing_classes.")
-    rewards = []
-    for source, tokenizer in zip(sources, tokenizers, strict=True):
-        if isinstance(source, str):
-            source, found = models.load_reward_model(source)
-            tokenizer = tokenizer or found
-        rewards.append(Reward(source, tokenizer, reader, policy_vocab))
-    return rewards
-
-
-def _prompts(rows: Sequence, reader: PromptReader) -> PromptSet | PromptStream:
-    """A data set of known length, or one that can be iterated over only."""
-    return PromptSet(rows, reader) if hasattr(rows, "__len__") else PromptStream(rows, reader)
-
-
-def _eval_prompts(rows: Sequence | dict | None, reader: PromptReader) -> dict[str, list[Prompt]]:
-    """Prompts of each evaluation set by its name, "" if there is but one."""
-    if rows is None:
-        return {}
-    sets = rows if isinstance(rows, dict) else {"": rows}
-    return {name: PromptSet(rows, reader).prompts for name, rows in sets.items()}
-
-
 def _mean(steps: list[dict[str, torch.Tensor]], name: str) -> float:
     """Mean over all tokens of some optimizer steps."""
     return float(sum(step[name] for step in steps) / sum(step["tokens"] for step in steps))
+
+
+def _report_rewards(verdict: Verdict) -> dict[str, float]:
+    """Mean and spread of each reward's scores, and what the functions logged."""
+    metrics = {}
+    for name, scores in verdict.by_reward.items():
+        sums = [sum(score) if isinstance(score, list) else score for score in scores if score is not None]
+        given = torch.tensor(sums)
+        metrics[f"rewards/{name}/mean"] = given.mean().item()
+        metrics[f"rewards/{name}/std"] = given.std(correction=0).item()
+    return metrics | verdict.logged
 
 
 def _report_lengths(lengths: torch.Tensor, ended: torch.Tensor) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Prompts as a trainer takes them: texts, conversations or token ids, from a data set or a stream, batch by batch."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +47,8 @@ class PromptReader:
                 one that leaves no room.
         """
         row = {"prompt": row} if isinstance(row, str) else row
+        if not isinstance(row, Mapping):
+            raise BadInput(f"A row of prompts must be a text or a dict with `prompt` or `input_ids`, not {row!r:.60}.")
         given = row.get("prompt")
         if isinstance(given, list) and given and isinstance(given[0], dict):
             ids = self.tokenizer(self.render(given), add_special_tokens=False)["input_ids"]
@@ -55,7 +57,8 @@ class PromptReader:
         elif row.get("input_ids") is not None:
             # Masked by the mask that came with it, never by a token's value: a pad may well be the end token.
             mask = row.get("attention_mask")
-            ids = [int(token) for token, real in zip(row["input_ids"], mask or itertools.repeat(1)) if real]  # noqa: B905
+            mask = itertools.repeat(1) if mask is None else mask
+            ids = [int(token) for token, real in zip(row["input_ids"], mask) if real]  # noqa: B905
             given = self.tokenizer.decode(ids, skip_special_tokens=True)
         else:
             raise BadInput(
@@ -112,17 +115,36 @@ class PromptStream:
         self.source = self._repeat()
 
     def _repeat(self) -> Iterator[str | dict]:
-        while True:
+        for turn in itertools.count():
             empty = True
             for row in self.rows:
                 empty = False
                 yield row
-            if empty:
+            if empty and turn == 0:
                 raise BadInput("There are no prompts: the data set is empty.")
+            if empty:
+                raise BadInput(
+                    "The prompts ran out: a generator is read only once; give a data set, or fewer updates."
+                )
 
     def batch(self, first: int, size: int, seed: int) -> list[Prompt]:
         """The next prompts; a resumed run skips those before `first`. The order is the stream's: `seed` is unused."""
+        if first < self.place:  # a checkpoint of an earlier update
+            self.place, self.source = 0, self._repeat()
         for _ in itertools.islice(self.source, first - self.place):
             pass
         self.place = first + size
         return [self.reader.read(row) for row in itertools.islice(self.source, size)]
+
+
+def prompts_of(rows: Sequence | Iterable, reader: PromptReader) -> PromptSet | PromptStream:
+    """The prompts of a data set of known length, or of one that can be iterated over only."""
+    return PromptSet(rows, reader) if hasattr(rows, "__len__") else PromptStream(rows, reader)
+
+
+def held_out_prompts(rows: Sequence | dict | None, reader: PromptReader) -> dict[str, list[Prompt]]:
+    """Prompts of each evaluation set by its name, "" if there is but one."""
+    if rows is None:
+        return {}
+    sets = rows if isinstance(rows, dict) else {"": rows}
+    return {name: PromptSet(rows, reader).prompts for name, rows in sets.items()}

@@ -9,6 +9,7 @@ value. A model with another tokenizer reads the text.
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -16,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import BadInput
 from rlhf.generate import batches_by_length
-from rlhf.packed import line_up, plain_model, read, use_packed_attention
+from rlhf.models import load_reward_model
+from rlhf.packed import is_peft, line_up, plain_model, read, use_packed_attention
 from rlhf.prompts import Prompt, PromptReader
 
 
@@ -78,7 +80,7 @@ class Reward:
         policy_vocab: int,
     ) -> None:
         self.source, self.reader, self.tokenizer = source, reader, processing_class or reader.tokenizer
-        self.is_model = isinstance(source, PreTrainedModel) or hasattr(source, "peft_config")
+        self.is_model = isinstance(source, PreTrainedModel) or is_peft(source)
         if not self.is_model:
             if isinstance(source, nn.Module) or not callable(source):
                 raise BadInput(
@@ -97,6 +99,10 @@ class Reward:
                 "outputs; PPO needs a sequence classifier with num_labels=1."
             )
         self.same_tokenizer = processing_class is None or processing_class.get_vocab() == reader.tokenizer.get_vocab()
+        if not self.same_tokenizer:
+            if self.tokenizer.pad_token is None:
+                self.tokenizer.pad_token = self.tokenizer.eos_token
+            config.pad_token_id = self.tokenizer.pad_token_id
         vocab = source.get_input_embeddings().weight.size(0)
         if self.same_tokenizer and vocab < min(policy_vocab, len(reader.tokenizer)):
             raise BadInput(
@@ -149,7 +155,13 @@ class Reward:
 
     def _checked(self, scores: object, answers: list[list[int]]) -> list:
         """What a function gave, as a list of floats and None, or of lists of floats."""
-        scores = scores.tolist() if isinstance(scores, torch.Tensor) else list(scores)
+        try:
+            scores = [_plain(score) for score in scores]
+        except (TypeError, ValueError) as error:
+            raise BadInput(
+                f"The reward function {self.name} must give a list with a number for each completion, or None for no "
+                f"opinion, or one number a token; it gave {type(scores).__name__}: {str(scores)[:60]}."
+            ) from error
         if len(scores) != len(answers):
             raise BadInput(
                 f"The reward function {self.name} gave {len(scores)} scores for {len(answers)} completions; it must "
@@ -158,7 +170,7 @@ class Reward:
         if all(score is None for score in scores):
             raise BadInput(f"The reward function {self.name} gave None for every completion of an update.")
         for row, (score, answer) in enumerate(zip(scores, answers, strict=True)):
-            per_token = isinstance(score, Sequence)
+            per_token = isinstance(score, list)
             if per_token and len(score) != len(answer):
                 raise BadInput(
                     f"The reward function {self.name} gave {len(score)} rewards for the {len(answer)} tokens of "
@@ -173,18 +185,73 @@ class Reward:
         return scores
 
 
-def combine(
-    found: list[list[float | None] | list[list[float]]], weights: Sequence[float], mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores of several sources -> one weighted score each (B,), and what of it each token earned (B, T).
+def _plain(score: object) -> float | None | list[float]:
+    """One score as a float, None, or a list of floats; it may be a tensor, an array, or a sequence of these."""
+    score = score.tolist() if hasattr(score, "tolist") else score
+    if score is None:
+        return None
+    if isinstance(score, Sequence) and not isinstance(score, str):
+        return [float(number) for number in score]
+    return float(score)
+
+
+def rewards_of(sources: object, tokenizers: object, reader: PromptReader, policy_vocab: int) -> list[Reward]:
+    """One `Reward` each of what PPO was given as rewards: one source or a list, models by name or not."""
+    if sources is None or sources == []:
+        raise BadInput("PPOTrainer needs a reward: give reward_funcs (functions or models) or reward_model.")
+    sources = sources if isinstance(sources, list) else [sources]
+    tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(sources)
+    if len(tokenizers) != len(sources):
+        raise BadInput(f"There are {len(sources)} rewards and {len(tokenizers)} reward_processing_classes.")
+    rewards: list[Reward] = []
+    for source, tokenizer in zip(sources, tokenizers, strict=True):
+        if isinstance(source, str):
+            source, found = load_reward_model(source)
+            tokenizer = tokenizer or found
+        reward = Reward(source, tokenizer, reader, policy_vocab)
+        same = sum(other.name.split("-")[0] == reward.name for other in rewards)
+        reward.name += f"-{same + 1}" if same else ""
+        rewards.append(reward)
+    return rewards
+
+
+@dataclass
+class Verdict:
+    """What all rewards say of B answers."""
+
+    by_reward: dict[str, list[float | None] | list[list[float]]]
+    """Scores by the name of their source."""
+    logged: dict[str, float]
+    """Metrics that the functions logged themselves."""
+    columns: dict[str, list]
+    """Columns that the functions added to the table of samples."""
+
+
+def ask(
+    rewards: list[Reward], prompts: list[Prompt], answers: list[list[int]], ended: list[bool], state: object
+) -> Verdict:
+    """Ask every source for its scores of B answers; functions may take the trainer's state, log_metric, log_extra."""
+    verdict = Verdict({}, {}, {})
+    extra = {
+        "trainer_state": state,
+        "log_metric": lambda name, value: verdict.logged.update({name: float(value)}),
+        "log_extra": lambda column, values: verdict.columns.update({column: list(values)}),
+    }
+    for reward in rewards:
+        verdict.by_reward[reward.name] = reward(prompts, answers, ended, **extra)
+    return verdict
+
+
+def combine(verdict: Verdict, weights: Sequence[float], mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of all sources -> one weighted score each (B,), and what of it each token earned (B, T).
 
     A score of a whole response is earned at its last token. None counts for nothing.
     """
     earned = torch.zeros(mask.shape)
     last = mask.sum(dim=1).cpu() - 1
-    for scores, weight in zip(found, weights, strict=True):
+    for scores, weight in zip(verdict.by_reward.values(), weights, strict=True):
         for row, score in enumerate(scores):
-            if isinstance(score, Sequence):
+            if isinstance(score, list):
                 earned[row, : len(score)] += weight * torch.tensor(score)
             elif score is not None:
                 earned[row, last[row]] += weight * score

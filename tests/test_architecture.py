@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; a room may import those before it.
 ROOMS = (
-    "config", "everyday", "runs", "jobs", "figures", "data", "models", "packed", "generate", "prompts", "scoring",
-    "checkpoint", "callbacks", "reward", "evaluate", "ppo", "pretrain", "report", "bench", "commands", "ui", "__main__", "worker",
+    "config", "everyday", "runs", "jobs", "figures", "data", "packed", "models", "generate", "prompts", "scoring",
+    "checkpoint", "callbacks", "reward", "evaluate", "ppo", "pretrain", "report", "bench", "commands", "ui",
+    "__main__", "worker",
 )  # fmt: skip
 FILES = sorted((ROOT / "rlhf").rglob("*.py"))
 

@@ -65,7 +65,7 @@ def test_ppo_resumes_from_its_checkpoint(rlhf, shared):
     small = ("--reward_model_path", shared / "demo", "--max_steps", 3, "--save_steps", 2)
     small += ("--per_device_train_batch_size", 8, "--num_sample_generations", 0)
     assert rlhf("ppo", "--output_dir", shared / "ppo", *small).returncode == 0
-    checkpoint = shared / "ppo" / "checkpoints" / "step-000002"
+    checkpoint = shared / "ppo" / "checkpoints" / "checkpoint-2"
     done = rlhf("ppo", "--output_dir", shared / "ppo2", *small, "--resume_from_checkpoint", checkpoint)
     assert done.returncode == 0, done.stderr[-2000:]
     one, other = ((shared / name / "model" / "model.safetensors").read_bytes() for name in ("ppo", "ppo2"))

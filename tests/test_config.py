@@ -6,10 +6,11 @@ import pytest
 
 from rlhf.config import (
     BadInput,
+    BenchArguments,
     CompareArguments,
     DemoArguments,
     PPOArguments,
-    PPOConfig,
+    PPOSettings,
     PreferencesConfig,
     PretrainConfig,
     RewardArguments,
@@ -20,8 +21,9 @@ from rlhf.config import (
 
 CONFIGS = (
     RewardArguments,
-    PPOConfig,
+    PPOSettings,
     PPOArguments,
+    BenchArguments,
     CompareArguments,
     DemoArguments,
     PretrainConfig,
@@ -47,7 +49,10 @@ def test_every_field_is_explained(config):
         (RewardArguments, {"num_train_epochs": "1e99"}, "at most 1000"),
         (PPOArguments, {"total_episodes": "8"}, "at least per_device_train_batch_size"),
         (PPOArguments, {"num_mini_batches": "7"}, "must divide"),
-        (PPOArguments, {"reward_normalization": "batch"}, "one of none, reference"),
+        (PPOArguments, {"num_generations": "5"}, "must divide"),
+        (PPOArguments, {"reward_normalization": "batch"}, "one of none, reference, running"),
+        (PPOArguments, {"missing_eos_penalty": "-1"}, "at least 0"),
+        (BenchArguments, {"micro_batch_size": "48"}, "must divide batch_size"),
         (PPOArguments, {"kl_coeff": "0.1"}, "kl_coeff is not a setting.*kl_coef"),
         (DemoArguments, {"total_episodes": "1"}, "at least"),
         (DemoArguments, {"reward_learning_rate": "7"}, "at most 1"),

@@ -1,55 +1,168 @@
-"""Sampling: the same tokens as Transformers, log-probabilities as teacher forcing gives them."""
+"""Sampling and reading without padding: the same tokens and numbers as Transformers, in every family."""
 
 import pytest
 import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from rlhf.config import BadInput
-from rlhf.generate import batches_by_length, encode_prompt, generate, stream
-from rlhf.packed import line_up, read, response_places
+from rlhf.generate import Generation, batches_by_length, encode_prompt, generate, stream
+from rlhf.packed import line_up, read, response_places, use_packed_attention
 
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15]]
+FAMILIES = ("gpt2", "llama", "qwen2", "mistral")
+
+
+def model_of(family, tiny_gpt2):
+    """Two layers of a family with random weights large enough that its choices differ."""
+    if family == "gpt2":
+        return tiny_gpt2
+    config, model = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "mistral": (MistralConfig, MistralForCausalLM),
+        "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    }[family]
+    torch.manual_seed(0)
+    # Rotary positions, two heads that share a key, and for Mistral a window shorter than the text.
+    window = {"sliding_window": 4} if family == "mistral" else {}
+    return model(
+        config(
+            vocab_size=40, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=8, max_position_embeddings=64, initializer_range=0.3, bos_token_id=1,
+            eos_token_id=2, pad_token_id=0, **window,
+        )
+    ).eval()  # fmt: skip
 
 
 def sample(model, prompts, *, seed=0, temperature=0.9, length=20):
-    ids, mask = pad_left(prompts, 0)
-    generator = torch.Generator().manual_seed(seed)
     return generate(
-        model, ids, mask, max_new_tokens=length, temperature=temperature, eos_id=2, pad_id=0, generator=generator
+        model,
+        prompts,
+        max_new_tokens=length,
+        temperature=temperature,
+        eos_id=2,
+        generator=torch.Generator().manual_seed(seed),
+        keep_hidden=True,
     )
 
 
-def texts(generation):
-    return [row[keep].tolist() for row, keep in zip(generation.responses, generation.mask, strict=True)]
-
-
-def test_logprobs_are_those_of_teacher_forcing(tiny_gpt2):
-    generation = sample(tiny_gpt2, PROMPTS * 8)
-    rows = [prompt + said for prompt, said in zip(PROMPTS * 8, texts(generation), strict=True)]
+def alone(model, row):
+    """Logits of one row, by Transformers alone."""
+    model.set_attn_implementation("eager")
     with torch.no_grad():
-        logprobs, _, _ = response_outputs(tiny_gpt2, None, rows, [len(p) for p in PROMPTS * 8], 0.9)
-    assert (logprobs - generation.logprobs[generation.mask]).abs().max() < 2e-5
+        return model(torch.tensor([row]), use_cache=False).logits[0]
 
 
-def test_greedy_equals_transformers_generate(tiny_gpt2):
-    ids, mask = pad_left(PROMPTS, 0)
-    theirs = tiny_gpt2.generate(
-        ids, attention_mask=mask.long(), max_new_tokens=20, do_sample=False, eos_token_id=2, pad_token_id=0
-    )[:, ids.size(1) :]
-    for row, said in zip(theirs.tolist(), texts(sample(tiny_gpt2, PROMPTS, temperature=0)), strict=True):
-        assert row[: len(said)] == said
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_line_of_rows_is_read_as_each_row_alone(family, tiny_gpt2):
+    model = model_of(family, tiny_gpt2)
+    rows = [[3, *prompt, 4, 17, 30, 5] for prompt in PROMPTS]
+    expected = torch.cat([alone(model, row) for row in rows])
+    use_packed_attention(model)
+    ids, places = line_up(rows, model.device)
+    found = model.get_output_embeddings()(read(model, ids, places))
+    assert (found - expected).abs().max() < 1e-4
+    # Their gradients too: what stands in for pads gets none and gives none.
+    found.logsumexp(dim=-1).sum().backward()
+    packed = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    model.set_attn_implementation("eager")
+    for row in rows:
+        model(torch.tensor([row]), use_cache=False).logits.logsumexp(dim=-1).sum().backward()
+    for parameter, gradient in zip(model.parameters(), packed, strict=True):
+        assert torch.allclose(parameter.grad, gradient, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logprobs_are_those_of_teacher_forcing(family, tiny_gpt2):
+    model = model_of(family, tiny_gpt2)
+    prompts = PROMPTS * 8
+    generation = sample(model, prompts)
+    assert not generation.ended.all() and generation.ended.any()
+    for prompt, said, logprobs in zip(prompts, generation.lists(), generation.logprobs, strict=True):
+        forced = torch.log_softmax(alone(model, prompt + said)[len(prompt) - 1 : -1] / 0.9, dim=-1)
+        expected = forced.gather(1, torch.tensor(said).unsqueeze(1)).squeeze(1)
+        assert (expected - logprobs[: len(said)]).abs().max() < 2e-5
+
+
+def test_the_hidden_states_kept_are_those_each_token_came_from(tiny_gpt2):
+    generation = sample(tiny_gpt2, PROMPTS * 4)
+    rows = [prompt + said for prompt, said in zip(PROMPTS * 4, generation.lists(), strict=True)]
+    ids, places = line_up(rows, tiny_gpt2.device)
+    at, targets = response_places(ids, places, [len(prompt) for prompt in PROMPTS * 4])
+    assert torch.equal(targets, generation.responses[generation.mask])
+    with torch.no_grad():
+        states = read(tiny_gpt2, ids, places)[at]
+    assert (states - generation.hidden[generation.mask]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_equals_transformers_generate(family, tiny_gpt2):
+    model = model_of(family, tiny_gpt2)
+    answers = sample(model, PROMPTS, temperature=0).lists()
+    model.set_attn_implementation("sdpa")
+    for prompt, said in zip(PROMPTS, answers, strict=True):
+        theirs = model.generate(
+            torch.tensor([prompt]), max_new_tokens=20, do_sample=False, eos_token_id=2, pad_token_id=0
+        )
+        assert theirs[0, len(prompt) :].tolist() == said
+
+
+def test_a_model_with_packed_attention_works_in_transformers_as_before(tiny_gpt2):
+    ids, mask = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 10]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+
+    def written():
+        return tiny_gpt2.generate(
+            ids, attention_mask=mask, max_new_tokens=8, do_sample=False, eos_token_id=2, pad_token_id=0
+        )
+
+    before = written()
+    use_packed_attention(tiny_gpt2)
+    assert torch.equal(written(), before)
+
+
+def test_a_family_whose_logits_are_capped_is_refused(tiny_gpt2):
+    with pytest.raises(BadInput, match="Gemma2ForCausalLM cannot be read without padding"):
+        use_packed_attention(model_of("gemma2", tiny_gpt2))
+
+
+def test_equal_prompts_are_read_once_and_answered_each(tiny_gpt2):
+    sizes = []
+    tiny_gpt2.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    generation = sample(tiny_gpt2, [[5, 6, 7]] * 16)
+    assert sizes[0] == 3 and len({tuple(said) for said in generation.lists()}) > 1
+
+
+def test_generations_join_into_one(tiny_gpt2):
+    parts = [sample(tiny_gpt2, PROMPTS, seed=seed, length=length) for seed, length in ((0, 4), (1, 9))]
+    whole = Generation.join(parts)
+    assert whole.lists() == parts[0].lists() + parts[1].lists()
+    assert whole.hidden.shape == (8, whole.mask.size(1), 32)
+    assert torch.equal(whole.logprobs[whole.mask], torch.cat([part.logprobs[part.mask] for part in parts]))
 
 
 def test_rows_end_at_the_end_token_and_do_not_disturb_each_other(tiny_gpt2):
     generation = sample(tiny_gpt2, PROMPTS * 16)
     assert 0 < generation.ended.sum() < len(generation.ended)  # both kinds occur
-    for said, ended in zip(texts(generation), generation.ended.tolist(), strict=True):
+    for said, ended in zip(generation.lists(), generation.ended.tolist(), strict=True):
         assert (said[-1] == 2) == ended and 2 not in said[:-1]
         assert ended or len(said) == 20
     # The last row's random numbers do not depend on when the others ended.
-    alone = sample(tiny_gpt2, [[3]] * 3 + [PROMPTS[2]], seed=5)
+    by_itself = sample(tiny_gpt2, [[3]] * 3 + [PROMPTS[2]], seed=5)
     among = sample(tiny_gpt2, [*PROMPTS[:3], PROMPTS[2]], seed=5)
-    assert texts(alone)[3] == texts(among)[3]
+    assert by_itself.lists()[3] == among.lists()[3]
 
 
 def test_samples_follow_the_distribution(tiny_gpt2):
@@ -61,11 +174,13 @@ def test_samples_follow_the_distribution(tiny_gpt2):
     assert chi2 < 80  # 39 degrees of freedom: exceeded once in ten thousand
 
 
-def test_batches_by_length_hold_every_row_once_within_the_limit():
+def test_batches_by_length_hold_every_row_once_within_the_limits():
     rows = [[1] * length for length in (3, 9, 1, 7, 7, 2)]
     batches = list(batches_by_length(rows, 16))
     assert sorted(sum(batches, [])) == list(range(6))
-    assert all(len(batch) * max(len(rows[i]) for i in batch) <= 16 for batch in batches)
+    tokens = [sum(len(rows[i]) for i in batch) for batch in batches]
+    assert len(batches) == 2 and max(tokens) <= 16 + 9 / 2  # even shares, a row is not cut
+    assert max(len(batch) for batch in batches_by_length(rows, 16, 2)) == 2
     assert list(batches_by_length([[1] * 50], 16)) == [[0]]  # a row longer than the limit goes alone
 
 

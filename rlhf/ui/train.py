@@ -23,6 +23,12 @@ FRONT = {
 """The knobs a class turns, and what they are called; all other fields lie under Advanced. Seed is in every form."""
 ELSEWHERE = {"output_dir", "resume_from_checkpoint", "reward_model_path"}
 """Fields that the page fills itself."""
+COMMAND_LINE = {
+    "gradient_accumulation_steps", "num_generations", "stop_token", "kl_horizon", "cliprange_high", "dual_clip",
+    "entropy_coef", "normalize_advantages", "whiten_rewards", "early_stopping", "target_kl",
+    "mask_truncated_completions", "reward_clip_range", "value_learning_rate", "value_warmup_steps",
+}  # fmt: skip
+"""Settings for those who write their own experiments: the command line and Python have them, the page does not."""
 FREE_NAMES = {"model_name_or_path", "dataset_name"}
 """Fields that make the program fetch what a person names: not offered on a public page."""
 
@@ -33,7 +39,7 @@ class Form:
     def __init__(self, kind: str) -> None:
         self.kind, self.config = kind, CONFIGS[kind]
         self.knobs: dict[str, Component] = {}
-        hidden = ELSEWHERE | (FREE_NAMES if os.environ.get("SPACE_ID") else set())
+        hidden = ELSEWHERE | COMMAND_LINE | (FREE_NAMES if os.environ.get("SPACE_ID") else set())
         front = {**FRONT[kind], "seed": "Seed"}
         fields = {field.name: field for field in dataclasses.fields(self.config) if field.name not in hidden}
         for name, label in front.items():

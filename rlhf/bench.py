@@ -1,0 +1,473 @@
+"""`python -m rlhf bench ppo`: how fast PPO is here, and how fast TRL 1.12's was, on the same machine and work.
+
+Each measurement is a process of its own, this file run as `python -m rlhf.bench JOB`, with one line of JSON as its
+result. What is compared takes turns, round by round, because a machine that other people use is faster at one time
+than at another; figures are medians, ratios are ours over TRL's of the same round. TRL runs in an environment of its
+own (the last release with a PPOTrainer cannot stand beside the current one), made on first use.
+"""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+
+from rlhf.config import ASSETS, BadInput, BenchArguments, PPOArguments
+
+
+REQUIREMENTS = ("trl==1.12.0", "transformers==5.23.0", "accelerate>=1.15,<2", "numpy>=2,<3")
+PHASES = ("rollout", "score", "update")
+LAST = 5
+"""Updates whose mean score is the score reached: one batch of 64 alone is noisy."""
+
+
+# -------------------------------------------------------------------------------------------------------------------
+# One measurement, in a process of its own
+
+
+class Stopwatch:
+    """Seconds of each phase of each update, stamped by whoever runs the updates."""
+
+    def __init__(self, cuda: bool) -> None:
+        self.cuda = cuda
+        self.updates: list[dict[str, float]] = []
+        self.open: dict[str, float] = {}
+        self.last = self.began = self.now()
+
+    def now(self) -> float:
+        """The time, once the GPU has done what it was told."""
+        if self.cuda:
+            import torch
+
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def stamp(self, phase: str) -> None:
+        """The phase that just ended."""
+        now = self.now()
+        self.open[phase] = now - self.last
+        self.last = now
+
+    def end_update(self, **also: float) -> None:
+        """Close an update; what lies between its last stamp and the next update counts as its rest."""
+        now = self.now()
+        self.updates.append({**self.open, "total": now - self.began, **also})
+        self.open, self.began, self.last = {}, now, now
+
+
+def _stopping_callback(watch: Stopwatch, job: dict, score_key: str) -> object:
+    """A Transformers callback that closes an update, and stops once the score that is asked for is reached."""
+    from transformers import TrainerCallback
+
+    class EndOfUpdate(TrainerCallback):
+        def on_train_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
+            watch.began = watch.last = watch.now()
+
+        def on_log(self, args: object, state: object, control: object, logs: dict, **kwargs: object) -> None:
+            if score_key in logs:
+                watch.updates[-1]["score"] = logs[score_key]
+                watch.updates[-1]["read_tokens"] = logs.get("tokens_per_second/score", 0) * logs.get("time/score", 0)
+                watch.updates[-1]["said_tokens"] = logs.get("completions/mean_length", 0) * job["batch_size"]
+                scores = [update["score"] for update in watch.updates[-LAST:]]
+                goal = job["stop_at_score"]
+                if goal is not None and len(scores) == LAST and statistics.fmean(scores) >= goal:
+                    control.should_training_stop = True
+
+        def on_step_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
+            watch.end_update()
+
+    return EndOfUpdate()
+
+
+def _models(job: dict) -> tuple:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job["policy"], padding_side="left")
+    policy = AutoModelForCausalLM.from_pretrained(job["policy"], dtype=torch.float32)
+    reward, value = (
+        AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=torch.float32)
+        for path in (job["reward"], job["reward"])
+    )
+    return tokenizer, policy, reward, value
+
+
+def _shared_settings(job: dict) -> dict:
+    """What TRL's config and ours are both told."""
+    return {
+        "output_dir": job["output_dir"],
+        "per_device_train_batch_size": job["micro_batch_size"],
+        "gradient_accumulation_steps": job["batch_size"] // job["micro_batch_size"],
+        "total_episodes": job["total_episodes"],
+        "num_ppo_epochs": job["num_ppo_epochs"],
+        "learning_rate": job["learning_rate"],
+        "response_length": job["response_length"],
+        "temperature": job["temperature"],
+        "kl_coef": job["kl_coef"],
+        "stop_token": job["stop_token"],
+        "adam_epsilon": 1e-5,
+        "seed": job["seed"],
+        "bf16": job["bf16"],
+        "gradient_checkpointing": False,
+        "use_cpu": job["use_cpu"],
+        "num_sample_generations": 0,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def _train_ours(job: dict, watch: Stopwatch) -> dict:
+    from transformers.trainer_callback import PrinterCallback
+
+    from rlhf.ppo import PPOConfig, PPOTrainer
+
+    tokenizer, policy, reward, value = _models(job)
+    trainer = PPOTrainer(
+        policy,
+        PPOConfig(**_shared_settings(job), **job["ours"]),
+        tokenizer,
+        reward_model=reward,
+        value_model=value if job["trainer"] == "ours_separate" else None,
+        train_dataset=[{"input_ids": ids} for ids in job["prompts"]],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_stopping_callback(watch, job, "objective/scores_raw"))
+    peak = matmul_peak(policy.device) if job["trainer"] == "ours" else None
+    trainer.train()
+    for update, line in zip(watch.updates, trainer.state.log_history, strict=True):
+        update |= {phase: line[f"time/{phase}"] for phase in PHASES}
+    return {} if peak is None else {"matmul_peak": peak, "update_share": update_share(policy, job, watch, peak)}
+
+
+def _train_trl(job: dict, watch: Stopwatch) -> dict:
+    """TRL 1.12, whose phases begin and end at functions of its module."""
+    from datasets import Dataset
+    from transformers.trainer_callback import PrinterCallback
+    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+
+    def stamped(name: str, phase: str) -> None:
+        function = getattr(ppo_trainer, name)
+
+        def call(*args: object, **kwargs: object) -> object:
+            result = function(*args, **kwargs)
+            watch.stamp(phase)
+            return result
+
+        setattr(ppo_trainer, name, call)
+
+    stamped("batch_generation", "rollout")
+    stamped("masked_whiten", "score")  # the last thing before the epochs
+    tokenizer, policy, reward, value = _models(job)
+    prompts = Dataset.from_list([{"input_ids": ids} for ids in job["prompts"]])
+    trainer = PPOTrainer(
+        args=PPOConfig(**_shared_settings(job)),
+        processing_class=tokenizer,
+        model=policy,
+        ref_model=None,
+        reward_model=reward,
+        value_model=value,
+        train_dataset=prompts,
+        eval_dataset=prompts.select(range(8)),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_stopping_callback(watch, job, "objective/scores"))
+    # TRL logs before it says that the step has ended; here the update is closed first.
+    log = trainer.log
+
+    def log_after_end(logs: dict, *args: object) -> None:
+        watch.stamp("update")
+        watch.end_update()
+        log(logs, *args)
+
+    trainer.log = log_after_end
+    trainer.callback_handler.callbacks[-1].on_step_end = lambda *args, **kwargs: None
+    trainer.train()
+    return {}
+
+
+def matmul_peak(device: object) -> float:
+    """Floating-point operations a second of a product of two square matrices, the best of a few: the peak."""
+    import torch
+
+    size = 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        began = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def update_share(policy: object, job: dict, watch: Stopwatch, peak: float) -> float:
+    """Share of the matrix-product peak that the update phase reached, median over updates.
+
+    Counted are the products of the trunk with every token read and of the vocabulary projection with every response
+    token, forward (2 operations a weight) and backward (4), in every epoch; attention's own products are left out.
+    """
+    head = policy.get_output_embeddings().weight.numel()
+    embeddings = {id(policy.get_input_embeddings().weight), id(policy.get_output_embeddings().weight)}
+    trunk = sum(
+        weight.numel()
+        for name, weight in policy.named_parameters()
+        if weight.ndim == 2 and id(weight) not in embeddings and "wpe" not in name
+    )
+    epochs = job["num_ppo_epochs"]
+    shares = [
+        6 * epochs * (trunk * update["read_tokens"] + head * update["said_tokens"]) / update["update"] / peak
+        for update in watch.updates[1:]
+    ]
+    return statistics.median(shares)
+
+
+def work(job: dict) -> dict:
+    """Do one measurement in this process."""
+    import torch
+
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
+    cuda = torch.cuda.is_available() and not job["use_cpu"]
+    watch = Stopwatch(cuda)
+    idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    more = (_train_trl if job["trainer"] == "trl" else _train_ours)(job, watch)
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"updates": watch.updates, "peak_memory": peak, "memory_before": idle, **more}
+
+
+# -------------------------------------------------------------------------------------------------------------------
+# The comparison
+
+
+def environment(folder: Path) -> Path:
+    """The Python of an environment with TRL 1.12, made in `folder` if it is not there, which takes minutes."""
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        import torch
+
+        print(f"Installing TRL 1.12.0 into {folder} (once, some minutes) ...", flush=True)  # noqa: T201
+        venv.create(folder, with_pip=True, clear=True)
+        # The same torch as here: it is the trainers that are compared.
+        torch_version = f"torch=={torch.__version__.split('+')[0]}"
+        done = subprocess.run(
+            [str(python), "-m", "pip", "install", "-q", torch_version, *REQUIREMENTS],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:] or ["pip failed"]
+            raise BadInput(f"TRL 1.12.0 could not be installed into {folder}: {last[0]}")
+        (folder / "ready").touch()
+    return python
+
+
+def measure(python: str | Path, job: dict) -> dict:
+    """Run one measurement as a process and return its result."""
+    root = str(Path(__file__).resolve().parent.parent)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "job.json"
+        path.write_text(json.dumps({**job, "output_dir": str(Path(folder) / "out")}), encoding="utf-8")
+        done = subprocess.run(
+            [str(python), "-m", "rlhf.bench", str(path)],
+            env={**os.environ, "PYTHONPATH": root, "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        raise BadInput(f"The {job['trainer']} run failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def everyday_work(args: BenchArguments) -> dict:
+    """The embedded model, the example run's reward model, and the prompts of PPO's split."""
+    from rlhf import models
+    from rlhf.data import load_prompts
+
+    _, tokenizer = models.load_policy(args.model_name_or_path)
+    reward = models.resolve(args.reward_model_path or str(ASSETS / "example"), "reward")
+    return {
+        "policy": models.resolve(args.model_name_or_path, "policy"),
+        "reward": reward,
+        "prompts": tokenizer(load_prompts(args.dataset_name, "ppo"))["input_ids"],
+        "stop_token": "eos",
+    }
+
+
+def random_gpt2_work(args: BenchArguments, folder: Path) -> dict:
+    """GPT-2 at its own size with random weights, and random prompts of 64 tokens: for speed and memory, not scores."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(args.seed)
+    config = GPT2Config(pad_token_id=0, num_labels=1)
+    words = {f"w{number}": number for number in range(config.vocab_size)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")),
+        pad_token="w0",
+        eos_token=f"w{config.eos_token_id}",
+    )
+    for name, model in (("policy", GPT2LMHeadModel), ("reward", GPT2ForSequenceClassification)):
+        model(config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    prompts = torch.randint(1, config.vocab_size - 1, (4 * args.batch_size, 64)).tolist()
+    return {"policy": str(folder / "policy"), "reward": str(folder / "reward"), "prompts": prompts, "stop_token": None}
+
+
+def summarize(results: list[dict]) -> dict:
+    """Medians over the updates of all rounds but each round's first, which warms up."""
+    updates = [update for result in results for update in result["updates"][1:]]
+    batch = results[0]["batch_size"]
+    found = {
+        "episodes_per_second": batch / statistics.median(update["total"] for update in updates),
+        **{f"seconds_{phase}": statistics.median(update[phase] for update in updates) for phase in PHASES},
+        "peak_memory": statistics.median(result["peak_memory"] for result in results),
+        "score": statistics.fmean(result["score"] for result in results),
+    }
+    if "update_share" in results[0]:
+        found["share_of_matmul_peak_in_update"] = statistics.median(result["update_share"] for result in results)
+        found["matmul_peak_gflops"] = statistics.median(result["matmul_peak"] for result in results) / 1e9
+    return found
+
+
+def _job(args: BenchArguments, task: dict, trainer: str, seed: int) -> dict:
+    names = ("batch_size", "micro_batch_size", "total_episodes", "num_ppo_epochs", "learning_rate", "response_length")
+    return {
+        **task,
+        **{name: getattr(args, name) for name in names},
+        "trainer": trainer,
+        "temperature": PPOArguments.temperature,
+        "kl_coef": PPOArguments.kl_coef,
+        "seed": seed,
+        "bf16": args.bf16,
+        "use_cpu": args.use_cpu,
+        "threads": args.threads,
+        "stop_at_score": None,
+        "ours": {},
+    }
+
+
+def _run(python: str | Path, job: dict) -> dict:
+    """One measurement with what is reported of it."""
+    result = measure(python, job)
+    updates = result["updates"]
+    seconds = sum(update["total"] for update in updates)
+    score = statistics.fmean(update["score"] for update in updates[-LAST:])
+    say(
+        f"  {job['trainer']:<14} seed {job['seed']}: {len(updates) * job['batch_size']} episodes in {seconds:.1f} s, "
+        f"score {score:.2f}, peak memory {result['peak_memory'] / 1e6:.0f} MB"
+    )
+    return {**result, "batch_size": job["batch_size"], "seconds": seconds, "score": score, "seed": job["seed"]}
+
+
+def say(line: str) -> None:
+    """One line on standard output, at once."""
+    print(line, flush=True)  # noqa: T201
+
+
+def bench(args: BenchArguments) -> dict:
+    """Measure our PPO, and with args.against TRL's beside it; prints and returns medians and ratios."""
+    against = args.against == "trl"
+    with tempfile.TemporaryDirectory() as folder:
+        is_random = args.model_name_or_path == "random-gpt2"
+        task = random_gpt2_work(args, Path(folder)) if is_random else everyday_work(args)
+        trl = environment(Path(args.environment).expanduser()) if against else None
+        contenders = [("ours", sys.executable), ("ours_separate", sys.executable)]
+        contenders = [("trl", trl), *contenders] if against else contenders
+        results: dict[str, list[dict]] = defaultdict(list)
+        for turn in range(args.rounds):
+            say(f"Round {turn + 1} of {args.rounds}")
+            for name, python in (*contenders[turn % len(contenders) :], *contenders[: turn % len(contenders)]):
+                results[name].append(_run(python, _job(args, task, name, args.seed + turn)))
+            if against and not is_random:
+                results["ours_shipped"].append(_shipped(args, task, results["trl"][-1]))
+    report = {"machine": machine(), "settings": asdict(args), "medians": {}, "ratios": {}}
+    for name, _ in contenders:
+        report["medians"][name] = summarize(results[name])
+    if against:
+        report["ratios"] = ratios(results)
+    report["rounds"] = results
+    show(report)
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=2), encoding="utf-8")
+    return report
+
+
+def _shipped(args: BenchArguments, task: dict, trl: dict) -> dict:
+    """Our shipped defaults, until the score that TRL ended with is reached, on prompts and lengths as TRL's."""
+    job = _job(args, task, "ours", trl["seed"])
+    job |= {"stop_at_score": trl["score"], "total_episodes": PPOArguments.total_episodes}
+    job |= {"num_ppo_epochs": PPOArguments.num_ppo_epochs, "learning_rate": PPOArguments.learning_rate}
+    job["ours"] = {
+        "reward_normalization": PPOArguments.reward_normalization,
+        "missing_eos_penalty": PPOArguments.missing_eos_penalty,
+    }
+    return _run(sys.executable, job)
+
+
+def ratios(results: dict[str, list[dict]]) -> dict[str, float]:
+    """Ours over TRL's: the median over rounds of the ratios within a round."""
+    found = {}
+
+    def within(name: str, ours: str, key: str) -> None:
+        pairs = zip(results[ours], results["trl"], strict=True)
+        found[name] = statistics.median(summarize([one])[key] / summarize([other])[key] for one, other in pairs)
+
+    within("episodes_per_second", "ours", "episodes_per_second")
+    within("episodes_per_second_separate_value_model", "ours_separate", "episodes_per_second")
+    for phase in PHASES:
+        within(f"seconds_{phase}", "ours", f"seconds_{phase}")
+    within("peak_memory", "ours", "peak_memory")
+    within("peak_memory_separate_value_model", "ours_separate", "peak_memory")
+    within("score", "ours", "score")
+    within("score_separate_value_model", "ours_separate", "score")
+    if results["ours_shipped"]:
+        pairs = zip(results["ours_shipped"], results["trl"], strict=True)
+        found["seconds_to_trls_score"] = statistics.median(one["seconds"] / other["seconds"] for one, other in pairs)
+    return found
+
+
+def machine() -> str:
+    """The machine in a line."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def show(report: dict) -> None:
+    """Medians as a table, then one line a ratio."""
+    say(f"\n{report['machine']}")
+    names = list(report["medians"])
+    say(f"{'median':<34}" + "".join(f"{name:>16}" for name in names))
+    for key in report["medians"]["ours"]:
+        cells = []
+        for name in names:
+            value = report["medians"][name].get(key)
+            value = value / 1e6 if key == "peak_memory" and value is not None else value
+            cells.append(f"{'':>16}" if value is None else f"{value:>16.3f}")
+        say(f"{key + (' (MB)' if key == 'peak_memory' else ''):<34}" + "".join(cells))
+    for name, value in report["ratios"].items():
+        say(f"ratio {name} {value:.3g}")
+
+
+if __name__ == "__main__":
+    say(json.dumps(work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))))
