@@ -333,6 +333,9 @@ class PPOSettings:
         check_range(self, "lam", low=0, high=1)
         self._check_sizes()
 
+        if self.kl_controller == "adaptive" and self.kl_coef == 0:
+            raise BadInput("The adaptive controller multiplies kl_coef, so that must be above 0 to begin with.")
+
     def _check_sizes(self) -> None:
         for name in ("num_mini_batches", "num_generations"):
             if self.local_batch_size % getattr(self, name):

@@ -163,8 +163,8 @@ def check_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
     known, written = model.get_input_embeddings().weight.size(0), len(tokenizer)
     if written > known or written < 0.9 * known:
         raise BadInput(
-            f"The {role} knows {known} tokens and the tokenizer {written}: they do not belong together; load both from "
-            "the same folder or name."
+            f"The {role} knows {known} tokens and the tokenizer {written}: they do not belong together; load both "
+            "from the same folder or name."
         )
 
 

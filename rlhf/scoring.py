@@ -247,12 +247,12 @@ def combine(verdict: Verdict, weights: Sequence[float], mask: torch.Tensor) -> t
 
     A score of a whole response is earned at its last token. None counts for nothing.
     """
-    earned = torch.zeros(mask.shape)
+    earned, rows = torch.zeros(mask.shape), torch.arange(len(mask))
     last = mask.sum(dim=1).cpu() - 1
     for scores, weight in zip(verdict.by_reward.values(), weights, strict=True):
+        whole = torch.tensor([0.0 if score is None or isinstance(score, list) else score for score in scores])
+        earned[rows, last] += weight * whole
         for row, score in enumerate(scores):
             if isinstance(score, list):
                 earned[row, : len(score)] += weight * torch.tensor(score)
-            elif score is not None:
-                earned[row, last[row]] += weight * score
     return earned.sum(dim=1).to(mask.device), earned.to(mask.device)

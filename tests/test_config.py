@@ -50,6 +50,7 @@ def test_every_field_is_explained(config):
         (PPOArguments, {"total_episodes": "8"}, "at least per_device_train_batch_size"),
         (PPOArguments, {"num_mini_batches": "7"}, "must divide"),
         (PPOArguments, {"num_generations": "5"}, "must divide"),
+        (PPOArguments, {"kl_controller": "adaptive", "kl_coef": "0"}, "above 0 to begin with"),
         (PPOArguments, {"reward_normalization": "batch"}, "one of none, reference, running"),
         (PPOArguments, {"missing_eos_penalty": "-1"}, "at least 0"),
         (BenchArguments, {"micro_batch_size": "48"}, "must divide batch_size"),
