@@ -53,7 +53,7 @@ class Stopwatch:
     def stamp(self, phase: str) -> None:
         """The phase that just ended."""
         now = self.now()
-        self.open[phase] = now - self.last
+        self.open[f"seconds_{phase}"] = now - self.last
         self.last = now
 
     def end_update(self, **also: float) -> None:
@@ -145,7 +145,7 @@ def _train_ours(job: dict, watch: Stopwatch) -> dict:
     peak = matmul_peak(policy.device) if job["trainer"] == "ours" else None
     trainer.train()
     for update, line in zip(watch.updates, trainer.state.log_history, strict=True):
-        update |= {phase: line[f"time/{phase}"] for phase in PHASES}
+        update |= {f"seconds_{phase}": line[f"time/{phase}"] for phase in PHASES}
     return {} if peak is None else {"matmul_peak": peak, "update_share": update_share(policy, job, watch, peak)}
 
 
@@ -226,7 +226,7 @@ def update_share(policy: object, job: dict, watch: Stopwatch, peak: float) -> fl
     )
     epochs = job["num_ppo_epochs"]
     shares = [
-        6 * epochs * (trunk * update["read_tokens"] + head * update["said_tokens"]) / update["update"] / peak
+        6 * epochs * (trunk * update["read_tokens"] + head * update["said_tokens"]) / update["seconds_update"] / peak
         for update in watch.updates[1:]
     ]
     return statistics.median(shares)
@@ -332,7 +332,9 @@ def summarize(results: list[dict]) -> dict:
     batch = results[0]["batch_size"]
     found = {
         "episodes_per_second": batch / statistics.median(update["total"] for update in updates),
-        **{f"seconds_{phase}": statistics.median(update[phase] for update in updates) for phase in PHASES},
+        **{
+            f"seconds_{phase}": statistics.median(update[f"seconds_{phase}"] for update in updates) for phase in PHASES
+        },
         "peak_memory": statistics.median(result["peak_memory"] for result in results),
         "score": statistics.fmean(result["score"] for result in results),
     }

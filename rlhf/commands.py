@@ -138,6 +138,7 @@ def _ppo_config(args: PPOArguments) -> PPOConfig:
     """The trainer's settings of a run, which makes its own directory, progress bar and samples."""
     shared = {field.name: getattr(args, field.name) for field in fields(PPOSettings)}
     return PPOConfig(
+        ".",  # the run's directory is made when everything has been checked
         **shared,
         save_strategy="steps" if args.save_steps else "no",
         save_steps=args.save_steps or 500,

@@ -232,9 +232,9 @@ class PPOSettings:
     total_episodes: int | None = None
     """Responses to sample and learn from, all together; None leaves it to num_train_epochs."""
     per_device_train_batch_size: int = 64
-    """Responses a PPO update learns from, times gradient_accumulation_steps."""
+    """Responses a PPO update learns from, times gradient_accumulation_steps; so many at most in memory at once."""
     gradient_accumulation_steps: int = 1
-    """An update takes this many times per_device_train_batch_size responses, so many at most in memory at once."""
+    """An update takes this many times per_device_train_batch_size responses."""
     num_ppo_epochs: int = 4
     """Passes over the responses of one update."""
     num_mini_batches: int = 1

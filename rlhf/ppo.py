@@ -115,6 +115,10 @@ class PPOConfig(PPOSettings, TrainingArguments):
     ds3_gather_for_generation: bool = True
     """Not used: DeepSpeed is not supported yet."""
     # Defaults of TrainingArguments that differ here.
+    seed: int = 42
+    """Seed of the sampling and of the order of prompts."""
+    per_device_train_batch_size: int = 8
+    """Responses a PPO update learns from, times gradient_accumulation_steps; so many at most in memory at once."""
     bf16: bool | None = None
     """Compute in bfloat16; on a GPU that can, unless said otherwise."""
     logging_steps: float = 1
@@ -616,7 +620,8 @@ class PPOTrainer(Trainer):
         if self.control.should_log:
             self.log(dict(metrics))
         every = max(1, self.state.max_steps // max(1, self.args.num_sample_generations))
-        if self.eval_prompts and self.args.num_sample_generations and (self.state.global_step - 1) % every == 0:
+        wanted = self.args.log_completions and self.args.num_sample_generations and self.eval_prompts
+        if wanted and (self.state.global_step - 1) % every == 0:
             self.generate_completions()
         if self.control.should_evaluate:
             self.evaluate()

@@ -72,6 +72,30 @@ def test_ppo_resumes_from_its_checkpoint(rlhf, shared):
     assert one == other
 
 
+def test_a_run_writes_nothing_outside_its_directory(shared, rlhf, tmp_path):
+    small = ("--max_steps", 1, "--per_device_train_batch_size", 4, "--num_sample_generations", 0)
+    done = rlhf("ppo", "--reward_model_path", shared / "demo", "--output_dir", "out", *small)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_benchmark_prints_its_medians_and_writes_its_numbers(rlhf, tmp_path):
+    small = ("--rounds", 1, "--total_episodes", 24, "--batch_size", 8, "--micro_batch_size", 8)
+    done = rlhf("bench", "ppo", *small, "--response_length", 6, "--json", "bench.json", "--use_cpu", "true")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "episodes_per_second" in done.stdout and "share_of_matmul_peak_in_update" in done.stdout
+    found = json.loads((tmp_path / "bench.json").read_text())
+    for name in ("ours", "ours_separate"):
+        medians = found["medians"][name]
+        updates = found["rounds"][name][0]["updates"]
+        assert len(updates) == 3 and medians["episodes_per_second"] > 0 and medians["peak_memory"] > 1e8
+        for update in updates:
+            phases = sum(update[f"seconds_{phase}"] for phase in ("rollout", "score", "update"))
+            assert phases == pytest.approx(update["total"], rel=0.25)
+            assert -10 < update["score"] < 10 and update["score"] != update["seconds_score"]
+    assert 0 < found["medians"]["ours"]["share_of_matmul_peak_in_update"] < 1
+
+
 def test_a_yaml_file_gives_settings_and_flags_win(rlhf, tmp_path):
     (tmp_path / "run.yaml").write_text("max_steps: 2\nlearning_rate: 0.001\nper_device_train_batch_size: 4\n")
     done = rlhf("reward", "--config", "run.yaml", "--learning_rate", "0.002", "--output_dir", "out")

@@ -1378,6 +1378,7 @@ def test_defaults_are_those_of_trl_unless_documented(tmp_path):
     assert config.learning_rate == 3e-6 and config.num_ppo_epochs == 4 and config.num_mini_batches == 1
     assert config.temperature == 0.7 and config.vf_coef == 0.1 and config.cliprange_value == 0.2
     assert config.gamma == 1.0 and config.lam == 0.95 and not config.whiten_rewards
+    assert config.seed == 42 and config.per_device_train_batch_size == 8 and config.num_sample_generations == 10
     assert config.stop_token == "eos"  # TRL: None, which never ends
     config = PPOConfig(per_device_train_batch_size=8, gradient_accumulation_steps=4, num_mini_batches=2, use_cpu=True,
                        total_episodes=100)  # fmt: skip
