@@ -290,7 +290,7 @@ class PPOSettings:
     value_head: Literal["shared", "separate"] = "shared"
     """Where values come from: a layer on the policy's own trunk, or a second model (slower, more memory)."""
     value_learning_rate: float | None = None
-    """Learning rate of the value head or model, if another than the policy's."""
+    """Learning rate of the values; not given, the policy's, or ten times that for a head, which begins at zero."""
     value_warmup_steps: int = 0
     """First updates in which only the value head or model learns."""
     max_grad_norm: float = 1.0
@@ -373,6 +373,8 @@ class PPOArguments(PPOSettings):
     """Responses to sample and learn from, all together."""
     num_ppo_epochs: int = 2
     """Passes over the responses of one update."""
+    num_mini_batches: int = 2
+    """Optimizer steps an epoch: the responses are dealt into this many parts."""
     response_length: int = 64
     """Longest response in tokens."""
     missing_eos_penalty: float | None = 1.0

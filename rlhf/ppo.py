@@ -533,7 +533,7 @@ class PPOTrainer(Trainer):
         """Transformers' optimizer for the policy, with the value head or model as one more group."""
         super().create_optimizer(model)
         own = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
-        lr = self.args.value_learning_rate or self.args.learning_rate
+        lr = self.args.value_learning_rate or self.args.learning_rate * (10 if self.is_shared else 1)
         decayed = self.get_decay_parameter_names(self.value_model)
         for decay in (True, False):
             values = [p for name, p in self.value_model.named_parameters() if (name in decayed) == decay]
