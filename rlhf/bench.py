@@ -82,7 +82,8 @@ def _stopping_callback(watch: Stopwatch, job: dict, score_key: str) -> object:
                     control.should_training_stop = True
 
         def on_step_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
-            watch.end_update()
+            if job["trainer"] != "trl":  # which logs before its step ends: there the log closes the update
+                watch.end_update()
 
     return EndOfUpdate()
 
@@ -181,7 +182,6 @@ def _train_trl(job: dict, watch: Stopwatch) -> dict:
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_stopping_callback(watch, job, "objective/scores"))
-    # TRL logs before it says that the step has ended; here the update is closed first.
     log = trainer.log
 
     def log_after_end(logs: dict, *args: object) -> None:
@@ -190,7 +190,6 @@ def _train_trl(job: dict, watch: Stopwatch) -> dict:
         log(logs, *args)
 
     trainer.log = log_after_end
-    trainer.callback_handler.callbacks[-1].on_step_end = lambda *args, **kwargs: None
     trainer.train()
     return {}
 

@@ -143,6 +143,7 @@ def _ppo_config(args: PPOArguments) -> PPOConfig:
         save_strategy="steps" if args.save_steps else "no",
         save_steps=args.save_steps or 500,
         save_value_model=False,
+        bf16=False,  # the commands load models in float32
         disable_tqdm=True,
         report_to="none",
     )
