@@ -15,7 +15,7 @@ from scipy import stats
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.generate import batches_by_length, generate
-from rlhf.packed import line_up, read, response_places, use_packed_attention
+from rlhf.packed import line_up, logits_at, read, response_places, use_packed_attention
 from rlhf.scoring import score_ids
 
 
@@ -85,9 +85,7 @@ def sequence_kl(
         ids, rows = line_up([answers.rows[i] for i in part], policy.device)
         places, _ = response_places(ids, rows, [answers.prompt_lengths[i] for i in part])
         log_p, log_q = (
-            torch.log_softmax(
-                model.get_output_embeddings()(read(model, ids, rows)[places]).float() / temperature, dim=-1
-            )
+            logits_at(model, read(model, ids, rows)[places], temperature).log_softmax(dim=-1)
             for model in (policy, reference)
         )
         token_kl = torch.linalg.vecdot(log_p.exp(), log_p - log_q)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import BadInput
 from rlhf.models import context_size, render_prompt
-from rlhf.packed import GrowingRows, line_up, read, use_packed_attention
+from rlhf.packed import GrowingRows, line_up, logits_at, read, use_packed_attention
 
 
 CROWDED = 0.75
@@ -73,10 +73,10 @@ def batches_by_length(rows: list[list[int]], batch_tokens: int, batch_rows: int 
     yield batch
 
 
-def pick(logits: torch.Tensor, temperature: float, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (B, V), uniform numbers (B,) -> token (B,), its log-probability (B,). Temperature 0 takes the best."""
-    probabilities = torch.softmax(logits.float() / (temperature or 1.0), dim=-1)
-    if temperature == 0:
+def pick(logits: torch.Tensor, uniform: torch.Tensor, *, greedy: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, V), uniform numbers (B,) -> token (B,), the sampled one or the best, its log-probability (B,)."""
+    probabilities = torch.softmax(logits, dim=-1)
+    if greedy:
         token = probabilities.argmax(dim=-1)
     else:
         # Inverse of the cumulative distribution; in double precision so that rare tokens of a large vocabulary count.
@@ -114,7 +114,7 @@ def decode(
     goes_on = torch.ones_like(alive, dtype=torch.bool)
     for step in range(max_new_tokens):
         uniform = torch.rand(len(queries), generator=generator).to(model.device)[alive]
-        token, logprob = pick(model.get_output_embeddings()(hidden), temperature, uniform)
+        token, logprob = pick(logits_at(model, hidden, temperature or 1.0), uniform, greedy=temperature == 0)
         yield alive[goes_on], token[goes_on], logprob[goes_on], hidden[goes_on]
         goes_on = goes_on & (token != (-1 if eos_id is None else eos_id))
         count = int(goes_on.sum())

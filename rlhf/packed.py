@@ -7,6 +7,8 @@ with Transformers as an attention of its own, which GPT-2, Llama, Qwen and most 
 any other way, a model with this attention works as always.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -98,7 +100,8 @@ class GrowingRows(Rows):
         """Column of the token that each row goes on with; None while the rows are read."""
         column = torch.arange(self.width + new_tokens, device=device)
         empty = (self.width - self.lengths).unsqueeze(1)
-        self.filled = column >= empty  # (b, columns)
+        # (b, columns) minus infinity before a row's first token: added to its scores, it leaves no weight there.
+        self.unfilled = torch.zeros(len(lengths), len(column), device=device).masked_fill_(column < empty, -math.inf)
         self.to_cache = (self.starts.unsqueeze(1) + (column[: self.width] - empty).clamp(min=0)).flatten()
         self.cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         """Keys and values of each layer, (b, H_kv, columns, D) each."""
@@ -111,7 +114,7 @@ class GrowingRows(Rows):
 
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with these rows only, in this order; a row may be taken more than once."""
-        self.filled, self.lengths = self.filled[rows], self.lengths[rows]
+        self.unfilled, self.lengths = self.unfilled[rows], self.lengths[rows]
         self.cache = {
             layer: (keys.index_select(0, rows), values.index_select(0, rows))
             for layer, (keys, values) in self.cache.items()
@@ -133,20 +136,16 @@ class GrowingRows(Rows):
         keys, values = self.cache[layer]
         keys[:, :, self.column], values[:, :, self.column] = key[0].transpose(0, 1), value[0].transpose(0, 1)
         seen = slice(0 if window is None else max(0, self.column + 1 - window), self.column + 1)
-        # The H / H_kv queries that share a key go in as if they were tokens: nothing is repeated.
+        # The H / H_kv queries that share a key go in as if they were tokens: nothing is repeated. For so few queries
+        # a row, plain products are faster than a fused kernel.
         grouped = query[0].transpose(0, 1).unflatten(1, (key.size(1), -1))
-        found = scaled_dot_product_attention(
-            grouped,
-            keys[:, :, seen],
-            values[:, :, seen],
-            attn_mask=self.filled[:, None, None, seen],
-            scale=scaling,
-        )
+        scores = (grouped * scaling) @ keys[:, :, seen].transpose(2, 3) + self.unfilled[:, None, None, seen]
+        found = scores.softmax(dim=-1, dtype=torch.float).to(values.dtype) @ values[:, :, seen]
         return found.flatten(1, 2).unsqueeze(0)
 
     def _store(self, line: torch.Tensor) -> torch.Tensor:
         """(1, H, N, D) -> a cache (b, H, columns, D) that holds it."""
-        rows, columns = self.filled.shape
+        rows, columns = self.unfilled.shape
         cache = line.new_empty(rows, line.size(1), columns, line.size(3))
         read = line[0].transpose(0, 1).index_select(0, self.to_cache)
         cache[:, :, : self.width] = read.view(rows, self.width, *read.shape[1:]).transpose(1, 2)
@@ -218,6 +217,14 @@ def read(model: PreTrainedModel, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
         use_cache=False,
         rows=rows,
     ).last_hidden_state[0]
+
+
+def logits_at(model: PreTrainedModel, states: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Logits over temperature (n, V), in full precision, from last hidden states (n, d)."""
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is None:  # the division is of fewer numbers before the projection than after it
+        return head(states / temperature).float()
+    return head(states).float() / temperature
 
 
 def line_up(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, Rows]:

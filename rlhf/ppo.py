@@ -47,7 +47,7 @@ from rlhf import checkpoint, models
 from rlhf.config import BadInput, PPOSettings, check_range
 from rlhf.evaluate import paired
 from rlhf.generate import Generation, batches_by_length, generate
-from rlhf.packed import Rows, is_peft, line_up, plain_model, read, response_places, use_packed_attention
+from rlhf.packed import Rows, is_peft, line_up, logits_at, plain_model, read, response_places, use_packed_attention
 from rlhf.prompts import Prompt, PromptReader, PromptSet, PromptStream, held_out_prompts, prompts_of
 from rlhf.scoring import RewardFunc, Verdict, ask, combine, rewards_of
 
@@ -300,10 +300,9 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def token_logprobs(
-    logits: torch.Tensor, targets: torch.Tensor, temperature: float, *, entropy_gradient: bool = False
+    logits: torch.Tensor, targets: torch.Tensor, *, entropy_gradient: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (n, V), targets (n,) -> log-probabilities and entropies (n,) of softmax(logits / temperature)."""
-    logits = logits.float() / temperature
+    """Logits over temperature (n, V), targets (n,) -> log-probabilities of the targets and entropies (n,)."""
     if not entropy_gradient:
         return _TokenLogprobs.apply(logits, targets)
     distribution = torch.log_softmax(logits, dim=-1)
@@ -745,13 +744,13 @@ class PPOTrainer(Trainer):
         with self.accelerator.autocast():
             with self._reference() as reference:
                 states = read(reference, ids, rows).index_select(0, places)
-                heads = reference.get_output_embeddings(), self.model.get_output_embeddings()
             for part in self._chunks(len(targets)):
-                with self._reference():
-                    log_q = torch.log_softmax(heads[0](states[part]).float() / self.args.temperature, dim=-1)
-                log_p = torch.log_softmax(heads[1](hidden[part]).float() / self.args.temperature, dim=-1)
+                with self._reference() as reference:
+                    log_q = logits_at(reference, states[part], self.args.temperature).log_softmax(dim=-1)
+                log_p = logits_at(self.model, hidden[part], self.args.temperature).log_softmax(dim=-1)
                 logprobs.append(log_q.gather(1, targets[part].unsqueeze(1)).squeeze(1))
-                kls.append((log_p.exp() * (log_p - log_q)).sum(dim=-1))
+                off = log_p - log_q
+                kls.append(torch.linalg.vecdot(log_p.exp_(), off))
         return torch.cat(logprobs), torch.cat(kls)
 
     def _chunks(self, tokens: int) -> list[slice]:
@@ -891,10 +890,8 @@ class PPOTrainer(Trainer):
         leaf = states.detach().requires_grad_()
         for chunk in self._chunks(len(targets)):
             with self.accelerator.autocast():
-                logits = self.model.get_output_embeddings()(leaf[chunk])
-            logprobs, entropy = token_logprobs(
-                logits, targets[chunk], args.temperature, entropy_gradient=args.entropy_coef > 0
-            )
+                logits = logits_at(self.model, leaf[chunk], args.temperature)
+            logprobs, entropy = token_logprobs(logits, targets[chunk], entropy_gradient=args.entropy_coef > 0)
             loss, ratio, clipped = policy_losses(
                 logprobs, old_logprobs[chunk], advantages[chunk], args.cliprange, args.cliprange_high, args.dual_clip
             )

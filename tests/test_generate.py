@@ -1,5 +1,7 @@
 """Sampling and reading without padding: the same tokens and numbers as Transformers, in every family."""
 
+import copy
+
 import pytest
 import torch
 from transformers import (
@@ -15,7 +17,7 @@ from transformers import (
 
 from rlhf.config import BadInput
 from rlhf.generate import Generation, batches_by_length, encode_prompt, generate, stream
-from rlhf.packed import line_up, read, response_places, use_packed_attention
+from rlhf.packed import line_up, logits_at, read, response_places, use_packed_attention
 
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15]]
@@ -81,6 +83,16 @@ def test_a_line_of_rows_is_read_as_each_row_alone(family, tiny_gpt2):
         model(torch.tensor([row]), use_cache=False).logits.logsumexp(dim=-1).sum().backward()
     for parameter, gradient in zip(model.parameters(), packed, strict=True):
         assert torch.allclose(parameter.grad, gradient, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_are_divided_by_the_temperature_in_full_precision(tiny_gpt2, bias, dtype):
+    model = copy.deepcopy(tiny_gpt2).to(dtype)
+    model.lm_head = torch.nn.Linear(model.config.n_embd, 50, bias=bias, dtype=dtype)
+    states = torch.randn(7, model.config.n_embd, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    found = logits_at(model, states, 0.5)
+    assert found.dtype == torch.float32 and torch.equal(found, model.lm_head(states).float() * 2)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

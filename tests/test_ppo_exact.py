@@ -14,6 +14,7 @@ import pytest
 import torch
 from worlds import BOS, EOS, small_model, trainer_for
 
+from rlhf.packed import logits_at
 from rlhf.ppo import (
     PPOTrainer,
     adapt_kl_coef,
@@ -239,29 +240,27 @@ def test_the_kl_coefficient_follows_its_closed_form(kl, error):
     assert coefficient == pytest.approx(0.05 * (1 + error * episodes / horizon) ** 100, rel=1e-9)
 
 
-def plain_logprobs(logits, targets, temperature):
-    distribution = torch.log_softmax(logits.float() / temperature, dim=-1)
+def plain_logprobs(logits, targets):
+    distribution = torch.log_softmax(logits.float(), dim=-1)
     return distribution.gather(1, targets.unsqueeze(1)).squeeze(1), -(distribution.exp() * distribution).sum(dim=-1)
 
 
 @pytest.mark.parametrize("entropy_gradient", [False, True])
-@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
-def test_log_probabilities_and_entropies_are_those_of_log_softmax(temperature, entropy_gradient):
+def test_log_probabilities_and_entropies_are_those_of_log_softmax(entropy_gradient):
     logits, targets = 4 * random(50, 33), torch.arange(50) % 33
-    found = token_logprobs(logits, targets, temperature, entropy_gradient=entropy_gradient)
-    for one, other in zip(found, plain_logprobs(logits, targets, temperature), strict=True):
+    found = token_logprobs(logits, targets, entropy_gradient=entropy_gradient)
+    for one, other in zip(found, plain_logprobs(logits, targets), strict=True):
         assert torch.allclose(one, other, atol=2e-5)
 
 
 @pytest.mark.parametrize("entropy_gradient", [False, True])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_their_gradient_is_autograds(temperature, entropy_gradient):
+def test_their_gradient_is_autograds(entropy_gradient):
     targets, weights = torch.arange(50) % 33, random(2, 50, seed=5)
     gradients = []
     for function in (token_logprobs, plain_logprobs):
         logits = (4 * random(50, 33)).requires_grad_()
         keywords = {"entropy_gradient": entropy_gradient} if function is token_logprobs else {}
-        logprobs, entropy = function(logits, targets, temperature, **keywords)
+        logprobs, entropy = function(logits, targets, **keywords)
         loss = (weights[0] * logprobs).sum()
         if entropy_gradient:
             loss = loss + (weights[1] * entropy).sum()
@@ -271,19 +270,16 @@ def test_their_gradient_is_autograds(temperature, entropy_gradient):
 
 
 def test_the_entropy_is_outside_the_graph_unless_asked_for():
-    logprobs, entropy = token_logprobs(random(2, 5).requires_grad_(), torch.tensor([0, 1]), 1.0)
+    logprobs, entropy = token_logprobs(random(2, 5).requires_grad_(), torch.tensor([0, 1]))
     assert logprobs.requires_grad and not entropy.requires_grad
 
 
-def test_large_and_half_precision_logits_are_computed_in_full_precision():
+def test_large_logits_keep_their_differences():
     logits, targets = torch.tensor([[1e4, 1e4 - 1.0, -1e4]]), torch.tensor([1])
-    logprobs, entropy = token_logprobs(logits, targets, 1.0)
-    expected = plain_logprobs(logits, targets, 1.0)
+    logprobs, entropy = token_logprobs(logits, targets)
+    expected = plain_logprobs(logits, targets)
     assert logprobs.item() == pytest.approx(expected[0].item(), abs=2e-3)
     assert entropy.item() == pytest.approx(expected[1].item(), abs=2e-3)
-    half, _ = token_logprobs(random(2, 5).bfloat16(), torch.tensor([0, 1]), 0.7)
-    exact, _ = plain_logprobs(random(2, 5).bfloat16(), torch.tensor([0, 1]), 0.7)
-    assert half.dtype == torch.float32 and torch.allclose(half, exact, atol=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------------------
@@ -431,10 +427,10 @@ def pay_by(estimate):
 
 
 def forget_temperature_in_learning(monkeypatch):
-    def patched(logits, targets, temperature, **keywords):
-        return token_logprobs(logits, targets, 1.0, **keywords)
+    def patched(model, states, temperature):
+        return logits_at(model, states, 1.0 if torch.is_grad_enabled() else temperature)
 
-    monkeypatch.setattr("rlhf.ppo.token_logprobs", patched)
+    monkeypatch.setattr("rlhf.ppo.logits_at", patched)
 
 
 def forget_temperature_in_reference(monkeypatch):
