@@ -16,6 +16,7 @@ from rlhf.config import (
     PreferencesConfig,
     PretrainConfig,
     RewardArguments,
+    SweepArguments,
     build,
     field_docs,
 )
@@ -25,11 +26,17 @@ COMMANDS = {
     "demo": (DemoArguments, "reward model, PPO and comparison in a row, in a few minutes"),
     "reward": (RewardArguments, "train a reward model on preference pairs"),
     "ppo": (PPOArguments, "train a policy with PPO against a reward model"),
-    "compare": (CompareArguments, "compare base and PPO model on the same test prompts"),
+    "compare": (CompareArguments, "compare any number of models on the same test prompts"),
+    "sweep": (SweepArguments, "PPO at several prices of KL, all checkpoints compared: how far is too far"),
     "bench": (BenchArguments, "measure the speed of PPO, by itself or against TRL 1.12"),
     "pretrain": (PretrainConfig, "make the embedded base model again"),
     "preferences": (PreferencesConfig, "make the embedded preference pairs again"),
 }
+
+
+def _default(field: dataclasses.Field) -> object:
+    """A field's default, a list as it is typed."""
+    return " ".join(field.default_factory()) if field.default is dataclasses.MISSING else field.default
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,10 +50,12 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--config", metavar="FILE", help="YAML file with settings; flags take precedence")
         docs = field_docs(config)
         for field in dataclasses.fields(config):
-            help_text = f"{docs[field.name]} (default: {field.default})".replace("%", "%%")
-            command.add_argument(f"--{field.name}", default=argparse.SUPPRESS, metavar="", help=help_text)
+            help_text = f"{docs[field.name]} (default: {_default(field)})".replace("%", "%%")
+            several = {"nargs": "+"} if "list" in str(field.type) else {}
+            command.add_argument(f"--{field.name}", default=argparse.SUPPRESS, metavar="", help=help_text, **several)
     report = commands.add_parser("report", help="write REPORT.md from a demo run", description="Write REPORT.md.")
     report.add_argument("run", help="directory of a finished demo run")
+    report.add_argument("--sweep", help="directory of a sweep, for over-optimisation (default: RUN/sweep)")
     report.add_argument("--output_file", default="REPORT.md", help="(default: REPORT.md)")
     return top
 
@@ -67,20 +76,68 @@ def settings(given: dict[str, object]) -> dict[str, object]:
     return {**read, **given}
 
 
+def interval(entry: dict, digits: int = 3) -> str:
+    """An estimate with its 95 % interval."""
+    return f"{entry['value']:.{digits}f} [{entry['ci_low']:.{digits}f}, {entry['ci_high']:.{digits}f}]"
+
+
+def comparison_table(summary: dict) -> str:
+    """Every model of a comparison in numbers, and what each shows against the base."""
+    lines = []
+    for split, found in summary["splits"].items():
+        shown = found["models"]
+        first = next(iter(shown.values()))
+        what = f"{split} prompts: {first['prompts']}, answers to each: {first['samples']}"
+        lines += ["", f"  {what:<42}" + "".join(f"{name:>12}" for name in shown)]
+        rows = [
+            ("score, mean", "mean", ".3f"),
+            ("gold score, mean", "gold_mean", ".3f"),
+            ("length in tokens, mean", "mean_length", ".1f"),
+            ("responses that end by themselves", "eos_rate", ".1%"),
+            ("different word pairs (distinct-2)", "distinct_2", ".3f"),
+            ("perplexity under the base model", "base_perplexity", ".2f"),
+        ]
+        for label, key, form in rows:
+            values = [model[key] for model in shown.values()]
+            if None not in values:
+                lines.append(f"  {label:<42}" + "".join(f"{value:>12{form}}" for value in values))
+        for name, against in found["against_base"].items():
+            lines += [
+                "",
+                f"  {name} against base, paired, with 95 % intervals over prompts:",
+                *_against_lines(against),
+            ]
+            lines.append(f"    KL from the base: {interval(shown[name]['kl'], 2)} nats a response")
+            lines += [f"    Caution: {caution}" for caution in against["cautions"]]
+    return "\n".join(lines)
+
+
+def _against_lines(against: dict) -> list[str]:
+    lines = []
+    for kind, label in (("score", "score"), ("gold", "gold score")):
+        found = against[kind]
+        if found:
+            lines += [
+                f"    gain in {label}: {interval(found['gain'])}, p = {found['p']:.2g}; the smallest that would have "
+                f"shown: {found['detectable']:.3f}",
+                f"    wins by {label}: {interval(found['win_rate'])} (chance: 0.5)",
+            ]
+    length = against["length"]
+    if length["gain"] is not None:
+        share = "" if length["explained"] is None else f"; length explains {length['explained']:.0%} of the gain"
+        lines.append(
+            f"    longer by {interval(length['longer'], 1)} tokens; gain in score at like length: "
+            f"{length['gain']:.3f}{share}"
+        )
+    return lines
+
+
 def demo_table(summary: dict) -> str:
     """The closing table of a demo."""
-    base, tuned = summary["base"], summary["ppo"]
     reward, seconds = summary["reward_model"], summary["seconds"]
-
-    def row(label: str, before: object, after: object) -> str:
-        return f"  {label:<34}{before:>10}{after:>10}"
-
-    def interval(entry: dict, value: str) -> str:
-        return f"{entry[value]:.3f} [{entry['ci_low']:.3f}, {entry['ci_high']:.3f}]"
-
     lines = [
         "",
-        f"Reward model: loss {reward['eval_loss']:.3f} (chance: 0.693), accuracy {reward['eval_accuracy']:.3f}",
+        f"Reward model: loss {interval(reward['loss'])} nats (chance: 0.693), accuracy {interval(reward['accuracy'])}",
     ]
     if reward["rubric_agreement"] is not None:
         lines += [
@@ -88,30 +145,22 @@ def demo_table(summary: dict) -> str:
             f"  the reward model on {reward['rubric_agreement']:.3f}",
         ]
     lines += [
+        comparison_table(summary),
         "",
-        row("on the same unseen prompts", "base", "PPO"),
-        row("score, mean", f"{base['mean']:.3f}", f"{tuned['mean']:.3f}"),
-    ]
-    if base["gold_mean"] is not None:
-        lines.append(row("rubric (gold score), mean", f"{base['gold_mean']:.3f}", f"{tuned['gold_mean']:.3f}"))
-    lines += [
-        row("length in tokens, mean", f"{base['mean_length']:.1f}", f"{tuned['mean_length']:.1f}"),
-        row("responses that end", f"{base['eos_rate']:.1%}", f"{tuned['eos_rate']:.1%}"),
-        row("different word pairs (distinct-2)", f"{base['distinct_2']:.3f}", f"{tuned['distinct_2']:.3f}"),
-        "",
-        f"Gain in score: {interval(summary['gain'], 'mean')} (95 % interval)",
-        f"PPO scores higher on {interval(summary['win_rate'], 'value')} of the prompts (chance: 0.5)",
-    ]
-    if summary["gold_gain"] is not None:
-        lines += [
-            f"Gain in rubric: {interval(summary['gold_gain'], 'mean')}",
-            f"  on topics that training never saw: {interval(summary['unseen_topics']['gold_gain'], 'mean')}",
-        ]
-    lines += [
-        f"KL from the base model: {summary['kl']['mean']:.1f} nats a response",
         f"Seconds: reward model {seconds['reward']:.0f}, PPO {seconds['ppo']:.0f}, "
         f"comparison {seconds['compare']:.0f}, in all {seconds['total']:.0f}",
     ]
+    return "\n".join(lines)
+
+
+def sweep_table(found: dict) -> str:
+    """Every point of a sweep, by its distance from the base."""
+    lines = ["", f"  {'gains over the base, with 95 % intervals':<42}{'KL, nats':>10}{'score':>26}{'gold score':>26}"]
+    for point in sorted(found["points"], key=lambda point: point["kl"]["value"]):
+        gold = interval(point["gold"]) if point["gold"] else ""
+        lines.append(f"  {point['name']:<42}{point['kl']['value']:>10.2f}{interval(point['score']):>26}{gold:>26}")
+    if found["fit"] and found["fit"]["turnover_kl"] is not None:
+        lines.append(f"  The gold score turns down at about {found['fit']['turnover_kl']:.1f} nats.")
     return "\n".join(lines)
 
 
@@ -120,7 +169,8 @@ def run_command(name: str, given: dict[str, object]) -> None:
     if name == "report":
         from rlhf.report import write_report
 
-        print(write_report(Path(given["run"]), Path(given["output_file"])))
+        run = Path(given["run"])
+        print(write_report(run, Path(given["output_file"]), Path(given["sweep"] or run / "sweep")))
         return
     given.pop("what", None)
     config = build(COMMANDS[name][0], settings(given))
@@ -137,8 +187,9 @@ def run_command(name: str, given: dict[str, object]) -> None:
     from rlhf import commands
 
     result = getattr(commands, name)(config)
-    if name == "demo" and result:
-        print(demo_table(result))
+    tables = {"demo": demo_table, "compare": comparison_table, "sweep": sweep_table}
+    if name in tables and result:
+        print(tables[name](result))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -25,7 +25,7 @@ from rlhf.config import ASSETS, BadInput, BenchArguments, PPOArguments
 
 REQUIREMENTS = ("trl==1.12.0", "transformers==5.23.0", "accelerate>=1.15,<2", "numpy>=2,<3")
 PHASES = ("rollout", "score", "update")
-LAST = 5
+LAST = 10
 """Updates whose mean score is the score reached: one batch of 64 alone is noisy."""
 
 
@@ -73,7 +73,7 @@ def _stopping_callback(watch: Stopwatch, job: dict, score_key: str) -> object:
 
         def on_log(self, args: object, state: object, control: object, logs: dict, **kwargs: object) -> None:
             if score_key in logs:
-                watch.updates[-1]["score"] = logs[score_key]
+                watch.updates[-1] |= {"score": logs[score_key], "kl": logs["objective/kl"]}
                 watch.updates[-1]["read_tokens"] = logs.get("tokens_per_second/score", 0) * logs.get("time/score", 0)
                 watch.updates[-1]["said_tokens"] = logs.get("completions/mean_length", 0) * job["batch_size"]
                 scores = [update["score"] for update in watch.updates[-LAST:]]
@@ -336,6 +336,7 @@ def summarize(results: list[dict]) -> dict:
         },
         "peak_memory": statistics.median(result["peak_memory"] for result in results),
         "score": statistics.fmean(result["score"] for result in results),
+        "kl_nats": statistics.fmean(result["kl"] for result in results),
     }
     if "update_share" in results[0]:
         found["share_of_matmul_peak_in_update"] = statistics.median(result["update_share"] for result in results)
@@ -356,7 +357,8 @@ def _job(args: BenchArguments, task: dict, trainer: str, seed: int) -> dict:
         "use_cpu": args.use_cpu,
         "threads": args.threads,
         "stop_at_score": None,
-        "ours": {},
+        # Lambda is each trainer's own: TRL's default is 0.95.
+        "ours": {"lam": PPOArguments.lam},
     }
 
 
@@ -365,12 +367,13 @@ def _run(python: str | Path, job: dict) -> dict:
     result = measure(python, job)
     updates = result["updates"]
     seconds = sum(update["total"] for update in updates)
-    score = statistics.fmean(update["score"] for update in updates[-LAST:])
+    score, kl = (statistics.fmean(update[name] for update in updates[-LAST:]) for name in ("score", "kl"))
     say(
         f"  {job['trainer']:<14} seed {job['seed']}: {len(updates) * job['batch_size']} episodes in {seconds:.1f} s, "
-        f"score {score:.2f}, peak memory {result['peak_memory'] / 1e6:.0f} MB"
+        f"score {score:.2f} at {kl:.1f} nats, peak memory {result['peak_memory'] / 1e6:.0f} MB"
     )
-    return {**result, "batch_size": job["batch_size"], "seconds": seconds, "score": score, "seed": job["seed"]}
+    also = {name: job[name] for name in ("batch_size", "seed")}
+    return {**result, **also, "seconds": seconds, "score": score, "kl": kl}
 
 
 def say(line: str) -> None:
@@ -411,10 +414,8 @@ def _shipped(args: BenchArguments, task: dict, trl: dict) -> dict:
     job = _job(args, task, "ours", trl["seed"])
     job |= {"stop_at_score": trl["score"], "total_episodes": PPOArguments.total_episodes}
     job |= {"num_ppo_epochs": PPOArguments.num_ppo_epochs, "learning_rate": PPOArguments.learning_rate}
-    job["ours"] = {
-        "reward_normalization": PPOArguments.reward_normalization,
-        "missing_eos_penalty": PPOArguments.missing_eos_penalty,
-    }
+    names = ("num_mini_batches", "lam", "reward_normalization", "missing_eos_penalty")
+    job["ours"] = {name: getattr(PPOArguments, name) for name in names}
     return _run(sys.executable, job)
 
 

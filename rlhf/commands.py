@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from rlhf import data, evaluate, models
+from rlhf import comparison, data, evaluate, models, stats
 from rlhf.callbacks import EveryFewSteps, RunCallback
 from rlhf.config import (
     EVERYDAY,
@@ -24,6 +25,7 @@ from rlhf.config import (
     PPOArguments,
     PPOSettings,
     RewardArguments,
+    SweepArguments,
 )
 from rlhf.everyday import gold_score
 from rlhf.ppo import Diverged, PPOConfig, PPOTrainer
@@ -86,8 +88,8 @@ def reward(args: RewardArguments) -> dict:
         run.log(
             {
                 "step": run.status()["step"],
-                "eval_loss": found["eval_loss"],
-                "eval_accuracy": found["eval_accuracy"],
+                "eval_loss": found["loss"]["value"],
+                "eval_accuracy": found["accuracy"]["value"],
                 "eval_margin": found["mean_margin"],
             }
         )
@@ -102,6 +104,8 @@ def ppo(args: PPOArguments) -> dict:
         raise BadInput(
             "PPO needs a reward model: give --reward_model_path, for example the run directory of `reward`."
         )
+    if not args.allow_chance_reward:
+        _check_reward(args.reward_model_path)
     policy, tokenizer = models.load_policy(args.model_name_or_path)
     reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path)
     prompts = data.load_prompts(args.dataset_name, "ppo")
@@ -149,33 +153,76 @@ def _ppo_config(args: PPOArguments) -> PPOConfig:
     )
 
 
+def _reward_report(path: str) -> dict | None:
+    """What the run that made a reward model says of it; None for a model that no run made."""
+    return read_json(Path(path) / "summary.json").get("reward_model")
+
+
+def _check_reward(path: str) -> None:
+    """Refuse a reward model that knows no more than a coin: PPO would only learn its noise."""
+    found = _reward_report(path)
+    if found and not found["told_from_chance"]:
+        loss = found["loss"]
+        raise BadInput(
+            f"The reward model's loss on unseen pairs is {loss['value']:.3f} nats [{loss['ci_low']:.3f}, "
+            f"{loss['ci_high']:.3f}], which cannot be told from guessing (0.693); train it longer or on more pairs, "
+            "or set allow_chance_reward to true to go on regardless."
+        )
+
+
 def compare(args: CompareArguments) -> dict:
-    """Compare base and PPO model; writes `scores.csv` and `summary.json` and returns the summary."""
-    if args.model_name_or_path is None:
-        raise BadInput("There is nothing to compare: give --model_name_or_path, for example a PPO run's directory.")
-    reward_path = args.reward_model_path or _reward_model_of(Path(args.model_name_or_path))
+    """Compare any number of models with the base; writes `scores.csv` and `summary.json`, returns the summary."""
+    entries = [args.contender(entry) for entry in args.models or () if entry != "base"]
+    if not entries:
+        raise BadInput("There is nothing to compare: give --models, for example ppo=DIR with a PPO run's directory.")
+    reward_path = args.reward_model_path or _reward_model_of([path for _, path, _ in entries if path])
     prompts = {
         "test": _spread(data.load_prompts(args.dataset_name, "test"), args.num_prompts),
         "unseen": _spread(data.load_prompts(args.dataset_name, "unseen"), args.num_prompts // 2),
     }
-    if len(prompts["test"]) < 2:
+    prompts = {split: asked for split, asked in prompts.items() if len(asked) > 1}
+    if "test" not in prompts:
         raise BadInput(f"{args.dataset_name} has fewer than two test prompts; there is nothing to compare on.")
-    base, tokenizer = models.load_policy(args.base_model_name_or_path)
-    policy, _ = models.load_policy(args.model_name_or_path)
+    sizes: dict[str, float] = {}
+    paths = {"base": args.base_model_name_or_path, **{name: path for name, path, _ in entries if path}}
+    tokenizers = {name: models.load_tokenizer(models.resolve(path, "policy")) for name, path in paths.items()}
+    for name, other in tokenizers.items():
+        if other.get_vocab() != tokenizers["base"].get_vocab():
+            raise BadInput(f"{name} has another vocabulary than the base; compare it with the model it came from.")
+
+    def load(name: str) -> torch.nn.Module:
+        model, _ = models.load_policy(paths[name])
+        sizes[name] = models.size_mb(model)
+        return model
+
+    contenders = [evaluate.Contender("base", partial(load, "base"))]
+    contenders += [
+        evaluate.Contender(name, partial(load, name if path else "base"), best_of) for name, path, best_of in entries
+    ]
     reward_model, _ = models.load_reward_model(reward_path)
+    judge = evaluate.Judge(tokenizers["base"], reward_model, args.response_length, args.temperature)
     run = _open(args, "compare")
     with recorded(run):
-        return _compare(args, run, prompts, base, policy, reward_model, tokenizer)
+        _write_scores(args, run, contenders, judge, prompts)
+        reward_report = _reward_report(reward_path)
+        splits = comparison.summarize(comparison.read_rows(run.path / "scores.csv"), "base")
+        for found in splits.values():
+            for name, against in found["against_base"].items():
+                against["cautions"] = comparison.cautions(against, name, reward_report)
+        summary = {"reward_model": reward_report, "size_mb": sizes, "splits": splits}
+        write_json(run.path / "summary.json", summary)
+    return summary
 
 
-def _reward_model_of(run_path: Path) -> str:
-    """The reward model that a policy's run was trained against."""
-    if (run_path / "reward" / "model").is_dir():
-        return str(run_path)
-    found = read_json(run_path / "config.json").get("reward_model_path")
-    if found is None:
-        raise BadInput("Which reward model should score? Give --reward_model_path.")
-    return found
+def _reward_model_of(paths: list[str]) -> str:
+    """The reward model that the first of these runs was trained against."""
+    for path in map(Path, paths):
+        if (path / "reward" / "model").is_dir():
+            return str(path)
+        found = read_json(path / "config.json").get("reward_model_path")
+        if found is not None:
+            return found
+    raise BadInput("Which reward model should score? Give --reward_model_path.")
 
 
 def _spread(prompts: list[str], count: int) -> list[str]:
@@ -185,47 +232,28 @@ def _spread(prompts: list[str], count: int) -> list[str]:
     return [prompts[index * len(prompts) // count] for index in range(count)]
 
 
-def _compare(
+def _write_scores(
     args: CompareArguments,
     run: Run,
+    contenders: list[evaluate.Contender],
+    judge: evaluate.Judge,
     prompts: dict[str, list[str]],
-    base: torch.nn.Module,
-    policy: torch.nn.Module,
-    reward_model: torch.nn.Module,
-    tokenizer: object,
-) -> dict:
-    gold = gold_score if args.dataset_name == EVERYDAY else None
-    total = 2 * sum(map(len, prompts.values()))
+) -> None:
+    """Answer, score and write `scores.csv`, with progress, a batch at a time."""
+    total = args.samples * len(contenders) * sum(map(len, prompts.values()))
     run.start(total, "Comparison")
-    rows: list[dict] = []
-    with tqdm(total=total, desc="Comparison", unit=" responses") as bar:
-
-        def progress(count: int) -> None:
-            bar.update(count)
+    gold = gold_score if args.dataset_name == EVERYDAY else None
+    batches = evaluate.compare(contenders, judge, prompts, samples=args.samples, seed=args.seed, gold=gold)
+    with (
+        tqdm(total=total, desc="Comparison", unit=" responses") as bar,
+        comparison.Writer(run.path / "scores.csv") as file,
+    ):
+        for rows in batches:
+            file.write(rows)
+            bar.update(len(rows))
             run.progress(int(bar.n), total, f"Comparison: response {int(bar.n)} of {total}")
             if run.stop_requested():
                 raise Stopped
-
-        for split, asked in prompts.items():
-            for name, model in (("base", base), ("ppo", policy)):
-                if not asked:
-                    continue
-                answers = evaluate.answer_prompts(
-                    model,
-                    tokenizer,
-                    asked,
-                    max_new_tokens=args.response_length,
-                    temperature=args.temperature,
-                    seed=args.seed,
-                    progress=progress,
-                )
-                kl = evaluate.sequence_kl(model, base, answers, args.temperature)
-                scores = evaluate.score_answers(reward_model, answers)
-                rows += evaluate.table(name, split, asked, answers, scores, kl, gold)
-    evaluate.write_csv(run.path / "scores.csv", rows)
-    summary = evaluate.summarize(rows, models.size_mb(base), models.size_mb(policy))
-    write_json(run.path / "summary.json", summary)
-    return summary
 
 
 def demo(args: DemoArguments) -> dict:
@@ -251,7 +279,6 @@ def demo(args: DemoArguments) -> dict:
             if run.stop_requested():
                 raise Stopped
         summary = {
-            "reward_model": results["reward"],
             **results["compare"],
             "seconds": {**seconds, "total": time.time() - started},
         }
@@ -259,3 +286,51 @@ def demo(args: DemoArguments) -> dict:
         write_json(run.path / "summary.json", summary)
         run.set_status(step=len(stages))
     return summary
+
+
+def sweep(args: SweepArguments) -> dict:
+    """PPO at several prices of KL and several seeds, all checkpoints compared; writes and returns `sweep.json`."""
+    run = _open(args, "sweep")
+    with recorded(run):
+        runs = [
+            (float(kl_coef), seed) for kl_coef in args.kl_coefs for seed in range(args.seed, args.seed + args.seeds)
+        ]
+        run.start(len(runs) + 1, "Sweep")
+        points: dict[str, dict] = {}
+        for number, (kl_coef, seed) in enumerate(runs):
+            name = f"kl_coef-{kl_coef:g}-seed-{seed}"
+            run.set_status(step=number, message=f"PPO with kl_coef {kl_coef:g}, seed {seed}")
+            ppo(args.ppo_arguments(kl_coef, seed, run.path / name))
+            if run.stop_requested():
+                raise Stopped
+            for folder in (run.path / name / "checkpoints").glob("checkpoint-*"):
+                step = int(folder.name.split("-")[1])
+                point = {"kl_coef": kl_coef, "seed": seed, "episodes": step * args.batch_size, "path": str(folder)}
+                points[f"{name}-{step}"] = point
+        run.set_status(step=len(runs), message="Comparison of all checkpoints")
+        summary = compare(args.compare_arguments(points, run.path / "compare"))
+        found = {"settings": asdict(args), **_frontier(summary, points)}
+        write_json(run.path / "sweep.json", found)
+        run.set_status(step=len(runs) + 1)
+    return found
+
+
+def _frontier(summary: dict, points: dict[str, dict]) -> dict:
+    """What a sweep found: every checkpoint's and best-of-n's gains over KL, and the curve through the gold gains."""
+    found = summary["splits"]["test"]
+    entries = []
+    for name, against in found["against_base"].items():
+        entries.append(
+            {
+                "name": name,
+                **{key: value for key, value in points.get(name, {}).items() if key != "path"},
+                "kl": found["models"][name]["kl"],
+                "score": against["score"]["gain"],
+                "gold": against["gold"]["gain"] if against["gold"] else None,
+            }
+        )
+    trained = [entry for entry in entries if entry["name"] in points and entry["gold"]]
+    fit = stats.fit_overoptimization(
+        [entry["kl"]["value"] for entry in trained], [entry["gold"]["value"] for entry in trained]
+    )
+    return {"points": entries, "fit": None if fit is None else asdict(fit)}

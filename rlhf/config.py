@@ -10,7 +10,7 @@ import math
 import textwrap
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -60,6 +60,8 @@ def convert(config: type, name: str, value: object) -> object:
         if value not in typing.get_args(kind):
             raise BadInput(f"{name} must be one of {', '.join(typing.get_args(kind))}, not {value!r}.")
         return value
+    if typing.get_origin(kind) is list:
+        return value.split() if isinstance(value, str) else [str(entry) for entry in value]
     if kind is bool:
         if str(value).lower() not in ("true", "false"):
             raise BadInput(f"{name} must be true or false, not {value!r}.")
@@ -371,10 +373,12 @@ class PPOArguments(PPOSettings):
     """Peak learning rate of Adam, decayed linearly to zero."""
     total_episodes: int = 10_240
     """Responses to sample and learn from, all together."""
-    num_ppo_epochs: int = 2
+    num_ppo_epochs: int = 1
     """Passes over the responses of one update."""
-    num_mini_batches: int = 2
+    num_mini_batches: int = 4
     """Optimizer steps an epoch: the responses are dealt into this many parts."""
+    lam: float = 1.0
+    """Lambda of generalised advantage estimation; at 1 every token is told the whole score, values or no."""
     response_length: int = 64
     """Longest response in tokens."""
     missing_eos_penalty: float | None = 1.0
@@ -385,6 +389,8 @@ class PPOArguments(PPOSettings):
     """Updates between checkpoints; 0 saves only the final model."""
     resume_from_checkpoint: str | None = None
     """A checkpoint folder of an earlier run to go on from."""
+    allow_chance_reward: bool = False
+    """Go on although the reward model's loss cannot be told from guessing; its scores then mean nothing."""
 
     def __post_init__(self) -> None:
         self.check()
@@ -443,32 +449,129 @@ class BenchArguments:
 
 @dataclass
 class CompareArguments:
-    """Settings of `python -m rlhf compare`: base and PPO on the same test prompts and seeds."""
+    """Settings of `python -m rlhf compare`: any number of models on the same test prompts, scored by one function."""
 
-    model_name_or_path: str | None = None
-    """The trained policy: a PPO run, a demo run, a folder or a Hub name."""
+    models: list[str] | None = None
+    """What is compared with the base: NAME=PATH (a PPO run, a demo run, a folder or a Hub name), best-of-N."""
     base_model_name_or_path: str = EVERYDAY
-    """The model it is compared with."""
+    """The base, which all are compared with and best-of-N samples from."""
     reward_model_path: str | None = None
-    """Reward model that scores both; a demo run brings its own."""
+    """Reward model that scores all; if not given, the one that the first run among the models was trained against."""
     dataset_name: str = EVERYDAY
     """Test prompts: "everyday" or a local file with a prompt column."""
     output_dir: str | None = None
     """Run directory; a fresh one under runs/ if not given."""
     num_prompts: int = 256
     """Test prompts, and half as many about unseen topics."""
+    samples: int = 4
+    """Answers of each model to each prompt."""
     response_length: int = 64
     """Longest response in tokens."""
     temperature: float = 0.7
-    """Sampling temperature, the same for both."""
+    """Sampling temperature, the same for all."""
     seed: int = 0
-    """Seed of the sampling, the same for both."""
+    """Seed of the sampling."""
 
     def __post_init__(self) -> None:
         check_range(self, "num_prompts", low=2)
+        check_range(self, "samples", low=1, high=64)
         check_range(self, "response_length", low=1)
         check_range(self, "temperature", low=0)
         check_range(self, "seed", low=0)
+        names = [self.contender(entry)[0] for entry in self.models or ()]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise BadInput(f"Two models are called {twice.pop()}; give each a name of its own.")
+
+    @staticmethod
+    def contender(entry: str) -> tuple[str, str | None, int]:
+        """An entry of `models` as its name, its path (None for the base), and the n of best-of-n (1 for a model)."""
+        name, _, path = entry.partition("=")
+        if path and name:
+            return name, path, 1
+        count = name.removeprefix("best-of-")
+        if name == "base":
+            return name, None, 1
+        if name.startswith("best-of-") and count.isdecimal() and 2 <= int(count) <= 1024:
+            return name, None, int(count)
+        raise BadInput(f"models takes base, best-of-N with N from 2 to 1024, or NAME=PATH, not {entry!r}.")
+
+
+@dataclass
+class SweepArguments:
+    """Settings of `python -m rlhf sweep`: PPO at several prices of KL, to see how far is too far."""
+
+    reward_model_path: str | None = None
+    """Reward model: a reward run, a demo run, a folder or a Hub name."""
+    model_name_or_path: str = EVERYDAY
+    """Policy to start from, and the base."""
+    dataset_name: str = EVERYDAY
+    """Prompts."""
+    output_dir: str | None = None
+    """Run directory; a fresh one under runs/ if not given."""
+    kl_coefs: list[str] = field(default_factory=lambda: ["0", "0.02", "0.05", "0.2"])
+    """Prices of a nat of KL, one run each."""
+    seeds: int = 1
+    """Training seeds of each price."""
+    total_episodes: int = PPOArguments.total_episodes
+    """Responses of a run."""
+    checkpoints: int = 4
+    """Checkpoints of a run that are compared, at even distances."""
+    best_of: list[str] = field(default_factory=lambda: ["4", "16"])
+    """n of the best-of-n baselines."""
+    num_prompts: int = 128
+    """Test prompts of the comparison."""
+    samples: int = 2
+    """Answers to each prompt."""
+    seed: int = 0
+    """First seed."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "checkpoints"):
+            check_range(self, name, low=1)
+        check_range(self, "num_prompts", low=2)
+        if self.reward_model_path is None:
+            raise BadInput("A sweep needs a reward model: give --reward_model_path, for example a demo's directory.")
+        for kl_coef in self.kl_coefs:
+            self.ppo_arguments(_number(float, "kl_coefs", kl_coef), self.seed, None)
+        for count in self.best_of:
+            CompareArguments.contender(f"best-of-{count}")
+
+    @property
+    def batch_size(self) -> int:
+        """Responses of an update."""
+        return PPOArguments.per_device_train_batch_size
+
+    def ppo_arguments(self, kl_coef: float, seed: int, output_dir: Path | None) -> PPOArguments:
+        """PPO's settings of one run."""
+        updates = -(-self.total_episodes // self.batch_size)
+        return PPOArguments(
+            model_name_or_path=self.model_name_or_path,
+            reward_model_path=self.reward_model_path,
+            dataset_name=self.dataset_name,
+            output_dir=str(output_dir),
+            total_episodes=self.total_episodes,
+            save_steps=max(1, updates // self.checkpoints),
+            num_sample_generations=0,
+            kl_coef=kl_coef,
+            seed=seed,
+        )
+
+    def compare_arguments(self, points: dict[str, dict], output_dir: Path) -> CompareArguments:
+        """The comparison of all checkpoints."""
+        return CompareArguments(
+            models=[
+                *(f"{name}={point['path']}" for name, point in points.items()),
+                *map("best-of-{}".format, self.best_of),
+            ],
+            base_model_name_or_path=self.model_name_or_path,
+            reward_model_path=self.reward_model_path,
+            dataset_name=self.dataset_name,
+            output_dir=str(output_dir),
+            num_prompts=self.num_prompts,
+            samples=self.samples,
+            seed=self.seed,
+        )
 
 
 @dataclass
@@ -495,6 +598,10 @@ class DemoArguments:
     """Reward model: passes over the training pairs."""
     num_prompts: int = CompareArguments.num_prompts
     """Comparison: test prompts, and half as many about unseen topics."""
+    samples: int = CompareArguments.samples
+    """Comparison: answers of each model to each prompt."""
+    allow_chance_reward: bool = PPOArguments.allow_chance_reward
+    """PPO: go on although the reward model's loss cannot be told from guessing."""
     seed: int = 0
     """Seed of all three steps."""
 
@@ -525,6 +632,7 @@ class DemoArguments:
             total_episodes=self.total_episodes,
             kl_coef=self.kl_coef,
             learning_rate=self.learning_rate,
+            allow_chance_reward=self.allow_chance_reward,
             seed=self.seed,
         )
 
@@ -533,11 +641,12 @@ class DemoArguments:
     ) -> CompareArguments:
         """The comparison's settings within this demo."""
         return CompareArguments(
-            model_name_or_path=str(ppo_dir),
+            models=["base", f"ppo={ppo_dir}"],
             base_model_name_or_path=self.model_name_or_path,
             reward_model_path=str(reward_dir),
             dataset_name=self.dataset_name,
             output_dir=str(output_dir),
             num_prompts=self.num_prompts,
+            samples=self.samples,
             seed=self.seed,
         )

@@ -141,7 +141,7 @@ def curves(
     height: int,
 ) -> go.Figure:
     """Curves stacked over one x axis, so that events line up."""
-    figure = go.Figure(layout=_layout(height))
+    figure = go.Figure(layout=blank(height))
     tops = _domains([panel.weight for panel in panels])
     for number, (panel, domain) in enumerate(zip(panels, tops, strict=True), start=1):
         axis = "y" if number == 1 else f"y{number}"
@@ -182,7 +182,8 @@ def _x_axis(figure: go.Figure, anchor: str, x: str, title: str, total: int | Non
     )
 
 
-def _layout(height: int) -> dict:
+def blank(height: int) -> dict:
+    """The layout that every figure begins with."""
     return {
         "template": "none",
         "height": height,
@@ -341,14 +342,17 @@ def _end(panel: Panel, last: list[dict], x: str) -> go.Scatter:
     )
 
 
-def distributions(base: Sequence[float], ppo: Sequence[float], name: str, height: int = 400) -> go.Figure:
-    """Scores of both models' answers -> a boxplot over a histogram with the same bins, averages marked."""
-    figure = go.Figure(layout=_layout(height))
+def distributions(
+    base: Sequence[float], ppo: Sequence[float], name: str, height: int = 400, other: str = "PPO"
+) -> go.Figure:
+    """Scores of two models' answers -> a boxplot over a histogram on shared bins, averages marked."""
+    figure = go.Figure(layout=blank(height))
     edges = np.histogram_bin_edges(np.concatenate([base, ppo]), bins=24)
-    for label, values, color in (("base", base, BASE), ("PPO", ppo, PPO)):
+    for label, values, color in (("base", base, BASE), (other, ppo, PPO)):
         _box(figure, label, values, color)
         _histogram(figure, label, values, color, edges)
-    _averages(figure, float(np.mean(base)), float(np.mean(ppo)), middle=float(edges[0] + edges[-1]) / 2)
+    means = (other, float(np.mean(ppo)), PPO, PPO_INK), ("base", float(np.mean(base)), BASE, BASE)
+    _averages(figure, means, middle=float(edges[0] + edges[-1]) / 2)
     figure.update_xaxes(
         title={"text": name, "standoff": 8},
         anchor="y2",
@@ -409,9 +413,9 @@ def _histogram(figure: go.Figure, label: str, values: Sequence[float], color: st
     )
 
 
-def _averages(figure: go.Figure, base: float, ppo: float, middle: float) -> None:
+def _averages(figure: go.Figure, means: tuple, middle: float) -> None:
     """A line at each average through both parts; the labels stand one above the other and lean to the middle."""
-    for row, (label, mean, color, ink) in enumerate((("PPO", ppo, PPO, PPO_INK), ("base", base, BASE, BASE))):
+    for row, (label, mean, color, ink) in enumerate(means):
         figure.add_shape(
             type="line", x0=mean, x1=mean, y0=0, y1=1, yref="paper", line={"color": color, "width": 1.5, "dash": "dot"}
         )

@@ -45,11 +45,11 @@ from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from rlhf import checkpoint, models
 from rlhf.config import BadInput, PPOSettings, check_range
-from rlhf.evaluate import paired
 from rlhf.generate import Generation, batches_by_length, generate
 from rlhf.packed import Rows, is_peft, line_up, logits_at, plain_model, read, response_places, use_packed_attention
 from rlhf.prompts import Prompt, PromptReader, PromptSet, PromptStream, held_out_prompts, prompts_of
 from rlhf.scoring import RewardFunc, Verdict, ask, combine, rewards_of
+from rlhf.stats import paired
 
 
 __all__ = ["Diverged", "PPOConfig", "PPOTrainer"]
@@ -1013,15 +1013,14 @@ class PPOTrainer(Trainer):
                 base = torch.cat([rollout.raw_scores for rollout in self._answer(repeated, reference)])
         if key is not None:
             self.base_eval_scores[key] = base
-        of_prompt = (scores.double().cpu().view(-1, samples).mean(dim=1).numpy() for scores in (base, found["score"]))
-        gain, wins = paired(*of_prompt)
+        against = paired(*(scores.double().cpu().view(-1, samples).numpy() for scores in (base, found["score"])))
         return {
             **means,
             "base_score": base.mean().item(),
-            "gain": gain["mean"],
-            "gain_ci_low": gain["ci_low"],
-            "gain_ci_high": gain["ci_high"],
-            "win_rate": wins["value"],
+            "gain": against.gain.value,
+            "gain_ci_low": against.gain.low,
+            "gain_ci_high": against.gain.high,
+            "win_rate": against.win_rate.value,
         }
 
     def _answer(self, prompts: list[Prompt], model: PreTrainedModel) -> Iterator[Rollout]:

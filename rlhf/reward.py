@@ -5,6 +5,7 @@ ln 2 = 0.693 and accuracy 0.5; one that judges perfectly still has the accuracy 
 """
 
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,10 +19,13 @@ from rlhf.data import like_length_batches
 from rlhf.everyday import gold_score
 from rlhf.models import size_mb
 from rlhf.scoring import score_texts
+from rlhf.stats import calibration
 
 
 QUICK_EVAL_PAIRS = 256
 """Held-out pairs for the points on the curve; the report at the end takes all of them."""
+SHOWN_MISTAKES = 10
+"""Pairs in the report on which the model contradicts people most."""
 
 
 def _in_batches(data: Dataset, args: RewardArguments) -> Dataset:
@@ -102,29 +106,38 @@ def label_ceiling(gold: torch.Tensor) -> float:
 
 def report(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: Dataset, dataset_name: str
-) -> dict[str, float | None]:
+) -> dict[str, object]:
     """How well a reward model judges held-out pairs, from the score of every single text.
 
-    Returns eval_loss (nats), eval_accuracy (ties count half), tie_fraction, mean_margin, size_mb; in the embedded
-    world also label_ceiling, the accuracy of the rubric itself on these noisy labels, and rubric_agreement, how often
-    the model prefers what the rubric prefers.
+    Returns what `rlhf.stats.calibration` finds; in the embedded world also label_ceiling, the accuracy of the rubric
+    itself on these noisy labels, and rubric_agreement, how often the model prefers what the rubric prefers; and the
+    pairs that it gets most wrong.
     """
     prompts = held_out["prompt"]
     chosen = torch.tensor(score_texts(model, tokenizer, prompts, held_out["chosen"]))
     rejected = torch.tensor(score_texts(model, tokenizer, prompts, held_out["rejected"]))
     margins = chosen - rejected
-    found = {
-        "pairs": len(held_out),
-        "eval_loss": torch.nn.functional.softplus(-margins).mean().item(),
-        "eval_accuracy": ((margins > 0).float() + 0.5 * (margins == 0)).mean().item(),
+    found = calibration(margins.numpy())
+    intervals = {name: getattr(found, name).as_dict() for name in ("loss", "below_chance", "accuracy")}
+    worst = margins.argsort()[:SHOWN_MISTAKES].tolist()
+    judged = {
+        **asdict(found),
+        **intervals,
         "label_ceiling": None,
         "rubric_agreement": None,
-        "tie_fraction": (margins == 0).float().mean().item(),
-        "mean_margin": margins.mean().item(),
         "size_mb": size_mb(model),
+        "worst": [
+            {
+                "prompt": prompts[i].strip(),
+                "chosen": held_out["chosen"][i].strip(),
+                "rejected": held_out["rejected"][i].strip(),
+                "margin": margins[i].item(),
+            }
+            for i in worst
+        ],
     }
     if dataset_name == EVERYDAY:
         gold = gold_margins(held_out)
-        found["label_ceiling"] = label_ceiling(gold)
-        found["rubric_agreement"] = (gold.sign() == margins.sign()).float().mean().item()
-    return found
+        judged["label_ceiling"] = label_ceiling(gold)
+        judged["rubric_agreement"] = (gold.sign() == margins.sign()).float().mean().item()
+    return judged

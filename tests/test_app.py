@@ -3,7 +3,6 @@
 The browser tests run on made-up run directories and a made-up pair of voices; nothing is trained or loaded here.
 """
 
-import csv
 import http.client
 import json
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import jobs, runs
+from rlhf import comparison, jobs, runs
 from rlhf.config import DemoArguments
 from rlhf.everyday import prompt_splits
 from rlhf.runs import Run
@@ -71,19 +70,19 @@ def make_demo(path, state):
 
 
 def make_comparison(path, count=30):
-    names = ("prompt", "split", "model", "sample", "response", "score", "gold", "kl", "tokens", "ended")
-    with (path / "scores.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(names)
+    """A finished comparison: PPO scores higher on all questions but the first."""
+    with comparison.Writer(path / "scores.csv") as file:
         for split in ("test", "unseen"):
-            for number in range(count):
-                for model, score in (("base", 0.1), ("ppo", 0.9 if number else 0.0)):
+            for model, score in (("base", 0.1), ("ppo", 0.9)):
+                for number in range(count):
                     said = f"{model} answer number {number} <b>bold</b>"
-                    question = f"{split} question {number}"
-                    table.writerow([question, split, model, 0, said, score + number / 100, 0.5, 1.0, 8, True])
-    interval = {"mean": 0.76, "ci_low": 0.7, "ci_high": 0.8}
-    side = {"distinct_2": 0.5, "size_mb": 11.4, "q1": 0.1, "q3": 0.9, "std": 0.3}
-    summary = {"base": side, "ppo": side, "gain": interval, "reward_model": {"size_mb": 11.5}, "unseen_topics": None}
+                    row = (f"{split} question {number}", split, model, 0, said, (score if number else 0.1 - score / 9))
+                    rest = (0.5, 1.0, 8 + number % 3, True, 4.0)
+                    file.write([dict(zip(comparison.COLUMNS, (*row, *rest), strict=True))])
+    splits = comparison.summarize(comparison.read_rows(path / "scores.csv"), "base")
+    for found in splits.values():
+        found["against_base"]["ppo"]["cautions"] = ["Beware of <b>this</b>."]
+    summary = {"splits": splits, "size_mb": {"base": 11.4, "ppo": 11.4}, "reward_model": {"size_mb": 11.5}}
     (path / "summary.json").write_text(json.dumps(summary))
 
 
@@ -130,13 +129,13 @@ def test_verdict_is_read_off_the_numbers():
     assert live.verdict(failed, {})["text"].startswith("The run failed. The disk is full.")
 
 
-def test_scores_sentence_counts_the_wins(root):
+def test_scores_sentence_says_how_sure_it_is(root):
     demo = make_demo(root / LIVE_ID, "finished")
     make_comparison(demo.path)
-    pairs = scores.read_pairs(demo, "test", "score")
-    text = scores.sentence(pairs, "score", "test", scores.read_summary(demo))
-    assert text.startswith("PPO scored higher on 29 of 30 unseen questions; by the reward model, its answers are")
-    assert "(95 % interval +0.70 to +0.80)" in text
+    questions = scores.read_questions(demo, "test", "score", "ppo")
+    text = scores.sentence(scores.compare(questions, "score"), "score", "test", "PPO")
+    assert text.startswith("On 30 unseen questions PPO scored higher 97 times in 100; chance would be 50, and we are")
+    assert "95 % sure that it is between 90 and 100" in text and "0.77 better on average" in text
 
 
 def test_fields_of_the_settings_make_the_form(root):
@@ -362,7 +361,14 @@ def test_scores_can_be_searched_switched_and_downloaded(page, site):
     open_page(page, site, "?run=example")
     page.get_by_role("tab", name="Scores").click()
     page.wait_for_selector("#distributions .main-svg")
-    assert page.locator(".scores .verdict").inner_text().startswith("PPO scored higher on 29 of 30 unseen questions")
+    assert page.locator(".scores .verdict").inner_text().startswith("On 30 unseen questions PPO scored higher 97")
+    assert page.locator(".scores .note").inner_text() == "Beware of <b>this</b>."
+    # A click on the one point below zero shows that question.
+    page.evaluate(
+        "document.querySelector('#differences .plot').emit('plotly_click', {points: ["
+        "{data: {meta: {pick: true}}, customdata: [0]}]})"
+    )
+    assert page.locator(".pairs .turn.picked h4").inner_text().startswith("test question 0")
     page.get_by_label("Find a word").fill("number 17")
     assert page.locator(".pairs .turn").count() == 1
     assert "<b>bold</b>" in page.locator(".pairs .base .text").inner_text()

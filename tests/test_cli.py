@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 
+ROOT = Path(__file__).resolve().parent.parent
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
@@ -16,35 +19,72 @@ def shared(tmp_path_factory):
 def test_a_tiny_demo_ends_with_everything_in_place(rlhf, shared):
     out = shared / "demo"
     done = rlhf(
-        "demo", "--output_dir", out, "--reward_max_steps", 6, "--total_episodes", 128, "--num_prompts", 16, "--seed", 1
-    )
+        "demo", "--output_dir", out, "--reward_max_steps", 6, "--total_episodes", 128, "--num_prompts", 16,
+        "--samples", 2, "--seed", 1, "--allow_chance_reward", "true",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["reward_model"]) >= {
-        "eval_loss", "eval_accuracy", "rubric_agreement", "tie_fraction", "mean_margin", "size_mb",
+        "loss", "below_chance", "told_from_chance", "accuracy", "reliability", "ece", "rubric_agreement", "worst",
     }  # fmt: skip
-    for model in ("base", "ppo"):
-        assert set(summary[model]) == {
-            "n", "mean", "median", "q1", "q3", "std", "mean_length", "eos_rate", "distinct_2", "gold_mean", "size_mb",
-        }  # fmt: skip
-        assert summary[model]["n"] == 16
-    for key in ("gain", "gold_gain"):
-        assert summary[key]["ci_low"] <= summary[key]["mean"] <= summary[key]["ci_high"]
+    for split, prompts in (("test", 16), ("unseen", 8)):
+        found = summary["splits"][split]
+        assert {found["models"][name]["prompts"] for name in ("base", "ppo")} == {prompts}
+        for kind in ("score", "gold"):
+            gain = found["against_base"]["ppo"][kind]["gain"]
+            assert gain["ci_low"] <= gain["value"] <= gain["ci_high"]
     assert set(summary["seconds"]) == {"reward", "ppo", "compare", "total"}
     rows = list(csv.DictReader((out / "scores.csv").open()))
-    assert len(rows) == 2 * (16 + 8)
-    assert "on the same unseen prompts" in done.stdout
+    assert len(rows) == 2 * 2 * (16 + 8)
+    assert "ppo against base, paired" in done.stdout
+    assert "Caution: 16 prompts are too few" in done.stdout
     statuses = [json.loads((out / part / "status.json").read_text())["state"] for part in (".", "reward", "ppo")]
     assert statuses == ["finished"] * 3
     samples = [json.loads(line) for line in (out / "ppo" / "samples.jsonl").read_text().splitlines()]
     assert {sample["step"] for sample in samples} >= {0, 2} and len({sample["index"] for sample in samples}) == 6
 
 
-def test_a_run_directory_stands_for_its_models(rlhf, shared):
-    out = shared / "again"
-    done = rlhf("compare", "--model_name_or_path", shared / "demo", "--num_prompts", 8, "--output_dir", out)
+def test_any_number_of_models_are_compared_with_the_base(rlhf, shared):
+    out, demo = shared / "again", shared / "demo"
+    models = ("base", f"ppo={demo}", f"same={demo}", "best-of-4")
+    done = rlhf("compare", "--models", *models, "--num_prompts", 8, "--samples", 1, "--output_dir", out)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads((out / "summary.json").read_text())["base"]["n"] == 8
+    found = json.loads((out / "summary.json").read_text())["splits"]["test"]
+    assert list(found["models"]) == ["base", "ppo", "same", "best-of-4"]
+    assert list(found["against_base"]) == ["ppo", "same", "best-of-4"]
+    assert found["against_base"]["best-of-4"]["score"]["gain"]["value"] > 0
+
+
+def test_a_sweep_compares_every_checkpoint_of_every_run(rlhf, shared):
+    out = shared / "sweep"
+    small = ("--kl_coefs", "0", "0.1", "--total_episodes", 128, "--checkpoints", 2, "--best_of", 2)
+    small += ("--num_prompts", 20, "--samples", 1)
+    done = rlhf("sweep", "--reward_model_path", ROOT / "assets" / "example", "--output_dir", out, *small)
+    assert done.returncode == 0, done.stderr[-2000:]
+    points = json.loads((out / "sweep.json").read_text())["points"]
+    trained = {(point["kl_coef"], point["episodes"]) for point in points if "kl_coef" in point}
+    assert trained == {(0.0, 64), (0.0, 128), (0.1, 64), (0.1, 128)}
+    assert [point["name"] for point in points if "kl_coef" not in point] == ["best-of-2"]
+    assert all(point["gold"]["ci_low"] <= point["gold"]["value"] <= point["gold"]["ci_high"] for point in points)
+    assert "best-of-2" in done.stdout
+
+
+def test_the_report_says_what_the_shipped_run_holds(rlhf, tmp_path):
+    done = rlhf("report", ROOT / "assets" / "example", "--output_file", "REPORT.md")
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("REPORT.md", "assets/report/reward.svg", "assets/report/ppo.svg", "assets/report/scores.svg"):
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text(), name
+
+
+def test_ppo_refuses_a_reward_model_that_knows_no_more_than_a_coin(rlhf, shared):
+    untrained = shared / "untrained"
+    assert rlhf("reward", "--output_dir", untrained, "--max_steps", 1, "--learning_rate", 1e-9).returncode == 0
+    done = rlhf("ppo", "--reward_model_path", untrained, "--total_episodes", 64)
+    assert done.returncode == 2 and "cannot be told from guessing" in done.stderr
+    assert done.stderr.count("\n") == 1
+    small = ("--max_steps", 1, "--per_device_train_batch_size", 4, "--num_sample_generations", 0)
+    allowed = ("--allow_chance_reward", "true", "--output_dir", shared / "regardless")
+    assert rlhf("ppo", "--reward_model_path", untrained, *small, *allowed).returncode == 0
 
 
 def test_reward_training_resumes_from_its_checkpoint(rlhf, shared):
@@ -55,7 +95,7 @@ def test_reward_training_resumes_from_its_checkpoint(rlhf, shared):
     done = rlhf("reward", "--output_dir", shared / "resumed", *small, "--resume_from_checkpoint", checkpoint)
     assert done.returncode == 0, done.stderr[-2000:]
     one, other = (
-        json.loads((shared / name / "summary.json").read_text())["reward_model"]["eval_loss"]
+        json.loads((shared / name / "summary.json").read_text())["reward_model"]["loss"]["value"]
         for name in ("saved", "resumed")
     )
     assert one == pytest.approx(other, abs=1e-6)
@@ -128,6 +168,9 @@ GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
         (["ppo"], "PPO needs a reward model"),
         (["ppo", "--reward_model_path", "everyday", "--response_length", "200"], "leaves no room"),
         (["compare"], "nothing to compare"),
+        (["compare", "--models", "base"], "nothing to compare"),
+        (["compare", "--models", "best-of-1"], "best-of-N"),
+        (["compare", "--models", "a=x", "a=y"], "Two models are called a"),
         (["demo", "--output_dir", "taken"], "already exists"),
         (["demo", "--seed", "-1"], "seed must be at least 0"),
     ],

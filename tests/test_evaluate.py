@@ -1,91 +1,96 @@
-"""The comparison: statistics that can fail, KL that is exact, a table that a spreadsheet can open."""
+"""Answers of several models to the same prompts: scored by one function, with an exact KL, in bounded memory."""
 
-import csv
+import copy
 
 import numpy as np
 import pytest
 import torch
 
-from rlhf.evaluate import (
-    Answers,
-    answer_prompts,
-    bootstrap,
-    distinct_2,
-    paired,
-    sequence_kl,
-    summarize,
-    table,
-    write_csv,
-)
+from rlhf.evaluate import Answers, Contender, Judge, compare, distances
+from rlhf.models import load_reward_model
+from rlhf.stats import best_of_n_kl, paired
 
 
-def test_bootstrap_interval_covers_a_known_mean_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(60):
-        _, low, high = bootstrap(rng.normal(0.3, 1.0, 100))
-        covered += low <= 0.3 <= high
-    assert 51 <= covered <= 60  # 95 % of 60 is 57
+PROMPTS = {"test": ["How do I cook rice?\n", "hello\n", "Who won?\n", "Is honey vegan?\n"], "unseen": ["Why?\n"]}
 
 
-def test_paired_statistics_by_hand():
-    gain, wins = paired(np.array([0.0, 1.0, 2.0, 3.0]), np.array([1.0, 1.0, 1.0, 5.0]))
-    assert gain["mean"] == pytest.approx(0.5) and wins["value"] == pytest.approx((1 + 0.5 + 0 + 1) / 4)
-    assert gain["ci_low"] < 0 < gain["ci_high"]
-    _, rounded = paired(np.ones(4), np.ones(4) + 1e-6)
-    assert rounded["value"] == 0.5  # the same answers, scored in other batches
-    same, even = paired(np.ones(5), np.ones(5))
-    assert (same["mean"], same["ci_low"], same["ci_high"]) == (0, 0, 0) and even["value"] == 0.5
+@pytest.fixture(scope="module")
+def judge(base):
+    from rlhf.config import ASSETS
+
+    reward_model, _ = load_reward_model(str(ASSETS / "example"))
+    return Judge(base[1], reward_model, response_length=24, temperature=0.7)
 
 
-def test_distinct_2_counts_word_pairs():
-    assert distinct_2(["a b a b"]) == pytest.approx(2 / 3)
-    assert distinct_2([]) == 0
+def rows_of(contenders, judge, prompts=PROMPTS, **settings):
+    return [
+        row for rows in compare(contenders, judge, prompts, **{"samples": 3, "seed": 0} | settings) for row in rows
+    ]
 
 
-def test_a_model_against_itself_shows_nothing(base):
-    model, tokenizer = base
-    prompts = ["How do I cook rice?\n", "hello\n", "Who won?\n"]
-    first, second = (
-        answer_prompts(model, tokenizer, prompts, max_new_tokens=30, temperature=0.7, seed=4) for _ in range(2)
+def test_every_model_answers_every_prompt_as_often(base, judge):
+    model, _ = base
+    rows = rows_of(
+        [Contender("base", lambda: model), Contender("again", lambda: model)], judge, gold=lambda prompt, text: 0.5
     )
-    assert first.texts == second.texts
-    assert sequence_kl(model, model, first, 0.7) == pytest.approx([0, 0, 0], abs=1e-4)
-    assert [len(row) - n for row, n in zip(first.rows, first.prompt_lengths, strict=True)] == first.tokens()
+    assert len(rows) == 2 * 3 * 5
+    keys = {(row["split"], row["model"], row["prompt"], row["sample"]) for row in rows}
+    assert len(keys) == len(rows) and {row["sample"] for row in rows} == {0, 1, 2}
+    assert all(row["gold"] == 0.5 and row["prompt"] == row["prompt"].strip() for row in rows)
 
 
-def test_kl_is_the_sum_of_each_tokens_exact_kl(tiny_gpt2):
-    import copy
+def test_a_model_against_itself_draws_other_numbers_and_is_no_distance_away(base, judge):
+    model, _ = base
+    rows = rows_of([Contender("base", lambda: model), Contender("again", lambda: copy.deepcopy(model))], judge)
+    said = {name: [row["response"] for row in rows if row["model"] == name] for name in ("base", "again")}
+    assert said["base"] != said["again"]
+    assert max(abs(row["kl"]) for row in rows) < 1e-4
+    assert rows == rows_of([Contender("base", lambda: model), Contender("again", lambda: copy.deepcopy(model))], judge)
 
+
+def test_a_model_against_itself_shows_no_gain(base, judge):
+    from rlhf.data import load_prompts
+
+    model, _ = base
+    prompts = {"test": load_prompts("everyday", "test")[:120]}
+    rows = rows_of([Contender("base", lambda: model), Contender("again", lambda: model)], judge, prompts, samples=1)
+    one, other = (np.array([row["score"] for row in rows if row["model"] == name]) for name in ("base", "again"))
+    found = paired(one, other)
+    assert found.gain.covers(0) and found.win_rate.covers(0.5) and found.p > 0.01
+
+
+def test_the_best_of_several_is_the_one_that_scores_highest(base, judge):
+    model, _ = base
+    rows = rows_of([Contender("base", lambda: model), Contender("best-of-8", lambda: model, best_of=8)], judge)
+    plain, best = (np.mean([row["score"] for row in rows if row["model"] == name]) for name in ("base", "best-of-8"))
+    assert best > plain + 0.5
+    assert {row["kl"] for row in rows if row["model"] == "best-of-8"} == {best_of_n_kl(8)}
+    queries = judge.tokenizer(PROMPTS["test"])["input_ids"]
+    chosen = judge.best_of(4, model, queries, torch.Generator().manual_seed(1))
+    tries = judge.answers(model, [q for q in queries for _ in range(4)], torch.Generator().manual_seed(1))
+    assert chosen.scores == [max(tries.scores[at : at + 4]) for at in range(0, 16, 4)]
+    assert all(row[: len(query)] == query for row, query in zip(chosen.rows, queries, strict=True))
+
+
+def test_kl_and_likelihood_are_the_sums_of_each_tokens(tiny_gpt2):
     other = copy.deepcopy(tiny_gpt2)
     torch.nn.init.normal_(other.lm_head.weight, std=0.2)
-    answers = Answers([[5, 6, 7, 8, 2], [9, 3, 2]], [2, 1], ["", ""], [True, True])
-    expected = []
+    answers = Answers([[5, 6, 7, 8, 2], [9, 3, 2]], [2, 1], ["", ""], [True, True], [0.0, 0.0])
+    kls, nlls = [], []
     for row, start in zip(answers.rows, answers.prompt_lengths, strict=True):
         with torch.no_grad():
-            p, q = (
-                torch.log_softmax(model(torch.tensor([row])).logits[0] / 0.7, dim=-1) for model in (other, tiny_gpt2)
-            )
-        expected.append((p.exp() * (p - q)).sum(dim=-1)[start - 1 : len(row) - 1].sum().item())
-    assert sequence_kl(other, tiny_gpt2, answers, 0.7) == pytest.approx(expected, rel=1e-4)
-    assert min(expected) > 0
+            logits = [model(torch.tensor([row])).logits[0][start - 1 : -1] for model in (other, tiny_gpt2)]
+        p, q = (torch.log_softmax(of_model / 0.7, dim=-1) for of_model in logits)
+        kls.append((p.exp() * (p - q)).sum().item())
+        plain = torch.log_softmax(logits[1], dim=-1)
+        nlls.append(-sum(plain[at, token].item() for at, token in enumerate(row[start:])))
+    found = distances(other, tiny_gpt2, answers, 0.7)
+    assert found[0] == pytest.approx(kls, rel=1e-4) and found[1] == pytest.approx(nlls, rel=1e-4)
+    assert min(kls) > 0
 
 
-def test_summary_and_csv(tmp_path):
-    prompts = ["=1+1", "two", "three"]
-    answers = Answers([[1, 2]] * 3, [1] * 3, ["a b", "b c", "c d"], [True, True, False])
-    rows = []
-    for split in ("test", "unseen"):
-        for model, shift in (("base", 0.0), ("ppo", 1.0)):
-            scores = torch.tensor([0.1, 0.2, 0.3]) + shift
-            rows += table(
-                model, split, prompts, answers, scores, [0.5 * shift] * 3, lambda p, r, s=shift: 0.2 + 0.5 * s
-            )
-    summary = summarize(rows, 9.0, 9.0)
-    assert summary["gain"]["mean"] == pytest.approx(1.0) and summary["win_rate"]["value"] == 1
-    assert summary["gold_gain"]["mean"] == pytest.approx(0.5) and summary["kl"]["mean"] == 0.5
-    assert summary["unseen_topics"]["gold_gain"]["mean"] == pytest.approx(0.5)
-    assert summary["base"]["eos_rate"] == pytest.approx(2 / 3) and summary["base"]["n"] == 3
-    write_csv(tmp_path / "scores.csv", rows)
-    read = list(csv.DictReader((tmp_path / "scores.csv").open()))
-    assert len(read) == 12 and read[0]["prompt"] == "'=1+1"  # no spreadsheet runs it
+def test_rows_come_a_batch_at_a_time(base, judge):
+    model, _ = base
+    prompts = {"test": [f"What is {number} plus one?\n" for number in range(150)]}
+    sizes = [len(rows) for rows in compare([Contender("base", lambda: model)], judge, prompts, samples=1, seed=0)]
+    assert sizes == [64, 64, 22]

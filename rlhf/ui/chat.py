@@ -267,12 +267,11 @@ def scale_of(run: Run) -> tuple[float, float]:
     """Ends of the score bars: the quartiles of the compared answers, with room to both sides."""
     from rlhf.ui.scores import read_summary
 
-    summary = read_summary(run)
-    base, ppo = summary.get("base", {}), summary.get("ppo", {})
-    if "q1" not in base or "q3" not in ppo:
+    compared = read_summary(run).get("splits", {}).get("test", {}).get("models", {}).values()
+    if not compared:
         return NO_SCALE
-    spread = max(base["std"], ppo["std"])
-    return min(base["q1"], ppo["q1"]) - spread, max(base["q3"], ppo["q3"]) + spread
+    spread = max(model["std"] for model in compared)
+    return min(model["q1"] for model in compared) - spread, max(model["q3"] for model in compared) + spread
 
 
 class ChatTab:

@@ -56,9 +56,14 @@ window.lab = (() => {
     for (const [light, twin] of twins) text = text.replaceAll(dark ? light : twin, dark ? twin : light);
     return JSON.parse(text);
   };
-  const config = {displaylogo: false, responsive: true, scrollZoom: false,
-                  modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'zoomIn2d', 'zoomOut2d', 'toImage']};
-  const draw = node => Plotly.react(node, node.figure.data, node.figure.layout, config);
+  const save = format => ({
+    name: 'Save as ' + format.toUpperCase(), icon: Plotly.Icons.disk,
+    click: node => Plotly.downloadImage(node, {format, filename: 'rlhf-lab', scale: format === 'png' ? 2 : 1}),
+  });
+  const config = () => ({displaylogo: false, responsive: true, scrollZoom: false,
+    modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'zoomIn2d', 'zoomOut2d', 'toImage'],
+    modeBarButtonsToAdd: [save('png'), save('svg')]});
+  const draw = node => Plotly.react(node, node.figure.data, node.figure.layout, config());
   const plot = (node, figure) => {
     node.figure = repaint(figure, isDark());
     node.classList.add('drawn');
@@ -309,7 +314,16 @@ attach();
 
 FIGURE_SCRIPT = """
 const node = element.querySelector('.plot');
-const show = () => { if (props.value) window.lab.plot(node, props.value); };
+const pick = event => {
+  const {data, customdata} = event.points[0];
+  if (data.meta?.pick) document.dispatchEvent(new CustomEvent('pick', {detail: customdata[0]}));
+};
+async function show() {
+  if (!props.value) return;
+  await window.lab.plot(node, props.value);
+  node.removeAllListeners('plotly_click');
+  node.on('plotly_click', pick);
+}
 watch('value', show);
 show();
 """
@@ -329,7 +343,10 @@ def live_run(**kwargs: object) -> gr.HTML:
 
 
 def figure_view(height: int, **kwargs: object) -> gr.HTML:
-    """A Plotly figure that follows the page between light and dark; its value is the figure as a dict, or None."""
+    """A Plotly figure that follows the page between light and dark; its value is the figure as a dict, or None.
+
+    A click on a point of a trace with `meta["pick"]` is an event `pick` of the document, with the point's number.
+    """
     return gr.HTML(
         html_template=f'<div class="plot" style="height:{height}px"></div>',
         js_on_load=FIGURE_SCRIPT,

@@ -1,8 +1,6 @@
-"""The Scores tab: is the difference real? Both models' scores on the same unseen questions."""
+"""The Scores tab: is the difference real? Two models' scores on the same unseen questions."""
 
-import csv
 import shutil
-import statistics
 import tempfile
 from dataclasses import dataclass
 from html import escape
@@ -11,8 +9,10 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 
-from rlhf import figures
+from rlhf import figures, score_figures
+from rlhf.comparison import read_rows
 from rlhf.runs import Run, read_json
+from rlhf.stats import Interval, Paired, paired
 from rlhf.ui import empty_state, example_id, is_active, shown_run
 from rlhf.ui.live import HEAD, figure_view
 
@@ -26,6 +26,7 @@ GLOSS = {
     "unseen": "Unseen topics: neither reward training nor PPO has met them.",
 }
 FIGURE_HEIGHT = 380
+SMALL_HEIGHT = 320
 
 TABLE_TEMPLATE = """
 <section class="pairs">
@@ -46,11 +47,11 @@ TABLE_SCRIPT = """
 const {el, markChanges, scoreBar, number} = window.lab;
 const $ = selector => element.querySelector(selector);
 const PAGE = 10;
-let shown = PAGE;
+let shown = PAGE, picked = null;
 
 function side(name, text, score, before) {
   const box = el('div', 'answer ' + name), said = el('p', 'text'), mark = el('div', 'mark');
-  box.append(el('span', 'who', name === 'base' ? 'base' : 'PPO'), said, mark);
+  box.append(el('span', 'who', name === 'base' ? 'base' : props.value.other), said, mark);
   if (before === undefined) said.textContent = text; else markChanges(said, before, text);
   mark.append(scoreBar(score, props.value.low, props.value.high, props.value.name));
   return box;
@@ -66,10 +67,13 @@ function show() {
   const gain = row => row.ppo_score - row.base_score;
   found.sort(order === 'prompt' ? (a, b) => a.prompt.localeCompare(b.prompt)
     : (a, b) => order === 'gain' ? gain(b) - gain(a) : gain(a) - gain(b));
+  // A question whose point was clicked in a figure stands first.
+  found.sort((a, b) => (b.index === picked) - (a.index === picked));
   $('.count').textContent = words ? found.length + ' of ' + value.rows.length + ' questions hold it' :
     value.rows.length + ' questions';
   $('.rows').replaceChildren(...found.slice(0, shown).map(row => {
-    const card = el('article', 'turn'), head = el('h4', '', row.prompt), pair = el('div', 'pair');
+    const card = el('article', row.index === picked ? 'turn picked' : 'turn');
+    const head = el('h4', '', row.prompt), pair = el('div', 'pair');
     const by = gain(row);
     head.append(el('span', by < 0 ? 'gain down' : 'gain', (by < 0 ? '' : '+') + number(by)));
     pair.append(side('base', row.base, row.base_score), side('ppo', row.ppo, row.ppo_score, row.base));
@@ -81,7 +85,13 @@ function show() {
 $('input').addEventListener('input', () => { shown = PAGE; show(); });
 $('select').addEventListener('change', () => { shown = PAGE; show(); });
 $('.more').addEventListener('click', () => { shown += 2 * PAGE; show(); });
-watch('value', () => { shown = PAGE; show(); });
+watch('value', () => { shown = PAGE; picked = null; show(); });
+document.addEventListener('pick', function pick(event) {
+  if (!element.isConnected) return document.removeEventListener('pick', pick);
+  picked = event.detail; shown = PAGE; $('input').value = '';
+  show();
+  $('.turn')?.scrollIntoView({behavior: 'smooth', block: 'center'});
+});
 show();
 """
 
@@ -92,15 +102,15 @@ def pair_table(**kwargs: object) -> gr.HTML:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Both models' answers to one question, sampled with the same seed."""
+class Question:
+    """Two models' answers to one question, as rows of `scores.csv`."""
 
-    base: dict[str, str]
-    ppo: dict[str, str]
+    base: list[dict]
+    other: list[dict]
 
-    def values(self, measure: str) -> tuple[float, float]:
-        """Both models' scores."""
-        return float(self.base[measure]), float(self.ppo[measure])
+    def values(self, measure: str) -> tuple[list[float], list[float]]:
+        """Both models' scores, one an answer."""
+        return [row[measure] for row in self.base], [row[measure] for row in self.other]
 
 
 def read_summary(run: Run) -> dict:
@@ -108,78 +118,77 @@ def read_summary(run: Run) -> dict:
     return read_json(run.path / "summary.json")
 
 
-def read_pairs(run: Run, split: str, measure: str) -> list[Pair]:
-    """The answers of one split that carry this score."""
-    path = run.path / "scores.csv"
-    if not path.exists():
-        return []
-    sides: dict[tuple[str, str], dict[str, dict]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["split"] == split and row[measure]:
-                sides.setdefault((row["prompt"], row["sample"]), {})[row["model"]] = row
-    return [Pair(both["base"], both["ppo"]) for both in sides.values() if len(both) == 2]
+def others(run: Run) -> list[str]:
+    """The models that were compared with the base."""
+    return list(read_summary(run).get("splits", {}).get("test", {}).get("against_base", {}))
 
 
-def sentence(pairs: list[Pair], measure: str, split: str, summary: dict) -> str:
-    """Is the difference real? Answered in one sentence."""
-    gains = [ppo - base for base, ppo in (pair.values(measure) for pair in pairs)]
-    wins, mean = sum(gain > 0 for gain in gains), statistics.fmean(gains)
+def said_name(model: str) -> str:
+    """A model as a sentence calls it."""
+    return "PPO" if model == "ppo" else model
+
+
+def read_questions(run: Run, split: str, measure: str, other: str) -> list[Question]:
+    """The questions of one split whose answers, of the base and of one other model, carry this score."""
+    sides: dict[str, dict[str, list]] = {}
+    for row in read_rows(run.path / "scores.csv"):
+        if row["split"] == split and row["model"] in ("base", other) and row[measure] is not None:
+            sides.setdefault(row["prompt"], {}).setdefault(row["model"], []).append(row)
+    return [Question(both["base"], both[other]) for both in sides.values() if len(both) == 2]
+
+
+def compare(questions: list[Question], measure: str) -> Paired:
+    """The statistics of some questions, paired."""
+    base, other = zip(*(question.values(measure) for question in questions), strict=True)
+    return paired(np.array(base), np.array(other))
+
+
+def sentence(found: Paired, measure: str, split: str, name: str) -> str:
+    """Is the difference real? Answered in words that a pupil understands."""
     which = "unseen questions" if split == "test" else "questions about unseen topics"
     by = "the rubric" if measure == "gold" else "the reward model"
-    interval = _interval(summary, measure, split)
-    sure = f" (95 % interval {_signed(interval['ci_low'])} to {_signed(interval['ci_high'])})" if interval else ""
+    wins, gain = found.win_rate, found.gain
     return (
-        f"PPO scored higher on {wins} of {len(pairs)} {which}; by {by}, its answers are {abs(mean):.2f} "
-        f"{'better' if mean >= 0 else 'worse'} on average{sure}."
+        f"On {found.n} {which} {name} scored higher {100 * wins.value:.0f} times in 100; chance would be 50, and we "
+        f"are 95 % sure that it is between {100 * wins.low:.0f} and {100 * wins.high:.0f}. By {by}, its answers are "
+        f"{abs(gain.value):.2f} {'better' if gain.value >= 0 else 'worse'} on average (95 % interval "
+        f"{_signed(gain.low)} to {_signed(gain.high)})."
     )
-
-
-def _interval(summary: dict, measure: str, split: str) -> dict | None:
-    numbers = summary if split == "test" else summary.get("unseen_topics") or {}
-    found = numbers.get("gold_gain" if measure == "gold" else "gain") or {}
-    return found if found.get("ci_low") is not None else None
 
 
 def _signed(value: float) -> str:
     return figures.minus(f"{value:+.2f}")
 
 
-def averages(pairs: list[Pair], measure: str, split: str, summary: dict) -> str:
+def averages(questions: list[Question], measure: str, split: str, other: str, summary: dict) -> str:
     """Both models' averages as an HTML table."""
+    models = summary["splits"][split]["models"]
     columns = []
-    for name in ("base", "ppo"):
-        answers = [getattr(pair, name) for pair in pairs]
-        values = [float(answer[measure]) for answer in answers]
+    for number, name in enumerate(("base", other)):
+        values = np.array([question.values(measure)[number] for question in questions])
         q1, median, q3 = np.percentile(values, (25, 50, 75))
-        ended = sum(answer["ended"].lower() in ("true", "1") for answer in answers) / len(answers)
-        distances = [float(answer["kl"]) for answer in answers if answer["kl"]]
-        distinct = summary.get(name, {}).get("distinct_2") if split == "test" else None
+        model = models[name]
         columns.append(
             {
-                "Average": f"{statistics.fmean(values):.2f}",
+                "Average": f"{values.mean():.2f}",
                 "Median": f"{median:.2f}",
                 "Middle half": f"{q1:.2f} to {q3:.2f}",
-                "Spread (standard deviation)": f"{np.std(values, ddof=min(1, len(values) - 1)):.2f}",
-                "Tokens an answer": f"{statistics.fmean(float(answer['tokens']) for answer in answers):.0f}",
-                "Ended by itself": f"{100 * ended:.0f} %",
-                "Word pairs that differ": f"{100 * distinct:.0f} %" if distinct is not None else "",
-                "KL from the base, nats": f"{statistics.fmean(distances):.1f}" if name == "ppo" and distances else "",
+                "Spread (standard deviation)": f"{values.std():.2f}",
+                "Tokens an answer": f"{model['mean_length']:.0f}",
+                "Ended by itself": f"{100 * model['eos_rate']:.0f} %",
+                "Word pairs that differ": f"{100 * model['distinct_2']:.0f} %",
+                "Surprise of the base model (perplexity)": f"{model['base_perplexity']:.1f}",
+                "KL from the base, nats": f"{model['kl']['value']:.1f}",
+                "Model size, MB": f"{summary['size_mb'][name]:.1f}" if name in summary.get("size_mb", {}) else "",
             }
         )
     rows = [(label, columns[0][label], columns[1][label]) for label in columns[0] if columns[1][label]]
-    return _table(("", "Base", "PPO"), [*rows, *_sizes(summary)], f"{len(pairs)} answers each")
-
-
-def _sizes(summary: dict) -> list[tuple[str, ...]]:
-    """Sizes of the models, and the reward model's own marks, as rows of the table."""
-    base, ppo, judge = (summary.get(name) or {} for name in ("base", "ppo", "reward_model"))
-    rows = []
-    if base.get("size_mb"):
-        rows.append(("Model size, MB", f"{base['size_mb']:.1f}", f"{ppo['size_mb']:.1f}"))
+    judge = summary.get("reward_model") or {}
     if judge.get("size_mb"):
         rows.append(("Reward model, MB", f"{judge['size_mb']:.1f}"))
-    return rows
+    count = models[other]["samples"]
+    caption = f"{len(questions)} questions, {count} {'answer' if count == 1 else 'answers'} each"
+    return _table(("", "Base", said_name(other)), rows, caption)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], caption: str) -> str:
@@ -202,11 +211,6 @@ def csv_copy(run: Run) -> str | None:
     return str(shutil.copyfile(source, target))
 
 
-def _as_said(cell: str) -> str:
-    """Text as the model said it: the file guards cells that a spreadsheet would run with an apostrophe."""
-    return cell[1:] if cell[:1] == "'" and cell[1:2] in ("=", "+", "-", "@", "\t") else cell
-
-
 def missing(run: Run | None) -> str:
     """What will be here, and what makes it so."""
     if run is None:
@@ -225,6 +229,7 @@ class ScoresTab:
         with gr.Column(visible=False, elem_classes="scores") as self.body:
             self.sentence = gr.HTML(apply_default_css=False)
             with gr.Row(elem_classes="switches"):
+                self.other = gr.Radio([], label="Model", container=False, visible=False)
                 self.measure = gr.Radio(
                     [(label, name) for name, label in MEASURES.items()], value="score", label="Judge", container=False
                 )
@@ -235,16 +240,22 @@ class ScoresTab:
             with gr.Row(elem_classes="numbers"):
                 self.figure = figure_view(FIGURE_HEIGHT, value=None, scale=3, min_width=320, elem_id="distributions")
                 self.table = gr.HTML(scale=2, min_width=300, apply_default_css=False)
+            with gr.Row(elem_classes="numbers"):
+                self.differences = figure_view(SMALL_HEIGHT, value=None, min_width=320, elem_id="differences")
+                self.lengths = figure_view(SMALL_HEIGHT, value=None, min_width=320, elem_id="lengths")
+            self.frontier = figure_view(SMALL_HEIGHT + 60, value=None, elem_id="frontier", visible=False)
             self.pairs = pair_table(value=None, elem_id="pairs")
-        self._view = [self.empty, self.body, self.sentence, self.figure, self.table, self.pairs]
-        self.outputs = [*self._view, self.example, self.download, self.measure, self.split]
+        pictures = [self.figure, self.table, self.differences, self.lengths, self.frontier]
+        self._view = [self.empty, self.body, self.sentence, *pictures, self.pairs]
+        self._switches = [self.measure, self.split, self.other]
+        self.outputs = [*self._view, self.example, self.download, *self._switches]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the switches and the download."""
         gr.on(
-            [self.measure.input, self.split.input],
+            [switch.input for switch in self._switches],
             view,
-            [picker, self.measure, self.split],
+            [picker, *self._switches],
             self._view,
             show_progress="hidden",
             api_visibility="private",
@@ -255,59 +266,109 @@ class ScoresTab:
         """The values of `outputs` for this run."""
         run = shown_run(run_id)
         there = run is not None and (run.path / "scores.csv").exists()
+        models = others(run) if there else []
+        first = models[0] if models else None
         # Data from outside the embedded world has no rubric, so the switch goes back to the score every run has.
         return (
-            *view(run_id, "score", "test"),
+            *view(run_id, "score", "test", first),
             gr.Button(visible=not there and bool(example_id()) and run_id != example_id()),
             gr.DownloadButton(value=csv_copy(run) if there else None),
             gr.Radio(value="score"),
             gr.Radio(value="test"),
+            gr.Radio([(said_name(name), name) for name in models], value=first, visible=len(models) > 1),
         )
 
 
-def view(run_id: str | None, measure: str, split: str) -> tuple:
-    """Empty note, body, sentence, figure, table and pairs for a run, a judge and a set of questions."""
+def view(run_id: str | None, measure: str, split: str, other: str | None) -> tuple:
+    """Empty note, body, sentence, figures, table and pairs for a run, a judge, a set of questions and a model."""
     run = shown_run(run_id)
-    if run is None or not (run.path / "scores.csv").exists():
-        return empty_state(missing(run)), gr.Column(visible=False), "", None, "", None
-    pairs = read_pairs(run, split, measure)
-    if not pairs:
+    nothing = (None, "", None, None, gr.HTML(value=None, visible=False), None)
+    if run is None or other is None or not (run.path / "scores.csv").exists():
+        return empty_state(missing(run)), gr.Column(visible=False), "", *nothing
+    questions = read_questions(run, split, measure, other)
+    if len(questions) < 2:
         lack = (
             "There is no rubric for this data; it belongs to the embedded world."
             if measure == "gold"
             else ("No question of this kind was compared in this run.")
         )
-        return "", gr.Column(visible=True), _headline(lack, measure, split), None, "", None
-    summary = read_summary(run)
-    base, ppo = zip(*(pair.values(measure) for pair in pairs), strict=True)
-    name = "rubric (gold score)" if measure == "gold" else "score by the reward model"
+        return "", gr.Column(visible=True), _headline(lack, measure, split), *nothing
+    summary, name = read_summary(run), said_name(other)
+    found = compare(questions, measure)
+    cautions = summary["splits"][split]["against_base"][other]["cautions"]
+    base, scores = ([value for values in side for value in values] for side in _sides(questions, measure))
+    base_tokens, tokens = ([value for values in side for value in values] for side in _sides(questions, "tokens"))
+    gains = [float(np.mean(after) - np.mean(before)) for before, after in (q.values(measure) for q in questions)]
+    what = "rubric (gold score)" if measure == "gold" else "score by the reward model"
+    shown = (
+        figures.distributions(base, scores, what, FIGURE_HEIGHT, other=name),
+        score_figures.differences(gains, found.gain, what, name, SMALL_HEIGHT),
+        score_figures.length_scatter(base_tokens, base, tokens, scores, what, name, SMALL_HEIGHT),
+    )
+    distributions, differences, lengths = (figure.to_plotly_json() for figure in shown)
     return (
         "",
         gr.Column(visible=True),
-        _headline(sentence(pairs, measure, split, summary), measure, split),
-        figures.distributions(base, ppo, name, FIGURE_HEIGHT).to_plotly_json(),
-        averages(pairs, measure, split, summary),
-        _table_value(pairs, measure),
+        _headline(sentence(found, measure, split, name), measure, split, cautions),
+        distributions,
+        averages(questions, measure, split, other, summary),
+        differences,
+        lengths,
+        _frontier(summary["splits"][split]),
+        _table_value(questions, measure, other),
     )
 
 
-def _headline(text: str, measure: str, split: str) -> str:
-    return f'<p class="verdict">{escape(text)}</p><p class="gloss">{escape(GLOSS[measure])} {escape(GLOSS[split])}</p>'
+def _sides(questions: list[Question], column: str) -> tuple:
+    """One list of lists for the base, one for the other model."""
+    return tuple(zip(*(question.values(column) for question in questions), strict=True))
 
 
-def _table_value(pairs: list[Pair], measure: str) -> dict:
+def _frontier(found: dict) -> gr.HTML:
+    """Every model's score over its distance from the base; two models need no map."""
+    if len(found["models"]) < 3:
+        return gr.HTML(value=None, visible=False)
+    points = []
+    for name, model in found["models"].items():
+        against = found["against_base"].get(name)
+        score, gold = (
+            _shifted(model[key], against[kind]["gain"] if against else None) if model[key] is not None else None
+            for key, kind in (("mean", "score"), ("gold_mean", "gold"))
+        )
+        kind = "base" if against is None else "best-of-n" if name.startswith("best-of-") else "model"
+        points.append(score_figures.FrontierPoint(said_name(name), model["kl"]["value"], score, gold, kind))
+    figure = score_figures.frontier(points, "score by the reward model", SMALL_HEIGHT + 60)
+    return gr.HTML(value=figure.to_plotly_json(), visible=True)
+
+
+def _shifted(mean: float, gain: dict | None) -> Interval:
+    """A model's average with the interval of its gain over the base; the base itself is what it is."""
+    if gain is None:
+        return Interval(mean, mean, mean)
+    return Interval(mean, mean + gain["ci_low"] - gain["value"], mean + gain["ci_high"] - gain["value"])
+
+
+def _headline(text: str, measure: str, split: str, cautions: list[str] = ()) -> str:
+    warned = "".join(f'<p class="note" role="alert">{escape(caution)}</p>' for caution in cautions)
+    glosses = f"{escape(GLOSS[measure])} {escape(GLOSS[split])}"
+    return f'<p class="verdict">{escape(text)}</p>{warned}<p class="gloss">{glosses}</p>'
+
+
+def _table_value(questions: list[Question], measure: str, other: str) -> dict:
+    """The first answer of each model to each question."""
     rows = []
-    for pair in pairs:
-        base, ppo = pair.values(measure)
+    for index, question in enumerate(questions):
+        base, after = question.base[0], question.other[0]
         rows.append(
             {
-                "prompt": _as_said(pair.base["prompt"]),
-                "base": _as_said(pair.base["response"]),
-                "ppo": _as_said(pair.ppo["response"]),
-                "base_score": base,
-                "ppo_score": ppo,
+                "index": index,
+                "prompt": base["prompt"],
+                "base": base["response"],
+                "ppo": after["response"],
+                "base_score": base[measure],
+                "ppo_score": after[measure],
             }
         )
     scores = [row[key] for row in rows for key in ("base_score", "ppo_score")]
     name = "rubric" if measure == "gold" else "score"
-    return {"rows": rows, "low": min(scores), "high": max(scores), "name": name}
+    return {"rows": rows, "low": min(scores), "high": max(scores), "name": name, "other": said_name(other)}
