@@ -301,7 +301,7 @@ def _comparison(summary: dict) -> str:
 
 def _paired_rows(name: str, found: dict) -> str:
     return f"""| gain in {name} | {_interval(found["gain"], signed=True)} |
-| sign-flip p of that gain | {found["p"]:.1e} |
+| sign-flip p of that gain (10,000 flips show 2e-4 at the least) | {found["p"]:.1e} |
 | smallest gain in {name} that {found["n"]} prompts would have shown (80 % power) | {found["detectable"]:.3f} |
 | comparisons that PPO wins by {name} (chance: 0.5) | {_interval(found["win_rate"])} |"""
 

@@ -48,7 +48,7 @@ def _canvas(height: int, left: int = LEFT) -> go.Figure:
     """An empty figure with room for a heading. Dragging does nothing, so that a finger can scroll past."""
     figure = go.Figure(layout=blank(height))
     margin = {"l": left, "r": 16, "t": EDGE, "b": EDGE}
-    return figure.updateblank(margin=margin, dragmode=False, hovermode="closest")
+    return figure.update_layout(margin=margin, dragmode=False, hovermode="closest")
 
 
 def _heading(figure: go.Figure, title: str, gloss: str, top: float = 1.0) -> None:
@@ -273,7 +273,7 @@ def _judged(figure: go.Figure, marks: list[Mark], axis: str, domain: list[float]
     ends = [end for _, score in marks for end in (score.low, score.high)] or [0.0, 1.0]
     room = max(ends) - min(ends) or 1.0
     span = [min(ends) - 0.22 * room, max(ends) + 0.12 * room]
-    figure.updateblank({f"yaxis{axis[1:]}": _axis(domain=domain, nticks=4, range=span)})
+    figure.update_layout({f"yaxis{axis[1:]}": _axis(domain=domain, nticks=4, range=span)})
     for kind, color in colors.items():
         found = sorted((mark for mark in marks if mark[0].kind == kind), key=lambda mark: mark[0].kl)
         if found:
@@ -388,7 +388,7 @@ def overoptimization(
     _heading(figure, "Score by the reward model", "gain; training raises it")
     curve = "; line: curve of Gao et al." if fit else ""
     _heading(figure, "Gold score", f"gain; training never sees it{curve}", HALVES[1][1])
-    return figure.updateblank(
+    return figure.update_layout(
         xaxis=_floor(KL_TITLE, range=[min([0.0, *kl]), 1.04 * end or 1.0], anchor="y2"),
         yaxis=_axis(domain=HALVES[0], nticks=4, range=_around(proxy, 0.12)),
         yaxis2=_axis(domain=HALVES[1], nticks=4, range=_around([*gold, *drawn], 0.12)),
