@@ -353,7 +353,7 @@ def _sweep_section(sweep: dict) -> str:
 
 ![Gain in score and in the rubric over KL, for every checkpoint of the sweep](assets/report/sweep.svg)
 
-`python -m rlhf sweep` with `kl_coef` {", ".join(settings["kl_coefs"])}, {settings["seeds"]} seed(s) each,
+`python -m rlhf sweep` with `kl_coef` {", ".join(settings["kl_coefs"])}, {settings["seeds"]} {"seed" if settings["seeds"] == 1 else "seeds"} each,
 {settings["total_episodes"]} episodes, {settings["checkpoints"]} checkpoints a run, on {settings["num_prompts"]} test
 prompts. The curve through the rubric's gains is d (alpha - beta log d) with d the root of the KL (Gao et al.,
 [2210.10760](https://arxiv.org/abs/2210.10760)). {turn} The highest gain in the rubric is

@@ -72,7 +72,13 @@ def test_a_sweep_compares_every_checkpoint_of_every_run(rlhf, shared):
 def test_the_report_says_what_the_shipped_run_holds(rlhf, tmp_path):
     done = rlhf("report", ROOT / "assets" / "example", "--output_file", "REPORT.md")
     assert done.returncode == 0, done.stderr[-2000:]
-    for name in ("REPORT.md", "assets/report/reward.svg", "assets/report/ppo.svg", "assets/report/scores.svg"):
+    for name in (
+        "REPORT.md",
+        "assets/report/reward.svg",
+        "assets/report/ppo.svg",
+        "assets/report/scores.svg",
+        "assets/report/sweep.svg",
+    ):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), name
 
 

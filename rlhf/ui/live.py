@@ -60,10 +60,13 @@ window.lab = (() => {
     name: 'Save as ' + format.toUpperCase(), icon: Plotly.Icons.disk,
     click: node => Plotly.downloadImage(node, {format, filename: 'rlhf-lab', scale: format === 'png' ? 2 : 1}),
   });
-  const config = () => ({displaylogo: false, responsive: true, scrollZoom: false,
+  // One object for all figures and times: Plotly builds a figure anew when its config is another.
+  let config;
+  const draw = node => Plotly.react(node, node.figure.data, node.figure.layout, config ??= {
+    displaylogo: false, responsive: true, scrollZoom: false,
     modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'zoomIn2d', 'zoomOut2d', 'toImage'],
-    modeBarButtonsToAdd: [save('png'), save('svg')]});
-  const draw = node => Plotly.react(node, node.figure.data, node.figure.layout, config());
+    modeBarButtonsToAdd: [save('png'), save('svg')],
+  });
   const plot = (node, figure) => {
     node.figure = repaint(figure, isDark());
     node.classList.add('drawn');
