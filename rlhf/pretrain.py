@@ -20,16 +20,18 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, s
 
 from rlhf.config import PreferencesConfig, PretrainConfig
 from rlhf.data import as_prompt, like_length_batches
-from rlhf.evaluate import answer_prompts
 from rlhf.everyday import gold_score, plain_reaction, prefer, prompt_splits, subject_of, write_answer, write_reaction
 from rlhf.everyday.answers import REACTION_RATE, WRITERS
 from rlhf.everyday.world import Topic
+from rlhf.generate import generate
 from rlhf.models import load_policy
 
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 SMALL_TALK = 0.12
 """Share of the dialogs that are not about a topic."""
+ANSWERS_AT_ONCE = 64
+"""Answers of the base model that are sampled together."""
 LISTENING_BATCH = 36
 """Dialogs of a listening step, before their twins."""
 TWIN = {"good": "off_topic", "off_topic": "good"}
@@ -244,6 +246,30 @@ def pretrain(config: PretrainConfig) -> Path:
     return Path(config.output_dir)
 
 
+def finished_answers(
+    model: GPT2LMHeadModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[str],
+    config: PreferencesConfig,
+    seed: int,
+) -> list[str]:
+    """One answer to each prompt; an empty one where the model did not come to an end."""
+    found = []
+    queries = tokenizer(prompts)["input_ids"]
+    for start in range(0, len(queries), ANSWERS_AT_ONCE):
+        generation = generate(
+            model,
+            queries[start : start + ANSWERS_AT_ONCE],
+            max_new_tokens=config.response_length,
+            temperature=config.temperature,
+            eos_id=tokenizer.eos_token_id,
+            generator=torch.Generator().manual_seed(seed * 1_000_003 + start),
+        )
+        texts = tokenizer.batch_decode(generation.lists(), skip_special_tokens=True)
+        found += [text.strip() if ended else "" for text, ended in zip(texts, generation.ended.tolist(), strict=True)]
+    return found
+
+
 def preferences(config: PreferencesConfig) -> Path:
     """Let the base model answer each reward-training prompt twice, let a simulated annotator choose; returns the file.
 
@@ -257,20 +283,13 @@ def preferences(config: PreferencesConfig) -> Path:
             rng.shuffle(questions)
             prompts = [as_prompt(question) for question in questions[:512]]
             first, second = (
-                answer_prompts(
-                    model,
-                    tokenizer,
-                    prompts,
-                    max_new_tokens=config.response_length,
-                    temperature=config.temperature,
-                    seed=config.seed * 10_000 + 2 * turn + side,
-                )
+                finished_answers(model, tokenizer, prompts, config, config.seed * 10_000 + 2 * turn + side)
                 for side in range(2)
             )
-            usable = [all(pair) for pair in zip(first.ended, second.ended, first.texts, second.texts, strict=True)]
-            for prompt, a, b, both in zip(prompts, first.texts, second.texts, usable, strict=True):
-                scores = [gold_score(prompt.strip(), text) for text in (a, b)]
-                choice = prefer(*scores, rng) if both else None
+            for prompt, a, b in zip(prompts, first, second, strict=True):
+                if not (a and b):
+                    continue
+                choice = prefer(gold_score(prompt.strip(), a), gold_score(prompt.strip(), b), rng)
                 if choice is not None:
                     chosen, rejected = (a, b) if choice else (b, a)
                     pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})

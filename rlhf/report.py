@@ -82,6 +82,7 @@ def _reward_figure(metrics: list[dict], summary: dict, path: Path) -> None:
     _level(accuracy, 0.5, "chance")
     if summary["reward_model"]["label_ceiling"] is not None:
         _level(accuracy, summary["reward_model"]["label_ceiling"], "the rubric itself on these labels")
+    accuracy.margins(y=0.15)
     honesty.plot([0.5, 1], [0.5, 1], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     bins = summary["reward_model"]["reliability"]
     honesty.plot([b["confidence"] for b in bins], [b["correct"] for b in bins], "o-", color=BASE, linewidth=1.6)
@@ -147,7 +148,7 @@ def _sweep_figure(sweep: dict, path: Path) -> None:
         axes[1].plot(kl, fit.predict(kl), color=GOLD, linewidth=1.2)
         if fit.turnover_kl is not None and fit.turnover_kl <= kl[-1]:
             axes[1].axvline(fit.turnover_kl, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, loc="lower right")
     _save(figure, path)
 
 
@@ -346,14 +347,12 @@ def _sweep_section(sweep: dict) -> str:
     best = max(trained, key=lambda point: point["gold"]["value"])
     turn = "The fitted curve does not turn down within twice the largest KL measured."
     if fit and fit["turnover_kl"] is not None:
-        turn = (
-            f"The fitted curve turns down at {fit['turnover_kl']:.1f} nats: beyond, a higher score is a worse answer."
-        )
+        turn = f"The fitted curve turns down at {fit['turnover_kl']:.1f} nats: beyond that the rubric falls."
     return f"""## Over-optimisation
 
 ![Gain in score and in the rubric over KL, for every checkpoint of the sweep](assets/report/sweep.svg)
 
-`python -m rlhf sweep` with `kl_coef` {", ".join(settings["kl_coefs"])}, {settings["seeds"]} {"seed" if settings["seeds"] == 1 else "seeds"} each,
+`python -m rlhf sweep` with `kl_coef` {", ".join(settings["kl_coefs"])}, training seeds per price: {settings["seeds"]},
 {settings["total_episodes"]} episodes, {settings["checkpoints"]} checkpoints a run, on {settings["num_prompts"]} test
 prompts. The curve through the rubric's gains is d (alpha - beta log d) with d the root of the KL (Gao et al.,
 [2210.10760](https://arxiv.org/abs/2210.10760)). {turn} The highest gain in the rubric is
