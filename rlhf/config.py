@@ -487,7 +487,7 @@ class CompareArguments:
     def contender(entry: str) -> tuple[str, str | None, int]:
         """An entry of `models` as its name, its path (None for the base), and the n of best-of-n (1 for a model)."""
         name, _, path = entry.partition("=")
-        if path and name:
+        if path and name not in ("", "base"):  # another base is a setting of its own
             return name, path, 1
         count = name.removeprefix("best-of-")
         if name == "base":

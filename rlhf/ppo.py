@@ -750,7 +750,7 @@ class PPOTrainer(Trainer):
                 log_p = logits_at(self.model, hidden[part], self.args.temperature).log_softmax(dim=-1)
                 logprobs.append(log_q.gather(1, targets[part].unsqueeze(1)).squeeze(1))
                 off = log_p - log_q
-                kls.append(torch.linalg.vecdot(log_p.exp_(), off))
+                kls.append(log_p.exp_().mul_(off).sum(dim=-1))  # a product of matrices would go to bfloat16
         return torch.cat(logprobs), torch.cat(kls)
 
     def _chunks(self, tokens: int) -> list[slice]:

@@ -78,29 +78,31 @@ class Paired:
 
 
 def paired(base: np.ndarray, other: np.ndarray) -> Paired:
-    """Compare scores (n, k) and (n, m) of k and m samples on the same n >= 2 prompts; (n,) is one sample a prompt.
+    """Compare scores (n, k) and (n, m) of k and m samples on the same n prompts; (n,) is one sample a prompt.
 
     Below 14 prompts the permutation test goes through every pattern of signs, above it draws `RESAMPLES` of them.
     """
     base, other = (np.asarray(scores, float).reshape(len(scores), -1) for scores in (base, other))
     gains = other.mean(axis=1) - base.mean(axis=1)  # (n,)
     gains[np.abs(gains) < ROUNDING] = 0  # rounding alone may lean to one side, and would then look significant
-    test = stats.permutation_test(
-        (gains,),
-        np.mean,
-        permutation_type="samples",
-        n_resamples=RESAMPLES,
-        batch=BATCH,
-        rng=np.random.default_rng(0),
-    )
     margins = other[:, None, :] - base[:, :, None]  # (n, k, m), every sample against every sample
     return Paired(
         gain=bootstrap(gains),
-        p=float(test.pvalue),
+        p=_sign_flip_p(gains),
         win_rate=bootstrap(_credit(margins).mean(axis=(1, 2))),
-        detectable=float(POWER * gains.std(ddof=1) / math.sqrt(len(gains))),
+        detectable=float(POWER * gains.std(ddof=1) / math.sqrt(len(gains))) if len(gains) > 1 else math.inf,
         n=len(gains),
     )
+
+
+def _sign_flip_p(gains: np.ndarray) -> float:
+    if len(gains) == 1:  # either sign is as large
+        return 1.0
+    rng = np.random.default_rng(0)
+    found = stats.permutation_test(
+        (gains,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, batch=BATCH, rng=rng
+    )
+    return float(found.pvalue)
 
 
 def _credit(margins: np.ndarray) -> np.ndarray:

@@ -176,6 +176,7 @@ GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
         (["compare"], "nothing to compare"),
         (["compare", "--models", "base"], "nothing to compare"),
         (["compare", "--models", "best-of-1"], "best-of-N"),
+        (["compare", "--models", "base=x"], "NAME=PATH"),
         (["compare", "--models", "a=x", "a=y"], "Two models are called a"),
         (["demo", "--output_dir", "taken"], "already exists"),
         (["demo", "--seed", "-1"], "seed must be at least 0"),

@@ -300,3 +300,8 @@ def test_distinct_and_unique_by_hand():
     assert distinct(["a b", "b a"], 2) == 1  # no pair reaches across two texts
     assert distinct(["one"], 2) == 0 and distinct([], 1) == 0
     assert unique(["a", "b", "a", "c"]) == pytest.approx(3 / 4) and unique([]) == 0
+
+
+def test_one_prompt_shows_nothing():
+    found = stats.paired(np.array([1.0]), np.array([2.0]))
+    assert (found.p, found.detectable, found.gain.value) == (1.0, math.inf, 1.0)
