@@ -147,7 +147,7 @@ def curves(
         axis = "y" if number == 1 else f"y{number}"
         figure.add_traces([trace.update(yaxis=axis) for trace in _traces(panel, rows, x)])
         figure.update_layout({f"yaxis{number}": _y_axis(panel, domain, bool(rows))})
-        _title(figure, panel, domain[1])
+        heading(figure, panel.title, panel.gloss, domain[1])
         for level in levels:
             if level.key == panel.key:
                 _level(figure, level, axis)
@@ -228,18 +228,20 @@ def _y_axis(panel: Panel, domain: list[float], numbers: bool) -> dict:
     return {**axis, "rangemode": "tozero" if low == 0 else "normal"}
 
 
-def _title(figure: go.Figure, panel: Panel, top: float) -> None:
+def heading(figure: go.Figure, title: str, gloss: str, top: float, gap: str = "  ") -> None:
+    """What a panel shows, above its upper edge at `top` in parts of the figure's height, from its left edge on."""
     figure.add_annotation(
-        text=f"<b>{panel.title}</b>  <span style='color:{GREY}'>{panel.gloss}</span>",
+        text=f"<b>{title}</b>{gap}<span style='color:{GREY}'>{gloss}</span>",
         x=0,
         y=top,
         xref="paper",
         yref="paper",
         xanchor="left",
         yanchor="bottom",
+        align="left",
         showarrow=False,
-        xshift=-LEFT,
-        yshift=1,
+        xshift=-figure.layout.margin.l,
+        yshift=2,
         font_size=12.5,
     )
 

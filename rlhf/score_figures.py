@@ -5,13 +5,13 @@ twins, and words stand beside what they name. A point that a person may click be
 and begins its `customdata` with the index of the prompt, as the numbers were given.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
 
-from rlhf.figures import BASE, CLEAR, GOLD, GREY, GRID, INK, LEFT, PAPER, PPO, PPO_INK, blank, minus
+from rlhf.figures import BASE, CLEAR, GOLD, GREY, GRID, INK, LEFT, PAPER, PPO, PPO_INK, blank, heading, minus
 from rlhf.stats import Interval, Overoptimization, ReliabilityBin
 
 
@@ -52,22 +52,8 @@ def _canvas(height: int, left: int = LEFT) -> go.Figure:
 
 
 def _heading(figure: go.Figure, title: str, gloss: str, top: float = 1.0) -> None:
-    """What a panel shows, above its upper edge; on two lines where one would be too long for a phone."""
-    gap = "  " if len(title) + len(gloss) < 52 else "<br>"
-    figure.add_annotation(
-        text=f"<b>{title}</b>{gap}<span style='color:{GREY}'>{gloss}</span>",
-        x=0,
-        y=top,
-        xref="paper",
-        yref="paper",
-        xanchor="left",
-        yanchor="bottom",
-        align="left",
-        showarrow=False,
-        xshift=-figure.layout.margin.l,
-        yshift=3,
-        font_size=12.5,
-    )
+    """A panel's heading; on two lines where one would be too long for a phone."""
+    heading(figure, title, gloss, top, gap="  " if len(title) + len(gloss) < 52 else "<br>")
 
 
 def _axis(title: str = "", **more: object) -> dict:
@@ -470,42 +456,3 @@ def reliability(bins: Sequence[ReliabilityBin], ece: float, height: int = 300) -
     _heading(figure, "Is it as sure as it should be?", "share of pairs on which people agreed with it")
     figure.update_xaxes(_floor("how sure the reward model was", range=[0.5, 1.005], **_shares(0.5, 1, 0.1)))
     return figure.update_yaxes(_axis(range=[max(0.0, lowest - 0.1), 1.02], **_shares(0, 1, 0.2)))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Training again with other seeds
-
-
-def seed_points(groups: Mapping[str, Sequence[float]], name: str, height: int = 220) -> go.Figure:
-    """One row a group with its seeds (at least one) as points, a tick at their average."""
-    figure = _canvas(height, left=16)
-    for row, (label, values) in enumerate(groups.items()):
-        mean, count = float(np.mean(values)), len(values)
-        figure.add_scatter(
-            x=[float(value) for value in values],
-            y=[row] * count,
-            customdata=[[seed, count] for seed in range(1, count + 1)],
-            mode="markers",
-            name=label,
-            marker={"size": 10, "color": PPO, "opacity": 0.6},
-            cliponaxis=False,
-            hovertemplate=f"{label}: <b>%{{x:+.2f}}</b>"
-            "<br>seed %{customdata[0]} of %{customdata[1]}<extra></extra>",
-        )
-        figure.add_scatter(
-            x=[mean],
-            y=[row],
-            mode="markers",
-            name=f"{label}, average",
-            marker={"size": 22, "symbol": "line-ns", "line": {"width": 2.5, "color": INK}},
-            hovertemplate=f"{label}: <b>%{{x:+.2f}}</b> on average<extra></extra>",
-        )
-        seeds = "1 seed" if count == 1 else f"{count} seeds"
-        words = f"<b>{label}</b>  <span style='color:{GREY}'>average {_signed(mean)}, {seeds}</span>"
-        _label(figure, words, 0, row, INK, xref="paper", xanchor="left", yanchor="bottom", yshift=12)
-    line = {"color": GREY, "width": 1.2}
-    figure.add_shape(type="line", x0=0, x1=0, y0=0, y1=1, yref="paper", line=line, layer="below")
-    _heading(figure, name[:1].upper() + name[1:], "each dot is one training with its own seed")
-    every = [value for values in groups.values() for value in values]
-    figure.update_xaxes(_floor("gain over the base model; 0 is no difference", range=_around(every), gridcolor=GRID))
-    return figure.update_yaxes(_axis(range=[max(1, len(groups)) - 0.5, -0.75], visible=False))

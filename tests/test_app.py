@@ -82,7 +82,9 @@ def make_comparison(path, count=30):
     splits = comparison.summarize(comparison.read_rows(path / "scores.csv"), "base")
     for found in splits.values():
         found["against_base"]["ppo"]["cautions"] = ["Beware of <b>this</b>."]
-    summary = {"splits": splits, "size_mb": {"base": 11.4, "ppo": 11.4}, "reward_model": {"size_mb": 11.5}}
+    bins = [{"confidence": 0.6, "correct": 0.62, "count": 15}, {"confidence": 0.9, "correct": 0.85, "count": 15}]
+    judge = {"size_mb": 11.5, "reliability": bins, "ece": 0.03}
+    summary = {"splits": splits, "size_mb": {"base": 11.4, "ppo": 11.4}, "reward_model": judge}
     (path / "summary.json").write_text(json.dumps(summary))
 
 
@@ -134,7 +136,7 @@ def test_scores_sentence_says_how_sure_it_is(root):
     make_comparison(demo.path)
     questions = scores.read_questions(demo, "test", "score", "ppo")
     text = scores.sentence(scores.compare(questions, "score"), "score", "test", "PPO")
-    assert text.startswith("On 30 unseen questions PPO scored higher 97 times in 100; chance would be 50, and we are")
+    assert text.startswith("On 30 unseen questions PPO scored higher 97 times in 100 (a tie is half a time); chance")
     assert "95 % sure that it is between 90 and 100" in text and "0.77 better on average" in text
 
 
@@ -363,6 +365,8 @@ def test_scores_can_be_searched_switched_and_downloaded(page, site):
     page.wait_for_selector("#distributions .main-svg")
     assert page.locator(".scores .verdict").inner_text().startswith("On 30 unseen questions PPO scored higher 97")
     assert page.locator(".scores .note").inner_text() == "Beware of <b>this</b>."
+    page.wait_for_selector("#reliability .main-svg")
+    assert page.locator("#sweep").count() == 0  # no sweep lies in this run's directory
     # A click on the one point below zero shows that question.
     page.evaluate(
         "document.querySelector('#differences .plot').emit('plotly_click', {points: ["
@@ -377,6 +381,15 @@ def test_scores_can_be_searched_switched_and_downloaded(page, site):
     with page.expect_download() as download:
         page.get_by_role("button", name="Download CSV").click()
     assert Path(download.value.path()).read_text() == (runs.EXAMPLE / "scores.csv").read_text()
+
+
+def test_a_figure_drawn_out_of_sight_fits_its_place_when_it_is_seen(page, site):
+    page.goto(f"{site[0]}/?run=example")
+    page.get_by_role("tab", name="Scores").click()
+    page.wait_for_selector(f"{PPO_PLOT} .main-svg", state="attached")
+    page.get_by_role("tab", name="Train").click()
+    fits = "node => Math.abs(node.querySelector('.main-svg').clientWidth - node.clientWidth) < 2"
+    page.wait_for_function(f"[...document.querySelectorAll('.live .plot.drawn')].every({fits})", timeout=5000)
 
 
 def test_dark_page_draws_in_dark_colours_and_nothing_overflows_a_phone(page, site):

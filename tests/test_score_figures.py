@@ -59,8 +59,6 @@ FIGURES = {
     "no runs": lambda: over([], fit=None),
     "reliability": lambda: score_figures.reliability(BINS, 0.05),
     "no bins": lambda: score_figures.reliability([], 0.0),
-    "seeds": lambda: score_figures.seed_points({"gain in score": [2.0, 3.0], "gain in rubric": [0.5]}, "gain"),
-    "no seeds": lambda: score_figures.seed_points({}, "gain"),
 }
 
 
@@ -270,18 +268,3 @@ def test_axis_of_reliability_reaches_down_to_the_worst_bin():
     figure = score_figures.reliability([ReliabilityBin(0.9, 0.2, 5)], 0.7)
     assert figure.layout.yaxis.range[0] < 0.2
     assert score_figures.reliability([ReliabilityBin(0.9, 0.0, 5)], 0.9).layout.yaxis.range[0] == 0
-
-
-def test_each_seed_is_a_point_and_their_average_a_tick():
-    figure = score_figures.seed_points({"gain in score": [2.0, 3.0, -0.5], "gain in rubric": [0.5]}, "gain")
-    dots, tick = trace(figure, "gain in score"), trace(figure, "gain in score, average")
-    assert dots.x == (2.0, 3.0, -0.5)
-    assert [seed for seed, _ in dots.customdata] == [1, 2, 3]
-    assert tick.x == (1.5,)
-    assert set(dots.y) == set(tick.y) != set(trace(figure, "gain in rubric").y)
-    assert all(one.error_x.array is None for one in figure.data)
-    assert "average +1.50, 3 seeds" in words(figure)
-    assert "average +0.50, 1 seed" in words(figure)
-    assert lines(figure, x0=0, x1=0)
-    low, high = figure.layout.xaxis.range
-    assert low < -0.5 < 3.0 < high

@@ -67,10 +67,15 @@ window.lab = (() => {
     modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'zoomIn2d', 'zoomOut2d', 'toImage'],
     modeBarButtonsToAdd: [save('png'), save('svg')],
   });
-  const plot = (node, figure) => {
+  // Plotly follows the window only; a figure also changes size with its neighbours, or when its tab is opened.
+  const fit = new ResizeObserver(changes => {
+    for (const {target} of changes) if (target.offsetParent && target.layout) Plotly.Plots.resize(target);
+  });
+  const plot = async (node, figure) => {
     node.figure = repaint(figure, isDark());
     node.classList.add('drawn');
-    return draw(node);
+    await draw(node);
+    fit.observe(node);
   };
   new MutationObserver(() => {
     for (const node of document.querySelectorAll('.drawn')) {

@@ -12,7 +12,7 @@ import numpy as np
 from rlhf import figures, score_figures
 from rlhf.comparison import read_rows
 from rlhf.runs import Run, read_json
-from rlhf.stats import Interval, Paired, paired
+from rlhf.stats import Interval, Overoptimization, Paired, ReliabilityBin, paired
 from rlhf.ui import empty_state, example_id, is_active, shown_run
 from rlhf.ui.live import HEAD, figure_view
 
@@ -149,9 +149,9 @@ def sentence(found: Paired, measure: str, split: str, name: str) -> str:
     by = "the rubric" if measure == "gold" else "the reward model"
     wins, gain = found.win_rate, found.gain
     return (
-        f"On {found.n} {which} {name} scored higher {100 * wins.value:.0f} times in 100; chance would be 50, and we "
-        f"are 95 % sure that it is between {100 * wins.low:.0f} and {100 * wins.high:.0f}. By {by}, its answers are "
-        f"{abs(gain.value):.2f} {'better' if gain.value >= 0 else 'worse'} on average (95 % interval "
+        f"On {found.n} {which} {name} scored higher {100 * wins.value:.0f} times in 100 (a tie is half a time); chance "
+        f"would be 50, and we are 95 % sure that it is between {100 * wins.low:.0f} and {100 * wins.high:.0f}. By {by}, "
+        f"its answers are {abs(gain.value):.2f} {'better' if gain.value >= 0 else 'worse'} on average (95 % interval "
         f"{_signed(gain.low)} to {_signed(gain.high)})."
     )
 
@@ -173,7 +173,7 @@ def averages(questions: list[Question], measure: str, split: str, other: str, su
                 "Average": f"{values.mean():.2f}",
                 "Median": f"{median:.2f}",
                 "Middle half": f"{q1:.2f} to {q3:.2f}",
-                "Spread (standard deviation)": f"{values.std():.2f}",
+                "Spread (standard deviation)": f"{values.std(ddof=1):.2f}",
                 "Tokens an answer": f"{model['mean_length']:.0f}",
                 "Ended by itself": f"{100 * model['eos_rate']:.0f} %",
                 "Word pairs that differ": f"{100 * model['distinct_2']:.0f} %",
@@ -244,8 +244,16 @@ class ScoresTab:
                 self.differences = figure_view(SMALL_HEIGHT, value=None, min_width=320, elem_id="differences")
                 self.lengths = figure_view(SMALL_HEIGHT, value=None, min_width=320, elem_id="lengths")
             self.frontier = figure_view(SMALL_HEIGHT + 60, value=None, elem_id="frontier", visible=False)
+            with gr.Row(elem_classes="numbers"):
+                self.honesty = figure_view(
+                    SMALL_HEIGHT, value=None, min_width=320, elem_id="reliability", visible=False
+                )
+                self.too_far = figure_view(
+                    SMALL_HEIGHT + 60, value=None, min_width=320, elem_id="sweep", visible=False
+                )
             self.pairs = pair_table(value=None, elem_id="pairs")
-        pictures = [self.figure, self.table, self.differences, self.lengths, self.frontier]
+        pictures = [self.figure, self.table, self.differences, self.lengths]
+        pictures += [self.frontier, self.honesty, self.too_far]
         self._view = [self.empty, self.body, self.sentence, *pictures, self.pairs]
         self._switches = [self.measure, self.split, self.other]
         self.outputs = [*self._view, self.example, self.download, *self._switches]
@@ -282,7 +290,7 @@ class ScoresTab:
 def view(run_id: str | None, measure: str, split: str, other: str | None) -> tuple:
     """Empty note, body, sentence, figures, table and pairs for a run, a judge, a set of questions and a model."""
     run = shown_run(run_id)
-    nothing = (None, "", None, None, gr.HTML(value=None, visible=False), None)
+    nothing = (None, "", None, None, *[gr.HTML(value=None, visible=False)] * 3, None)
     if run is None or other is None or not (run.path / "scores.csv").exists():
         return empty_state(missing(run)), gr.Column(visible=False), "", *nothing
     questions = read_questions(run, split, measure, other)
@@ -315,6 +323,8 @@ def view(run_id: str | None, measure: str, split: str, other: str | None) -> tup
         differences,
         lengths,
         _frontier(summary["splits"][split]),
+        _honesty(summary.get("reward_model") or {}),
+        _too_far(read_json(run.path / "sweep" / "sweep.json")),
         _table_value(questions, measure, other),
     )
 
@@ -338,6 +348,27 @@ def _frontier(found: dict) -> gr.HTML:
         kind = "base" if against is None else "best-of-n" if name.startswith("best-of-") else "model"
         points.append(score_figures.FrontierPoint(said_name(name), model["kl"]["value"], score, gold, kind))
     figure = score_figures.frontier(points, "score by the reward model", SMALL_HEIGHT + 60)
+    return gr.HTML(value=figure.to_plotly_json(), visible=True)
+
+
+def _honesty(reward: dict) -> gr.HTML:
+    """How far the reward model that scored can be believed, if its run has said so."""
+    if not reward.get("reliability"):
+        return gr.HTML(value=None, visible=False)
+    bins = [ReliabilityBin(**found) for found in reward["reliability"]]
+    figure = score_figures.reliability(bins, reward["ece"], SMALL_HEIGHT)
+    return gr.HTML(value=figure.to_plotly_json(), visible=True)
+
+
+def _too_far(sweep: dict) -> gr.HTML:
+    """Score and gold score over the distance from the base, if a sweep lies in the run's directory."""
+    points = [point for point in sweep.get("points", []) if "kl_coef" in point and point["gold"]]
+    if not points:
+        return gr.HTML(value=None, visible=False)
+    kl, proxy, gold = ([point[name]["value"] for point in points] for name in ("kl", "score", "gold"))
+    labels = [f"kl_coef {point['kl_coef']:g}, after {point['episodes']:,} episodes" for point in points]
+    fit = Overoptimization(**sweep["fit"]) if sweep["fit"] else None
+    figure = score_figures.overoptimization(kl, proxy, gold, fit, labels, SMALL_HEIGHT + 60)
     return gr.HTML(value=figure.to_plotly_json(), visible=True)
 
 
