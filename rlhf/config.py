@@ -490,7 +490,7 @@ class CompareArguments:
         if path and name not in ("", "base"):  # another base is a setting of its own
             return name, path, 1
         count = name.removeprefix("best-of-")
-        if name == "base":
+        if entry == "base":
             return name, None, 1
         if name.startswith("best-of-") and count.isdecimal() and 2 <= int(count) <= 1024:
             return name, None, int(count)

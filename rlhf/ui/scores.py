@@ -149,10 +149,10 @@ def sentence(found: Paired, measure: str, split: str, name: str) -> str:
     by = "the rubric" if measure == "gold" else "the reward model"
     wins, gain = found.win_rate, found.gain
     return (
-        f"On {found.n} {which} {name} scored higher {100 * wins.value:.0f} times in 100 (a tie is half a time); chance "
-        f"would be 50, and we are 95 % sure that it is between {100 * wins.low:.0f} and {100 * wins.high:.0f}. By {by}, "
-        f"its answers are {abs(gain.value):.2f} {'better' if gain.value >= 0 else 'worse'} on average (95 % interval "
-        f"{_signed(gain.low)} to {_signed(gain.high)})."
+        f"On {found.n} {which} {name} scored higher {100 * wins.value:.0f} times in 100 (a tie is half a time); "
+        f"chance would be 50, and we are 95 % sure that it is between {100 * wins.low:.0f} and {100 * wins.high:.0f}. "
+        f"By {by}, its answers are {abs(gain.value):.2f} {'better' if gain.value >= 0 else 'worse'} on average "
+        f"(95 % interval {_signed(gain.low)} to {_signed(gain.high)})."
     )
 
 
