@@ -1,15 +1,21 @@
 """The web page: `python app.py`, then http://127.0.0.1:7860. Built here from the tabs in `rlhf/ui/`, and launched."""
 
+import ipaddress
 import os
+import secrets
+import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from rlhf import jobs, runs
+from rlhf import jobs, limits, runs
+from rlhf.config import BadInput
 from rlhf.ui import describe, example_id, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.chat import ChatTab, warm_up
@@ -98,7 +104,7 @@ def _wire(
 
     outputs = [origin, *(output for tab in tabs for output in tab.outputs)]
     follow = {"fn": show, "inputs": picker, "outputs": outputs, **quiet}
-    demo.load(_attach, None, picker, **quiet).then(**follow)
+    demo.load(_attach, train.visitor, [picker, train.visitor], **quiet).then(**follow)
     picker.input(**follow)
     picker.focus(lambda: gr.Dropdown(choices=run_choices()), None, picker, **quiet)
     train.wire(picker)
@@ -115,13 +121,39 @@ def _wire(
     scores.wire(picker)
 
 
-def _attach(request: gr.Request) -> gr.Dropdown:
-    """The run a page opens with: the one its address names, else the one under way, else the example."""
+def _attach(visitor: str, request: gr.Request) -> tuple[gr.Dropdown, str]:
+    """The run a page opens with: the one its address names, else the one under way, else the example.
+
+    A browser that comes for the first time is given its secret.
+    """
     choices = run_choices()
     known = [run_id for _, run_id in choices]
     active = jobs.active_run()
     wanted = [request.query_params.get("run"), active and active.id, example_id(), *known]
-    return gr.Dropdown(choices=choices, value=next((run_id for run_id in wanted if run_id in known), None))
+    shown = next((run_id for run_id in wanted if run_id in known), None)
+    return gr.Dropdown(choices=choices, value=shown), visitor or secrets.token_hex(16)
+
+
+class Hosts(TrustedHostMiddleware):
+    """ASGI middleware: refuses requests for other names than ours, by which a foreign web page could reach this one.
+
+    That takes a name. An address in figures, as health checks and people on the same network use it, is answered.
+    """
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        """Pass a request on if it is for us."""
+        try:
+            ipaddress.ip_address(Headers(scope=scope)["host"].split(":")[0])
+        except (KeyError, ValueError):
+            return await super().__call__(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
+def hosts() -> list[str]:
+    """Names that the page answers to: its own, on a Space also those of the Space, in a classroom any."""
+    if limits.on_space():
+        return [*LOCAL_HOSTS, *filter(None, os.environ.get("SPACE_HOST", "").split(","))]
+    return ["*"] if limits.shared() else LOCAL_HOSTS
 
 
 class BodyLimit:
@@ -157,11 +189,10 @@ class BodyLimit:
 
 
 def launch_options() -> dict:
-    """How the page is served: nothing leaves the machine, and a local page answers to its own name only."""
-    shared = os.environ.get("SPACE_ID") or os.environ.get("GRADIO_SERVER_NAME")
-    hosts = ["*"] if shared else LOCAL_HOSTS
-    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(BodyLimit)]
+    """How the page is served: nothing leaves the machine, and it answers to its own names only."""
+    middleware = [Middleware(Hosts, allowed_hosts=hosts()), Middleware(BodyLimit)]
     return {
+        "server_name": "0.0.0.0" if limits.on_space() else None,  # noqa: S104  (a Space's proxy comes from outside)
         "theme": theme(),
         "css_paths": STYLE,
         "share": False,
@@ -173,7 +204,6 @@ def launch_options() -> dict:
         "mcp_server": False,
         "ssr_mode": False,
         "state_session_capacity": 500,
-        "blocked_paths": [str(runs.runs_root())],
         "strict_cors": True,
         "app_kwargs": {"middleware": middleware},
     }
@@ -199,6 +229,10 @@ def theme() -> gr.themes.Base:
 
 def main() -> None:
     """Serve the page on port 7860; meanwhile load the models for the chat, then get a process ready for training."""
+    try:
+        tempfile.tempdir = str(runs.page_folder())  # Gradio's folder is within this one
+    except BadInput as error:
+        sys.exit(f"error: {error}")
     demo = build_app()
     threading.Thread(target=lambda: (warm_up(), jobs.prepare()), daemon=True).start()
     demo.launch(**launch_options())

@@ -15,18 +15,25 @@ from pathlib import Path
 
 import psutil
 
+from rlhf import limits
 from rlhf.config import BadInput
-from rlhf.runs import ACTIVE, Run, list_runs, new_run_path, write_json
+from rlhf.runs import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
 
 
 NICENESS = 10
 GRACE_SECONDS = 30.0
 """How long a run that was asked to stop may take to save before it is ended."""
+PASSED_ON = (
+    "PATH", "HOME", "USER", "LANG", "LC_", "TZ", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_", "HF_DATASETS_",
+    "SSL_CERT_", "OMP_", "MKL_", "TOKENIZERS_", "CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "PYTHON", "SPACE_ID", "RLHF_",
+)  # fmt: skip
+"""How the names begin of what a training process on a Space is told of the environment: no token, no secret."""
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 
 
 _ready: subprocess.Popen | None = None
 _taking = threading.Lock()
+_launching = threading.Lock()
 
 
 def prepare() -> None:
@@ -50,26 +57,47 @@ def _worker() -> subprocess.Popen:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(_PACKAGE_PARENT)},
+        env=_environment(),
         preexec_fn=lambda: os.nice(NICENESS),
     )
     _step_back(worker.pid)
     return worker
 
 
-def launch(kind: str, settings: dict[str, object], title: str = "") -> Run:
+def _environment() -> dict[str, str]:
+    """The environment of a training process: everything, but on a Space neither secrets nor other machines' cores."""
+    told = dict(os.environ)
+    if limits.on_space():
+        told = {name: value for name, value in told.items() if name.startswith(PASSED_ON)}
+        told.setdefault("OMP_NUM_THREADS", str(limits.cores()))
+    return {**told, "PYTHONPATH": str(_PACKAGE_PARENT)}
+
+
+def launch(kind: str, settings: dict[str, object], title: str = "", visitor: str = "") -> Run:
     """Start `python -m rlhf KIND` with these settings in a new run directory and return at once.
 
+    Args:
+        visitor: a secret of the browser that asks, which then may stop the run (`limits.check_owner`).
+
     Raises:
-        BadInput: another run is under way.
+        BadInput: the page does not allow these settings, or another run is under way.
     """
-    current = active_run()
-    if current is not None:
-        raise BadInput(f"{current.id} is still under way; stop it or wait until it has ended.")
+    limits.check(settings)
+    with _launching:  # so that two people who press at once cannot both find the machine free
+        current = active_run()
+        if current is not None:
+            raise BadInput(f"{current.id} is still under way; stop it or wait until it has ended.")
+        if limits.on_space():
+            make_room(limits.MOST_BYTES, keep=Path(str(settings.get("reward_model_path", ""))))
+        return _start(kind, settings, title, visitor)
+
+
+def _start(kind: str, settings: dict[str, object], title: str, visitor: str) -> Run:
     run = Run(new_run_path(kind))
     run.path.mkdir(parents=True)
     write_json(run.path / "config.json", {"kind": kind, "title": title, **settings})
-    run.set_status(state="queued", kind=kind, created=time.time(), step=0, total_steps=0, message="Starting")
+    queued = {"state": "queued", "kind": kind, "created": time.time(), "owner": limits.mark(visitor)}
+    run.set_status(**queued, step=0, total_steps=0, message="Starting")
     command = [kind, "--output_dir", str(run.path)]
     for name, value in settings.items():
         command += [f"--{name}", str(value)]
@@ -90,7 +118,11 @@ def _step_back(pid: int) -> None:
 
 def _reap(process: subprocess.Popen, run: Run) -> None:
     """Wait for the child, so that it leaves no zombie, and record an end that it could not record itself."""
-    process.wait()
+    try:
+        process.wait(limits.LONGEST_RUN if limits.on_space() else None)
+    except subprocess.TimeoutExpired:
+        _end(run)
+        process.wait()
     if run.status().get("state") in ACTIVE:
         ended = f"The process ended with code {process.returncode}; the program's console may say why."
         run.finish("failed", last_words(run) or ended)
@@ -131,10 +163,18 @@ def active_run() -> Run | None:
     return None
 
 
-def stop(run: Run) -> None:
-    """Ask a run to save and end; end it after a grace time if it does not."""
-    if run.status().get("state") not in ACTIVE:
-        return
+def stop(run: Run, visitor: str = "") -> None:
+    """Ask a run to save and end; end it after a grace time if it does not.
+
+    Raises:
+        BadInput: on a shared page, another visitor started it.
+    """
+    if run.status().get("state") in ACTIVE:
+        limits.check_owner(run.status(), visitor)
+        _end(run)
+
+
+def _end(run: Run) -> None:
     run.request_stop()
     run.set_status(state="stopping", message="Stopping after this step")
     timer = threading.Timer(GRACE_SECONDS, _kill, args=(run,))

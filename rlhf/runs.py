@@ -8,7 +8,8 @@
     checkpoints/    to resume from
     model/          the final model, a plain Transformers folder
 
-A demo run holds a reward run and a PPO run as the folders `reward/` and `ppo/`.
+A demo run holds a reward run and a PPO run as the folders `reward/` and `ppo/`. Nothing is written outside the folder
+of all runs; what the page keeps for a while lies there too, in `.page/`.
 """
 
 import json
@@ -16,7 +17,9 @@ import math
 import os
 import re
 import secrets
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -30,13 +33,33 @@ ACTIVE = ("queued", "running", "stopping")
 KINDS = ("reward", "ppo", "compare", "demo")
 EXAMPLE = ASSETS / "example"
 """The finished demo run that is shipped with the program."""
+VOLUME = Path("/data")
+"""Where a Space has its persistent disk, if it has one."""
 _RUN_ID = re.compile(rf"^({'|'.join(KINDS)})-\d{{8}}-\d{{6}}-[0-9a-f]{{4}}$")
 _PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenizers", "numpy")
 
 
 def runs_root() -> Path:
-    """Folder of all runs: `RLHF_RUNS` in the environment, else `runs` in the working directory."""
-    return Path(os.environ.get("RLHF_RUNS", "runs")).resolve()
+    """Folder of all runs: `RLHF_RUNS` in the environment, else `runs`, on a Space's volume or where we work."""
+    on_volume = os.environ.get("SPACE_ID") and os.access(VOLUME, os.W_OK)
+    return Path(os.environ.get("RLHF_RUNS") or (VOLUME / "runs" if on_volume else "runs")).resolve()
+
+
+def page_folder() -> Path:
+    """Folder for what the page keeps for a while, uploads and downloads; made here, with the folder of all runs.
+
+    Raises:
+        BadInput: nothing can be written there.
+    """
+    folder = runs_root() / ".page"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # a folder that is there may still be read-only
+    except OSError as error:
+        raise BadInput(
+            f"Nothing can be written to {runs_root()} ({error.strerror}); set RLHF_RUNS to a folder of your own."
+        ) from error
+    return folder
 
 
 def new_run_path(kind: str) -> Path:
@@ -208,3 +231,25 @@ def list_runs() -> Iterator[Run]:
         ids = [path.name for path in root.iterdir() if _RUN_ID.match(path.name)]
         for run_id in sorted(ids, key=lambda name: name.split("-")[1:], reverse=True):
             yield Run(root / run_id)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def make_room(most: int, keep: Path | None = None) -> None:
+    """Delete the models of the oldest ended runs until all runs together take up at most so many bytes.
+
+    Curves, samples and scores are kept, and so is the run `keep`, which is about to be used.
+    """
+    held = _size(runs_root())
+    for run in reversed(list(list_runs())):
+        if run.path == keep or run.status().get("state") in ACTIVE:
+            continue
+        for name in ("model", "checkpoints"):
+            for folder in list(run.path.rglob(name)):
+                if held <= most:
+                    return
+                held -= _size(folder)
+                shutil.rmtree(folder)

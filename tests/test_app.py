@@ -312,7 +312,7 @@ def test_slider_shows_the_answers_of_an_earlier_update(page, site):
 
 
 def test_bad_input_is_answered_with_a_sentence_and_starts_nothing(page, site, monkeypatch):
-    monkeypatch.setattr(jobs, "launch", lambda *args: pytest.fail("a run was started"))
+    monkeypatch.setattr(jobs, "launch", lambda *args, **visitor: pytest.fail("a run was started"))
     open_page(page, site, "?run=example")
     page.get_by_label("Learning rate of PPO").fill("abc")
     page.locator("#start").click()
@@ -323,8 +323,8 @@ def test_bad_input_is_answered_with_a_sentence_and_starts_nothing(page, site, mo
 
 def test_start_launches_what_the_form_says_and_stop_stops_it(page, site, monkeypatch):
     started, stopped = [], []
-    monkeypatch.setattr(jobs, "launch", lambda *args: started.append(args) or Run(site[1] / LIVE_ID))
-    monkeypatch.setattr(jobs, "stop", lambda run: stopped.append(run.id))
+    monkeypatch.setattr(jobs, "launch", lambda *args, visitor: started.append(args) or Run(site[1] / LIVE_ID))
+    monkeypatch.setattr(jobs, "stop", lambda run, visitor: stopped.append(run.id))
     open_page(page, site, "?run=example")
     page.get_by_label("Seed").fill("3")
     page.locator("#start").click()

@@ -4,7 +4,6 @@ Torch and Transformers are imported by the first question, or by `warm_up` in th
 """
 
 import hashlib
-import os
 import random
 import threading
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from rlhf import config
+from rlhf import config, limits
 from rlhf.config import EVERYDAY, BadInput
 from rlhf.runs import Run
 from rlhf.ui import empty_state, example_id, is_active, note, shown_run
@@ -133,7 +132,7 @@ def _load(role: str, source: str, stamp: int) -> tuple[object, object, str]:
     from rlhf import models
 
     # Half of the cores: a run under way and the page itself need the others.
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    torch.set_num_threads(max(1, limits.cores() // 2))
     model, tokenizer = (models.load_reward_model if role == "reward" else models.load_policy)(source)
     digest = hashlib.sha256()
     for weights in model.state_dict().values():

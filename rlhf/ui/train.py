@@ -3,13 +3,14 @@
 import dataclasses
 import os
 import typing
+from html import escape
 
 import gradio as gr
 from gradio.components import Component
 
-from rlhf import jobs
+from rlhf import jobs, limits
 from rlhf.config import BadInput, DemoArguments, PPOArguments, RewardArguments, build, field_docs
-from rlhf.runs import list_runs
+from rlhf.runs import VOLUME, list_runs, runs_root
 from rlhf.ui import KIND_NAMES, example_id, is_active, note, run_choices, run_label, shown_run
 from rlhf.ui.live import live_run
 
@@ -29,8 +30,9 @@ COMMAND_LINE = {
     "mask_truncated_completions", "reward_clip_range", "value_learning_rate", "value_warmup_steps",
 }  # fmt: skip
 """Settings for those who write their own experiments: the command line and Python have them, the page does not."""
-FREE_NAMES = {"model_name_or_path", "dataset_name"}
-"""Fields that make the program fetch what a person names: not offered on a public page."""
+LISTED = {"model_name_or_path": tuple(limits.ALLOWED_MODELS), "dataset_name": limits.ALLOWED_DATASETS}
+"""Fields that make the program fetch what a person names: on a Space there is a list to choose from."""
+FORGETS = "This Space forgets its runs when it sleeps or restarts: download what you want to keep."
 
 
 class Form:
@@ -39,7 +41,7 @@ class Form:
     def __init__(self, kind: str) -> None:
         self.kind, self.config = kind, CONFIGS[kind]
         self.knobs: dict[str, Component] = {}
-        hidden = ELSEWHERE | COMMAND_LINE | (FREE_NAMES if os.environ.get("SPACE_ID") else set())
+        hidden = ELSEWHERE | COMMAND_LINE | set(limits.NOT_OFFERED if limits.on_space() else ())
         front = {**FRONT[kind], "seed": "Seed"}
         fields = {field.name: field for field in dataclasses.fields(self.config) if field.name not in hidden}
         for name, label in front.items():
@@ -54,6 +56,8 @@ class Form:
         hint = typing.get_type_hints(self.config)[field.name]
         if hint is bool:
             return gr.Checkbox(field.default, **about)
+        if limits.on_space() and field.name in LISTED:
+            return gr.Dropdown(list(LISTED[field.name]), value=field.default, filterable=False, **about)
         if typing.get_origin(hint) is typing.Literal:
             return gr.Dropdown(list(typing.get_args(hint)), value=field.default, **about)
         # Text, so that 3e-4 can be typed as people write it; `build` reads it, or says in one sentence why it cannot.
@@ -85,6 +89,8 @@ class TrainTab:
             with gr.Column(scale=1, min_width=320, elem_classes="view"):
                 self.live = live_run(value=None, elem_id="live")
         self.started = gr.State(None)
+        # A secret of this browser, by which it may stop what it has started, also after the page was reloaded.
+        self.visitor = gr.BrowserState("", storage_key="rlhf-lab", secret="visitor")
         self.outputs = [self.live, self.start, self.stop, self.reward_run]
 
     def _form(self) -> None:
@@ -95,6 +101,8 @@ class TrainTab:
             self.start = gr.Button("Start training", variant="primary", min_width=150, elem_id="start")
             self.stop = gr.Button("Stop", variant="secondary", min_width=80, interactive=False, elem_id="stop")
         self.note = gr.HTML(elem_id="train-note")
+        if limits.on_space():
+            gr.HTML(_space_note(), apply_default_css=False)
         self.forms, groups = {}, []
         for kind in CONFIGS:
             with gr.Column(visible=kind == "demo", elem_classes="knobs") as group:
@@ -106,12 +114,13 @@ class TrainTab:
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons; `started` changes when a run has been started, which the page must then show."""
-        self.stop.click(_stop, picker, [self.stop, self.note], show_progress="hidden", api_visibility="private")
+        self.stop.click(
+            _stop, [picker, self.visitor], [self.stop, self.note], show_progress="hidden", api_visibility="private"
+        )
         knobs = {knob for form in self.forms.values() for knob in form.knobs.values()}
-        # One at a time, so that two people who press at once cannot both find the machine free.
         self.start.click(
             self._start,
-            {self.mode, self.reward_run, *knobs},
+            {self.mode, self.reward_run, self.visitor, *knobs},
             [picker, self.note, self.started],
             concurrency_limit=1,
             show_progress="hidden",
@@ -122,7 +131,8 @@ class TrainTab:
         kind = values[self.mode]
         try:
             given = {"reward_model_path": _reward_path(values[self.reward_run])} if kind == "ppo" else {}
-            run = jobs.launch(kind, self.forms[kind].settings(values, **given))
+            settings = self.forms[kind].settings(values, **given)
+            run = jobs.launch(kind, settings, visitor=values[self.visitor])
         except BadInput as error:
             return gr.skip(), note(str(error)), gr.skip()
         return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
@@ -160,8 +170,19 @@ def _reward_path(run_id: str | None) -> str:
     return str(run.path)
 
 
-def _stop(run_id: str | None) -> tuple:
+def _stop(run_id: str | None, visitor: str) -> tuple:
     run = shown_run(run_id)
-    if run is not None:
-        jobs.stop(run)
+    try:
+        if run is not None:
+            jobs.stop(run, visitor)
+    except BadInput as error:
+        return gr.skip(), note(str(error))
     return gr.Button(interactive=False), note("It stops after this step and keeps what it has learned.")
+
+
+def _space_note() -> str:
+    """What a visitor of a Space must know before a run is started, as HTML."""
+    copy = f"https://huggingface.co/spaces/{os.environ['SPACE_ID']}?duplicate=true"
+    turns = f'One run at a time, an hour at most; <a href="{escape(copy)}" target="_blank">duplicate this Space</a>'
+    forgets = "" if runs_root().is_relative_to(VOLUME) else f" {FORGETS}"
+    return f'<p class="gloss">{turns} for one of your own.{forgets}</p>'

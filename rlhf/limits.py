@@ -1,0 +1,118 @@
+"""What a page allows that strangers use: which models, how much work, whose run it is. A Hugging Face Space is one.
+
+On a person's own computer everything is allowed. The limits are asked where a run is started and stopped
+(`rlhf/jobs.py`), not where fields are drawn: a request that no form sent is answered alike.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from rlhf.config import EVERYDAY, BadInput
+from rlhf.runs import find_run
+
+
+ALLOWED_MODELS = {
+    EVERYDAY: 128,
+    "openai-community/gpt2": 1024,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 8192,
+    "Qwen/Qwen2.5-0.5B-Instruct": 32_768,
+}
+"""Models that a Space loads, and how many tokens each can read."""
+ALLOWED_DATASETS = (EVERYDAY, "trl-lib/ultrafeedback_binarized")
+"""Data that a Space loads."""
+NOT_OFFERED = ("output_dir", "save_steps", "resume_from_checkpoint")
+"""Settings with paths of a person's own, or that fill the disk."""
+_TURNS, _MEMORY = "so that others get their turn", "so that it fits into memory"
+CAPS = {
+    "total_episodes": (20_480, _TURNS),
+    "num_train_epochs": (5, _TURNS),
+    "max_steps": (2_000, _TURNS),
+    "reward_max_steps": (2_000, _TURNS),
+    "num_ppo_epochs": (8, _TURNS),
+    "num_prompts": (512, _TURNS),
+    "samples": (8, _TURNS),
+    "num_sample_generations": (20, _TURNS),
+    "gradient_accumulation_steps": (8, _TURNS),
+    "per_device_train_batch_size": (128, _MEMORY),
+    "per_device_eval_batch_size": (256, _MEMORY),
+}
+"""The most that a Space does in one run, and why."""
+LONGEST_RUN = 3600.0
+"""Seconds after which a Space asks a run to save and end."""
+MOST_BYTES = 2_000_000_000
+"""What all runs of a Space may take up together, before the oldest give up their models."""
+
+
+def on_space() -> bool:
+    """Whether this is a Hugging Face Space."""
+    return bool(os.environ.get("SPACE_ID"))
+
+
+def shared() -> bool:
+    """Whether the page is served to other computers: on a Space, or in a classroom."""
+    return on_space() or bool(os.environ.get("GRADIO_SERVER_NAME"))
+
+
+def cores() -> int:
+    """CPU cores that are ours: a Space counts its own in `CPU_CORES`, the operating system all of the machine's."""
+    return max(1, int(float(os.environ.get("CPU_CORES") or os.cpu_count() or 1)))
+
+
+def allowed(name: str) -> bool:
+    """Whether a model may be loaded by this name: on a Space those of the list, elsewhere any."""
+    return not on_space() or name in ALLOWED_MODELS
+
+
+def check(settings: dict[str, object]) -> None:
+    """Check a run's settings, those that differ from the defaults, against what a Space allows.
+
+    Raises:
+        BadInput: another model, other data, a path, or more work than there is room for.
+    """
+    if not on_space():
+        return
+    model, base = (settings.get(name, EVERYDAY) for name in ("model_name_or_path", "base_model_name_or_path"))
+    if not (allowed(model) and allowed(base)):
+        raise BadInput(f"This Space trains {_either(ALLOWED_MODELS)}; run the program yourself for other models.")
+    if settings.get("dataset_name", EVERYDAY) not in ALLOWED_DATASETS:
+        raise BadInput(f"This Space trains on {_either(ALLOWED_DATASETS)}; run the program yourself for other data.")
+    trained = [entry.partition("=")[2] for entry in settings.get("models", ())]
+    for path in filter(None, [settings.get("reward_model_path"), *trained]):
+        if find_run(Path(path).name).path != Path(path):  # another folder, or a name on the Hub
+            raise BadInput("A trained model must be a run of this Space; choose one from the list.")
+    for name in NOT_OFFERED:
+        if settings.get(name):
+            raise BadInput(f"{name} is not offered on this Space; run the program yourself to set it.")
+    context = ALLOWED_MODELS[model]
+    caps = {
+        **CAPS,
+        "response_length": (
+            min(128, context // 2),
+            f"so that a prompt fits beside it into {model}'s {context} tokens",
+        ),
+        "max_length": (min(512, context), _MEMORY),
+    }
+    for name, (most, why) in caps.items():
+        if settings.get(name, 0) > most:
+            raise BadInput(f"{name} is at most {most:,} on this Space, {why}; run the program yourself for more.")
+
+
+def _either(names: dict | tuple) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
+
+
+def mark(visitor: str) -> str:
+    """What a run notes of who started it: nobody can read the visitor's secret from it."""
+    return hashlib.sha256(str(visitor).encode()).hexdigest()[:32] if visitor else ""
+
+
+def check_owner(status: dict, visitor: str) -> None:
+    """Check that this visitor may stop a run, by its status: on a shared page only who started it.
+
+    Raises:
+        BadInput: somebody else started it.
+    """
+    if shared() and (not visitor or status.get("owner") != mark(visitor)):
+        raise BadInput("Only the browser that started this run can stop it; it ends by itself when it is done.")
