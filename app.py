@@ -230,9 +230,11 @@ def theme() -> gr.themes.Base:
 def main() -> None:
     """Serve the page on port 7860; meanwhile load the models for the chat, then get a process ready for training."""
     try:
-        tempfile.tempdir = str(runs.page_folder())  # Gradio's folder is within this one
+        folder = runs.page_folder()
     except BadInput as error:
         sys.exit(f"error: {error}")
+    tempfile.tempdir = str(folder)  # Gradio's folder lies within it
+    os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))  # Gradio loads it and has it list its fonts
     demo = build_app()
     threading.Thread(target=lambda: (warm_up(), jobs.prepare()), daemon=True).start()
     demo.launch(**launch_options())

@@ -85,15 +85,9 @@ def check(settings: dict[str, object]) -> None:
         if settings.get(name):
             raise BadInput(f"{name} is not offered on this Space; run the program yourself to set it.")
     context = ALLOWED_MODELS[model]
-    caps = {
-        **CAPS,
-        "response_length": (
-            min(128, context // 2),
-            f"so that a prompt fits beside it into {model}'s {context} tokens",
-        ),
-        "max_length": (min(512, context), _MEMORY),
-    }
-    for name, (most, why) in caps.items():
+    room = f"so that a prompt fits beside it into {model}'s {context} tokens"
+    lengths = {"response_length": (min(128, context // 2), room), "max_length": (min(512, context), _MEMORY)}
+    for name, (most, why) in (CAPS | lengths).items():
         if settings.get(name, 0) > most:
             raise BadInput(f"{name} is at most {most:,} on this Space, {why}; run the program yourself for more.")
 

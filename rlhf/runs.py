@@ -245,11 +245,10 @@ def make_room(most: int, keep: Path | None = None) -> None:
     """
     held = _size(runs_root())
     for run in reversed(list(list_runs())):
+        if held <= most:
+            return
         if run.path == keep or run.status().get("state") in ACTIVE:
             continue
-        for name in ("model", "checkpoints"):
-            for folder in list(run.path.rglob(name)):
-                if held <= most:
-                    return
-                held -= _size(folder)
-                shutil.rmtree(folder)
+        for folder in [*run.path.rglob("model"), *run.path.rglob("checkpoints")]:
+            held -= _size(folder)
+            shutil.rmtree(folder)

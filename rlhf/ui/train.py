@@ -182,7 +182,7 @@ def _stop(run_id: str | None, visitor: str) -> tuple:
 
 def _space_note() -> str:
     """What a visitor of a Space must know before a run is started, as HTML."""
-    copy = f"https://huggingface.co/spaces/{os.environ['SPACE_ID']}?duplicate=true"
-    turns = f'One run at a time, an hour at most; <a href="{escape(copy)}" target="_blank">duplicate this Space</a>'
-    forgets = "" if runs_root().is_relative_to(VOLUME) else f" {FORGETS}"
-    return f'<p class="gloss">{turns} for one of your own.{forgets}</p>'
+    copy = escape(f"https://huggingface.co/spaces/{os.environ['SPACE_ID']}?duplicate=true")
+    link = f'<a href="{copy}" target="_blank" rel="noopener noreferrer">duplicate this Space</a>'
+    forgets = "" if runs_root().is_relative_to(VOLUME) else f"{FORGETS} "
+    return f'<p class="gloss">{forgets}One run at a time, an hour at most; {link} for one of your own.</p>'

@@ -1,0 +1,368 @@
+"""The repository as a Hugging Face Space: its front matter, and the program started as a Space starts it.
+
+RLHF_SLOW=1 also makes the Space's environment from requirements.txt, which takes minutes.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from rlhf import jobs, limits, runs
+from rlhf.config import BadInput, CompareArguments, DemoArguments, PPOArguments, RewardArguments
+from rlhf.runs import ACTIVE, Run
+
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST = "someone-rlhf-lab.hf.space"
+DOMAIN = "rlhf.example.org"
+SECRET = "hf_nobody_may_read_this"
+
+
+def front_matter():
+    return yaml.safe_load((ROOT / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+
+
+def requirements():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return {requirement.name: requirement.specifier for requirement in map(Requirement, filter(None, lines))}
+
+
+# The front matter -------------------------------------------------------------------------------------------------
+
+
+def test_the_front_matter_names_what_is_tested_here():
+    matter = front_matter()
+    assert matter["sdk"] == "gradio"
+    assert matter["sdk_version"] == metadata.version("gradio"), "Name the version in README.md that is tested."
+    assert matter["sdk_version"] in requirements()["gradio"]
+    assert (ROOT / matter["app_file"]).is_file()
+    assert {matter["colorFrom"], matter["colorTo"]} <= set("red yellow green blue indigo purple pink gray".split())
+    assert len(matter["short_description"]) <= 60
+    assert matter["suggested_hardware"] == "cpu-basic"
+    assert {"rlhf", "ppo"} <= set(matter["tags"])
+
+
+def test_everything_that_is_installed_satisfies_the_requirements_and_runs_on_the_spaces_python():
+    python = front_matter()["python_version"]
+    assert isinstance(python, str)  # 3.10 as a number would be 3.1
+    for name, versions in requirements().items():
+        assert metadata.version(name) in versions, name
+        assert python in SpecifierSet(metadata.metadata(name)["Requires-Python"] or ""), name
+
+
+# A Space ----------------------------------------------------------------------------------------------------------
+
+
+class Network:
+    """A proxy that leads nowhere and notes who wanted to go out."""
+
+    def __init__(self):
+        self.asked = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self):
+        while True:
+            connection, _ = self._socket.accept()
+            self.asked.append(connection.recv(200))
+            connection.close()
+
+
+class Space:
+    """The program as it runs on a Space: a copy of the tracked files, two cores, an empty home, no way out."""
+
+    def __init__(self, folder, python=sys.executable):
+        tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+        if not tracked:
+            pytest.skip("not a git checkout")
+        self.folder, self.network = folder, Network()
+        for name in tracked:
+            (folder / "app" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / "app" / name)
+        for name in ("home", "work", "tmp"):
+            (folder / name).mkdir()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.address, self.log = f"http://127.0.0.1:{port}", folder / "log"
+        out = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), self.network.address)
+        self.process = subprocess.Popen(
+            [python, folder / "app" / "app.py"],
+            cwd=folder / "work",
+            env={
+                **out,
+                **{"no_proxy": "localhost,127.0.0.1", "NO_PROXY": "localhost,127.0.0.1", "HF_TOKEN": SECRET},
+                **{"SYSTEM": "spaces", "SPACE_ID": "someone/rlhf-lab", "SPACE_HOST": f"{HOST},{DOMAIN}"},
+                **{"CPU_CORES": "2", "GRADIO_SERVER_PORT": str(port), "PYTHONDONTWRITEBYTECODE": "1"},
+                **{"PATH": os.environ["PATH"], "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")},
+                "RLHF_RUNS": str(folder / "data"),
+            },
+            stdout=self.log.open("w"),
+            stderr=subprocess.STDOUT,
+        )
+
+    def get(self, path="/", **headers):
+        """A page's status and text."""
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.address + path, headers=headers)) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def wait(self, seconds=200):
+        """Wait until the page is there; returns the space."""
+        deadline = time.time() + seconds
+        while time.time() < deadline and self.process.poll() is None:
+            try:
+                self.get()
+                return self
+            except OSError:
+                time.sleep(0.3)
+        raise AssertionError(self.log.read_text()[-2000:])
+
+    def visit(self, page=None):
+        """Open the page, or open it again, as a browser does; returns what the browser knows then."""
+        page = page or {"session": uuid.uuid4().hex, "secret": "", "config": json.loads(self.get("/config")[1])}
+        load = next(entry for entry in page["config"]["dependencies"] if entry["targets"][0][1] == "load")
+        _, answer = self._ask(page, load, None, {})
+        return {**page, "secret": answer["data"][1]}
+
+    def press(self, page, button, **entered):
+        """Press a button, with other values in some fields; returns whether that worked, and the answer as text."""
+        parts = {part["props"].get("elem_id"): part["id"] for part in page["config"]["components"]}
+        event = next(entry for entry in page["config"]["dependencies"] if [parts[button], "click"] in entry["targets"])
+        done, answer = self._ask(page, event, parts[button], entered)
+        return done, json.dumps(answer)
+
+    def _ask(self, page, event, trigger, entered):
+        parts = {part["id"]: part for part in page["config"]["components"]}
+        data = []
+        for part in map(parts.get, event["inputs"]):
+            name = (part["props"].get("label") or "").replace(" ", "_")
+            browser = part["type"] == "browserstate"
+            data.append(page["secret"] if browser else entered.get(name, part["props"].get("value")))
+        session, kind = page["session"], {"Content-Type": "application/json"}
+        asked = {"data": data, "fn_index": event["id"], "session_hash": session, "trigger_id": trigger}
+        url = f"{self.address}/gradio_api/queue/"
+        urllib.request.urlopen(urllib.request.Request(f"{url}join", json.dumps(asked).encode(), kind)).read()
+        with urllib.request.urlopen(f"{url}data?session_hash={session}") as lines:
+            for line in lines:
+                news = json.loads(line.removeprefix(b"data:")) if line.startswith(b"data:") else {}
+                if news.get("msg") == "process_completed":
+                    return news["success"], news["output"]
+        raise AssertionError("no answer")
+
+    def listing(self, name):
+        """The files of a folder, with the time of their last change."""
+        return {path: path.stat().st_mtime for path in (self.folder / name).rglob("*") if path.is_file()}
+
+    def runs(self):
+        return [Run(path) for path in (self.folder / "data").glob("*-*")]
+
+    def close(self):
+        for run in self.runs():
+            if run.status()["state"] in ACTIVE:
+                os.killpg(run.status()["pid"], signal.SIGKILL)
+        self.process.terminate()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    space = Space(tmp_path_factory.mktemp("space"))
+    space.before = space.listing("app")
+    try:
+        yield space.wait()
+    finally:
+        space.close()
+
+
+def test_a_space_answers_to_its_names_and_to_addresses_in_figures_only(space):
+    for name in (HOST, DOMAIN, "localhost:7860", "10.20.1.7:7860", "127.0.0.1"):
+        status, text = space.get(Host=name)
+        assert status == 200 and "RLHF Lab" in text, name
+    for name in ("evil.example", "someone-else.hf.space", f"{HOST}.evil.example", ""):
+        assert space.get(Host=name)[0] == 400, name
+
+
+def test_a_space_says_what_it_forgets_and_offers_models_by_list(space):
+    config = json.loads(space.get("/config")[1])
+    assert "This Space forgets its runs" in json.dumps(config)
+    labels = {part["props"].get("label"): part for part in config["components"]}
+    assert [value for _, value in labels["model name or path"]["props"]["choices"]] == list(limits.ALLOWED_MODELS)
+    assert labels["model name or path"]["type"] == "dropdown"
+    assert "save steps" not in labels
+
+
+def test_a_space_refuses_other_models_and_too_much_work_whoever_asks(space):
+    page = space.visit()
+    done, answer = space.press(page, "start", model_name_or_path="/etc")
+    assert not done
+    done, answer = space.press(page, "start", Episodes="1e6")
+    assert done and "total_episodes is at most 20,480 on this Space, so that others get their turn" in answer
+    assert space.runs() == []
+
+
+def test_a_run_on_a_space_knows_no_secret_and_is_stopped_by_whom_it_belongs_to(space):
+    ann = space.visit()
+    assert space.visit(ann)["secret"] == ann["secret"]
+    space.press(ann, "start", Episodes="2048")
+    (run,) = space.runs()
+    deadline = time.time() + 200
+    while run.status()["state"] == "queued" and time.time() < deadline:
+        time.sleep(0.2)
+    told = Path(f"/proc/{run.status()['pid']}/environ").read_bytes().split(b"\0")
+    assert b"OMP_NUM_THREADS=2" in told
+    assert not any(SECRET.encode() in entry for entry in told)
+    bob = space.visit()
+    assert "is still under way" in space.press(bob, "start")[1]
+    assert "Only the browser that started this run" in space.press(bob, "stop", Run=run.id)[1]
+    assert not (run.path / "stop").exists()
+    assert "stops after this step" in space.press(space.visit(ann), "stop", Run=run.id)[1]
+    while run.status()["state"] in ACTIVE and time.time() < deadline:
+        time.sleep(0.2)
+    assert run.status()["state"] == "stopped"
+    assert ann["secret"] not in json.dumps(run.status())
+
+
+def test_a_space_writes_into_its_one_folder_and_asks_nothing_of_the_network(space):
+    assert space.listing("app") == space.before
+    assert space.listing("work") == space.listing("tmp") == {}
+    assert [path for path in space.listing("home") if "huggingface" not in path.parts] == []
+    assert space.listing("data")
+    assert space.network.asked == []
+
+
+@pytest.mark.skipif(not os.environ.get("RLHF_SLOW"), reason="takes minutes: RLHF_SLOW=1")
+def test_a_clean_environment_from_the_requirements_serves_the_page(tmp_path):
+    python = shutil.which("python" + front_matter()["python_version"]) or sys.executable
+    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
+    clean = tmp_path / "venv" / "bin" / "python"
+    gradio = f"gradio=={front_matter()['sdk_version']}"
+    install = [clean, "-m", "pip", "install", "-q", gradio, "-r", ROOT / "requirements.txt"]
+    subprocess.run(install, check=True)
+    space = Space(tmp_path / "space", clean).wait()
+    try:
+        assert space.get(Host=HOST)[0] == 200
+        done, answer = space.press(space.visit(), "start", Episodes="1e6")
+        assert done and "total_episodes is at most" in answer
+    finally:
+        space.close()
+
+
+# What a page allows that strangers use ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_space(tmp_path, monkeypatch):
+    """As on a Space, in this process; yields the folder of all runs."""
+    monkeypatch.setenv("SPACE_ID", "someone/rlhf-lab")
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"model_name_or_path": "/etc"}, "This Space trains everyday, .* run the program yourself for other models"),
+        ({"model_name_or_path": "../assets/base"}, "This Space trains"),
+        ({"base_model_name_or_path": "someone/pickle"}, "This Space trains"),
+        ({"dataset_name": "/etc/passwd"}, "This Space trains on everyday or"),
+        ({"reward_model_path": "/etc"}, "no such run"),
+        ({"reward_model_path": "/elsewhere/example"}, "must be a run of this Space"),
+        ({"models": ["ppo=someone/model"]}, "no such run"),
+        ({"output_dir": "/etc"}, "output_dir is not offered"),
+        ({"save_steps": 1}, "save_steps is not offered"),
+        ({"num_train_epochs": 6.0}, "num_train_epochs is at most 5"),
+        ({"reward_max_steps": 10_000}, "reward_max_steps is at most 2,000"),
+        ({"per_device_train_batch_size": 4096}, "at most 128 on this Space, so that it fits into memory"),
+        ({"response_length": 65}, "response_length is at most 64 .* into everyday.s 128 tokens"),
+        ({"model_name_or_path": "openai-community/gpt2", "response_length": 200}, "response_length is at most 128"),
+        ({"max_length": 129}, "max_length is at most 128"),
+    ],
+)
+def test_what_a_space_does_not_do_is_answered_with_a_sentence_where_runs_are_started(on_space, settings, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        jobs.launch("ppo", settings)
+    assert not on_space.exists()
+
+
+def test_the_defaults_and_the_listed_models_pass_on_a_space(on_space):
+    for config in (DemoArguments, RewardArguments, PPOArguments, CompareArguments):
+        defaults = {name: value for name, value in vars(config()).items() if value is not None}
+        limits.check(defaults)
+    for name in limits.ALLOWED_MODELS:
+        limits.check({"model_name_or_path": name, "reward_model_path": str(runs.EXAMPLE)})
+
+
+def test_on_ones_own_computer_everything_is_allowed(monkeypatch):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    monkeypatch.delenv("GRADIO_SERVER_NAME", raising=False)
+    limits.check({"model_name_or_path": "/my/model", "total_episodes": 10**6, "save_steps": 1})
+    limits.check_owner({"owner": "somebody"}, "")
+    assert limits.allowed("/my/model")
+
+
+def test_in_a_classroom_any_model_may_be_trained_but_only_ones_own_run_stopped(monkeypatch):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    limits.check({"model_name_or_path": "/my/model"})
+    limits.check_owner({"owner": limits.mark("ann")}, "ann")
+    for status, visitor in (({"owner": limits.mark("ann")}, "bob"), ({"owner": ""}, ""), ({}, "bob")):
+        with pytest.raises(BadInput, match="Only the browser that started this run"):
+            limits.check_owner(status, visitor)
+
+
+def test_the_oldest_ended_runs_give_up_their_models_and_keep_their_curves(on_space):
+    ends = {"1": "finished", "2": "running", "3": "finished", "4": "failed", "5": "finished"}
+    made = []
+    for number, state in ends.items():
+        run = Run(on_space / f"demo-2026010{number}-000000-000{number}")
+        for folder in ("ppo/model", "ppo/checkpoints/checkpoint-1", "reward/model"):
+            (run.path / folder).mkdir(parents=True)
+            (run.path / folder / "model.safetensors").write_bytes(bytes(1000))
+        run.set_status(state=state)
+        run.log({"step": 1})
+        made.append(run)
+    runs.make_room(11_000, keep=made[2].path)
+    weights = [len(list(run.path.rglob("*.safetensors"))) for run in made]
+    assert weights == [0, 3, 3, 0, 3]  # the second is under way, the third about to be used
+    assert [run.metrics()[0]["step"] for run in made] == [1] * 5
+    runs.make_room(11_000)
+    assert [len(list(run.path.rglob("*.safetensors"))) for run in made] == weights
+
+
+def test_runs_lie_on_the_volume_of_a_space_that_has_one(on_space, monkeypatch, tmp_path):
+    monkeypatch.delenv("RLHF_RUNS")
+    monkeypatch.setattr(runs, "VOLUME", tmp_path / "none")
+    assert runs.runs_root() == Path("runs").resolve()
+    monkeypatch.setattr(runs, "VOLUME", tmp_path)
+    assert runs.runs_root() == tmp_path / "runs"
+    monkeypatch.delenv("SPACE_ID")
+    assert runs.runs_root() == Path("runs").resolve()
+
+
+def test_a_folder_that_cannot_be_written_is_answered_with_a_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "RLHF_RUNS": str(tmp_path / "file" / "runs")}
+    done = subprocess.run([sys.executable, ROOT / "app.py"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: Nothing can be written to {tmp_path}") and "RLHF_RUNS" in done.stderr
+    assert "Traceback" not in done.stderr
