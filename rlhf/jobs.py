@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -57,8 +58,10 @@ def _worker() -> subprocess.Popen:
     return worker
 
 
-def launch(kind: str, settings: dict[str, object], title: str = "") -> Run:
+def launch(kind: str, settings: dict[str, object], title: str = "", questions: Sequence[str] = ()) -> Run:
     """Start `python -m rlhf KIND` with these settings in a new run directory and return at once.
+
+    Questions of a person's own are kept in the directory as `questions.txt`, for a comparison to ask.
 
     Raises:
         BadInput: another run is under way.
@@ -68,11 +71,15 @@ def launch(kind: str, settings: dict[str, object], title: str = "") -> Run:
         raise BadInput(f"{current.id} is still under way; stop it or wait until it has ended.")
     run = Run(new_run_path(kind))
     run.path.mkdir(parents=True)
+    if questions:
+        file = run.path / "questions.txt"
+        file.write_text("\n".join(questions), encoding="utf-8")
+        settings = {**settings, "prompts_file": str(file)}
     write_json(run.path / "config.json", {"kind": kind, "title": title, **settings})
     run.set_status(state="queued", kind=kind, created=time.time(), step=0, total_steps=0, message="Starting")
     command = [kind, "--output_dir", str(run.path)]
     for name, value in settings.items():
-        command += [f"--{name}", str(value)]
+        command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     worker = _take_worker()
     run.set_status(pid=worker.pid)
     with worker.stdin as line:

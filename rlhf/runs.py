@@ -27,7 +27,7 @@ from rlhf.config import ASSETS, BadInput
 
 STATES = ("queued", "running", "stopping", "stopped", "finished", "failed", "diverged", "interrupted")
 ACTIVE = ("queued", "running", "stopping")
-KINDS = ("reward", "ppo", "compare", "demo")
+KINDS = ("reward", "ppo", "compare", "demo", "sweep")
 EXAMPLE = ASSETS / "example"
 """The finished demo run that is shipped with the program."""
 _RUN_ID = re.compile(rf"^({'|'.join(KINDS)})-\d{{8}}-\d{{6}}-[0-9a-f]{{4}}$")
@@ -172,8 +172,8 @@ class Run:
         (self.path / "stop").touch()
 
     def stop_requested(self) -> bool:
-        """True once somebody has asked this run, or the demo run that holds it, to stop."""
-        return (self.path / "stop").exists() or (self.path.parent / "stop").exists()
+        """True once somebody has asked this run, or a run that holds it, to stop."""
+        return any((folder / "stop").exists() for folder in (self.path, *self.path.parents[:2]))
 
 
 def catch_signals(run: Run) -> None:

@@ -134,7 +134,7 @@ def test_verdict_is_read_off_the_numbers():
 def test_scores_sentence_says_how_sure_it_is(root):
     demo = make_demo(root / LIVE_ID, "finished")
     make_comparison(demo.path)
-    questions = scores.read_questions(demo, "test", "score", "ppo")
+    questions = scores.read_questions(demo.path, "test", "score", "ppo")
     text = scores.sentence(scores.compare(questions, "score"), "score", "test", "PPO")
     assert text.startswith("On 30 unseen questions PPO scored higher 97 times in 100 (a tie is half a time); chance")
     assert "95 % sure that it is between 90 and 100" in text and "0.77 better on average" in text
