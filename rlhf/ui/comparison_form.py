@@ -33,12 +33,16 @@ class ComparisonForm:
                     )
                     with gr.Row():
                         self.samples = gr.Textbox(
-                            str(CompareArguments.samples), label="Answers to each question", max_lines=1, min_width=120
+                            str(CompareArguments.samples),
+                            label="Answers to each question",
+                            info="Of each model, sampled anew.",
+                            max_lines=1,
+                            min_width=120,
                         )
                         self.seeds = gr.Textbox(
                             str(CompareArguments.seeds),
                             label="Trainings of each model",
-                            info="Above 1, PPO is run again with other seeds: minutes each.",
+                            info="Each with another seed; takes minutes.",
                             max_lines=1,
                             min_width=120,
                         )

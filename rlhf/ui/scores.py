@@ -230,17 +230,17 @@ class ScoresTab:
         self.empty = gr.HTML(apply_default_css=False)
         self.progress = live_run(value=None, visible=False, elem_id="comparing")
         self.example = gr.Button("Show the example run", visible=False, scale=0, elem_classes="offer")
-        with gr.Column(visible=False, elem_classes="scores") as self.body:
+        with gr.Column(visible=False, elem_classes="scores") as self.head:
             self.sentence = gr.HTML(apply_default_css=False)
             with gr.Row(elem_classes="switches"):
                 self.other = gr.Radio([], label="Model", container=False, visible=False)
                 self.measure = gr.Radio(
                     [(label, name) for name, label in MEASURES.items()], value="score", label="Judge", container=False
                 )
-                self.split = gr.Radio(
-                    [(label, name) for name, label in SPLITS.items()], value="test", label="Questions", container=False
-                )
+                self.split = gr.Radio([], label="Questions", container=False)
                 self.download = gr.DownloadButton("Download CSV", size="sm", scale=0, min_width=150)
+        self.form = ComparisonForm()
+        with gr.Column(visible=False, elem_classes="scores") as self.body:
             with gr.Row(elem_classes="numbers"):
                 self.figure = figure_view(FIGURE_HEIGHT, value=None, scale=3, min_width=320, elem_id="distributions")
                 self.table = gr.HTML(scale=2, min_width=300, apply_default_css=False)
@@ -257,10 +257,9 @@ class ScoresTab:
                 )
             self.mistakes = gr.HTML(apply_default_css=False, elem_id="mistakes")
             self.pairs = pair_table(value=None, elem_id="pairs")
-        self.form = ComparisonForm()
         pictures = [self.figure, self.table, self.differences, self.lengths]
         pictures += [self.frontier, self.honesty, self.too_far, self.mistakes]
-        self._view = [self.empty, self.body, self.sentence, *pictures, self.pairs]
+        self._view = [self.empty, self.head, self.body, self.sentence, *pictures, self.pairs]
         self._switches = [self.measure, self.split, self.other]
         self.outputs = [*self._view, self.example, self.download, *self._switches, self.progress, self.form.models]
 
@@ -291,8 +290,8 @@ class ScoresTab:
             *view(run_id, "score", split, first),
             gr.Button(visible=not folder and not waits and bool(example_id()) and run_id != example_id()),
             gr.DownloadButton(value=csv_copy(run) if folder else None),
-            gr.Radio(value="score"),
-            gr.Radio([(label, name) for name, label in SPLITS.items() if name in splits], value=split),
+            gr.Radio(value="score", visible=any(found["against_base"][first]["gold"] for found in splits.values())),
+            gr.Radio([(SPLITS[name], name) for name in splits], value=split, visible=len(splits) > 1),
             gr.Radio([(said_name(name), name) for name in models], value=first, visible=len(models) > 1),
             gr.HTML(value=run_id if waits else None, visible=waits),
             self.form.choices(run_id),
@@ -300,12 +299,13 @@ class ScoresTab:
 
 
 def view(run_id: str | None, measure: str, split: str, other: str | None) -> tuple:
-    """Empty note, body, sentence, figures, tables and pairs for a run, a judge, a set of questions and a model."""
+    """Empty note, head, body, sentence, figures, tables and pairs, for what the switches say."""
     run = shown_run(run_id)
     folder = comparison_of(run)
     nothing = (None, "", None, None, *[gr.HTML(value=None, visible=False)] * 3, "", None)
     if folder is None or other is None:
-        return empty_state(missing(run)), gr.Column(visible=False), "", *nothing
+        hidden = gr.Column(visible=False)
+        return empty_state(missing(run)), hidden, hidden, "", *nothing
     questions = read_questions(folder, split, measure, other)
     if len(questions) < 2:
         lack = (
@@ -313,7 +313,7 @@ def view(run_id: str | None, measure: str, split: str, other: str | None) -> tup
             if measure == "gold"
             else ("No question of this kind was compared in this run.")
         )
-        return "", gr.Column(visible=True), _headline(lack, measure, split), *nothing
+        return "", gr.Column(visible=True), gr.Column(visible=False), _headline(lack, measure, split), *nothing
     summary, name = read_json(folder / "summary.json"), said_name(other)
     found, of_split = compare(questions, measure), summary["splits"][split]
     said = [sentence(found, measure, split, name), *seeds_sentence(of_split, measure, other)]
@@ -330,6 +330,7 @@ def view(run_id: str | None, measure: str, split: str, other: str | None) -> tup
     judge = summary.get("reward_model") or {}
     return (
         "",
+        gr.Column(visible=True),
         gr.Column(visible=True),
         _headline(" ".join(said), measure, split, of_split["against_base"][other]["cautions"]),
         distributions,
