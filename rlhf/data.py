@@ -121,7 +121,7 @@ def read_questions(path: str) -> list[str]:
     file = Path(path)
     if not file.is_file():
         raise BadInput(f"There is no file {path}; check the path.")
-    if file.suffix == ".txt":
+    if file.suffix == ".txt" or not file.stat().st_size:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     else:
         table = _read(path)["train"]

@@ -383,6 +383,21 @@ def test_scores_can_be_searched_switched_and_downloaded(page, site):
     assert Path(download.value.path()).read_text() == (runs.EXAMPLE / "scores.csv").read_text()
 
 
+def test_own_questions_come_from_a_file_and_what_is_wrong_is_said(page, site, tmp_path):
+    open_page(page, site, "?run=example")
+    page.get_by_role("tab", name="Scores").click()
+    page.get_by_text("Compare other models, or on your own questions").click()
+    (tmp_path / "own.csv").write_text("prompt\nHow?\nWhy?\n")
+    (tmp_path / "other.csv").write_text("question\nHow?\n")
+    upload = page.locator("input[type=file]")
+    upload.set_input_files(tmp_path / "own.csv")
+    page.wait_for_function("document.querySelector('#own-questions textarea').value === 'How?\\nWhy?'")
+    upload.set_input_files(tmp_path / "other.csv")
+    page.locator("#compare-note .note", has_text="no column prompt").wait_for()
+    page.locator("#compare-start").click()
+    page.locator("#compare-note .note", has_text="reward model that this run was trained against is gone").wait_for()
+
+
 def test_a_figure_drawn_out_of_sight_fits_its_place_when_it_is_seen(page, site):
     page.goto(f"{site[0]}/?run=example")
     page.get_by_role("tab", name="Scores").click()

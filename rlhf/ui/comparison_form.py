@@ -1,7 +1,5 @@
 """The form in the Scores tab that compares other models, on the test questions or on a person's own."""
 
-from pathlib import Path
-
 import gradio as gr
 
 from rlhf import jobs
@@ -80,7 +78,7 @@ class ComparisonForm:
         runs = [run for run in (shown_run(example_id()), *list_runs()) if run is not None and policy_folder(run)]
         offered = [("Example run" if run.id == example_id() else run_label(run), run.id) for run in runs]
         chosen = [run_id] if run_id in [run.id for run in runs] else [run.id for run in runs[:1]]
-        return gr.Dropdown(choices=[*offered, *BASELINES], value=chosen)
+        return gr.Dropdown(choices=[*offered, *BASELINES], value=chosen, multiselect=True)
 
 
 def _read_upload(path: str | None) -> tuple:
@@ -138,6 +136,13 @@ def _models(chosen: list[str]) -> dict[str, object]:
 
 
 def _judge(run: Run) -> str:
-    """The reward model that a run was trained against."""
-    own = run.path / "reward"
-    return str(own if (own / "model").is_dir() else Path(ppo_settings(run)["reward_model_path"]))
+    """The reward model that a run was trained against.
+
+    Raises:
+        BadInput: it is not there any more.
+    """
+    named = ppo_settings(run).get("reward_model_path")
+    source = run.path / "reward" if (run.path / "reward" / "model").is_dir() else named
+    if source is None:
+        raise BadInput("The reward model that this run was trained against is gone; choose another run.")
+    return str(source)
