@@ -109,6 +109,7 @@ def _wire(
     picker.focus(lambda: gr.Dropdown(choices=run_choices()), None, picker, **quiet)
     train.wire(picker)
     train.started.change(**follow)
+    scores.form.started.change(**follow)
     # The run has ended: its label changes, its scores are there, its model can be talked to.
     train.live.ended(lambda: (gr.Dropdown(choices=run_choices()), ""), None, [picker, train.note], **quiet).then(
         **follow
@@ -118,7 +119,7 @@ def _wire(
             **follow
         )
     chat.wire(picker)
-    scores.wire(picker)
+    scores.wire(picker, train.visitor)
 
 
 def _attach(visitor: str, request: gr.Request) -> tuple[gr.Dropdown, str]:

@@ -18,6 +18,7 @@ from rlhf.config import (
     RewardArguments,
     SweepArguments,
     build,
+    default_of,
     field_docs,
 )
 
@@ -36,7 +37,8 @@ COMMANDS = {
 
 def _default(field: dataclasses.Field) -> object:
     """A field's default, a list as it is typed."""
-    return " ".join(field.default_factory()) if field.default is dataclasses.MISSING else field.default
+    default = default_of(field)
+    return " ".join(default) if isinstance(default, list) else default
 
 
 def parser() -> argparse.ArgumentParser:
@@ -109,6 +111,7 @@ def comparison_table(summary: dict) -> str:
             ]
             lines.append(f"    KL from the base: {interval(shown[name]['kl'], 2)} nats a response")
             lines += [f"    Caution: {caution}" for caution in against["cautions"]]
+        lines += [line for name, seeds in found["seeds"].items() for line in _seed_lines(name, seeds, found)]
     return "\n".join(lines)
 
 
@@ -129,6 +132,17 @@ def _against_lines(against: dict) -> list[str]:
             f"    longer by {interval(length['longer'], 1)} tokens; gain in score at like length: "
             f"{length['gain']:.3f}{share}"
         )
+    return lines
+
+
+def _seed_lines(name: str, seeds: dict, found: dict) -> list[str]:
+    lines = ["", f"  {name} trained {len(seeds['models'])} times, with other seeds; interval by Student's t:"]
+    for kind, label in (("score", "score"), ("gold", "gold score")):
+        if seeds[kind]:
+            each = (found["against_base"][model][kind]["gain"]["value"] for model in seeds["models"])
+            lines.append(
+                f"    gain in {label}: {interval(seeds[kind])}; each: {', '.join(f'{gain:.3f}' for gain in each)}"
+            )
     return lines
 
 

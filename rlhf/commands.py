@@ -6,13 +6,13 @@ Whatever a person got wrong shows before anything is written; whatever breaks la
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from transformers import set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from rlhf import comparison, data, evaluate, models, stats
@@ -176,6 +176,50 @@ def compare(args: CompareArguments) -> dict:
     if not entries:
         raise BadInput("There is nothing to compare: give --models, for example ppo=DIR with a PPO run's directory.")
     reward_path = args.reward_model_path or _reward_model_of([path for _, path, _ in entries if path])
+    repeats = _repeats(entries, args.seeds)
+    paths = {"base": args.base_model_name_or_path, **{name: path for name, path, _ in entries if path}}
+    tokenizers = {name: models.load_tokenizer(models.resolve(path, "policy")) for name, path in paths.items()}
+    for name, other in tokenizers.items():
+        if other.get_vocab() != tokenizers["base"].get_vocab():
+            raise BadInput(f"{name} has another vocabulary than the base; compare it with the model it came from.")
+    prompts = _questions(args, tokenizers["base"])
+    reward_model, _ = models.load_reward_model(reward_path)
+    judge = evaluate.Judge(tokenizers["base"], reward_model, args.response_length, args.temperature)
+    run = _open(args, "compare")
+    with recorded(run):
+        paths |= _train_again(run, [settings for others in repeats.values() for settings in others])
+        sizes: dict[str, float] = {}
+
+        def load(name: str) -> torch.nn.Module:
+            model, _ = models.load_policy(paths[name])
+            sizes[name] = models.size_mb(model)
+            return model
+
+        contenders = [evaluate.Contender("base", partial(load, "base"))]
+        for name, path, best_of in entries:
+            contenders.append(evaluate.Contender(name, partial(load, name if path else "base"), best_of))
+            again = [settings.output_dir for settings in repeats.get(name, ())]
+            contenders += [evaluate.Contender(other, partial(load, other)) for other in again]
+        _write_scores(args, run, contenders, judge, prompts)
+        reward_report = _reward_report(reward_path)
+        splits = comparison.summarize(comparison.read_rows(run.path / "scores.csv"), "base")
+        for found in splits.values():
+            for name, against in found["against_base"].items():
+                against["cautions"] = comparison.cautions(against, name, reward_report)
+            found["seeds"] = {
+                name: comparison.over_seeds(found["against_base"], [name, *(again.output_dir for again in others)])
+                for name, others in repeats.items()
+            }
+        summary = {"reward_model": reward_report, "size_mb": sizes, "splits": splits}
+        write_json(run.path / "summary.json", summary)
+    return summary
+
+
+def _questions(args: CompareArguments, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[str]]:
+    """The prompts of a comparison by their split: "test" and "unseen", or "own"."""
+    if args.prompts_file is not None:
+        asked = data.read_questions(args.prompts_file)
+        return {"own": [models.render_prompt(tokenizer, question) for question in asked]}
     prompts = {
         "test": _spread(data.load_prompts(args.dataset_name, "test"), args.num_prompts),
         "unseen": _spread(data.load_prompts(args.dataset_name, "unseen"), args.num_prompts // 2),
@@ -183,35 +227,44 @@ def compare(args: CompareArguments) -> dict:
     prompts = {split: asked for split, asked in prompts.items() if len(asked) > 1}
     if "test" not in prompts:
         raise BadInput(f"{args.dataset_name} has fewer than two test prompts; there is nothing to compare on.")
-    sizes: dict[str, float] = {}
-    paths = {"base": args.base_model_name_or_path, **{name: path for name, path, _ in entries if path}}
-    tokenizers = {name: models.load_tokenizer(models.resolve(path, "policy")) for name, path in paths.items()}
-    for name, other in tokenizers.items():
-        if other.get_vocab() != tokenizers["base"].get_vocab():
-            raise BadInput(f"{name} has another vocabulary than the base; compare it with the model it came from.")
+    return prompts
 
-    def load(name: str) -> torch.nn.Module:
-        model, _ = models.load_policy(paths[name])
-        sizes[name] = models.size_mb(model)
-        return model
 
-    contenders = [evaluate.Contender("base", partial(load, "base"))]
-    contenders += [
-        evaluate.Contender(name, partial(load, name if path else "base"), best_of) for name, path, best_of in entries
-    ]
-    reward_model, _ = models.load_reward_model(reward_path)
-    judge = evaluate.Judge(tokenizers["base"], reward_model, args.response_length, args.temperature)
-    run = _open(args, "compare")
-    with recorded(run):
-        _write_scores(args, run, contenders, judge, prompts)
-        reward_report = _reward_report(reward_path)
-        splits = comparison.summarize(comparison.read_rows(run.path / "scores.csv"), "base")
-        for found in splits.values():
-            for name, against in found["against_base"].items():
-                against["cautions"] = comparison.cautions(against, name, reward_report)
-        summary = {"reward_model": reward_report, "size_mb": sizes, "splits": splits}
-        write_json(run.path / "summary.json", summary)
-    return summary
+def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str, list[PPOArguments]]:
+    """Of each model that is a PPO run, the settings of the same training with the next seeds.
+
+    Raises:
+        BadInput: one of the models is no PPO run, so that nothing says how to train it.
+    """
+    repeats = {}
+    for name, path, _ in entries if seeds > 1 else ():
+        if path is None:
+            continue
+        folder = next((part for part in (Path(path) / "ppo", Path(path)) if (part / "config.json").exists()), None)
+        config = read_json(folder / "config.json") if folder else {}
+        if config.get("kind") != "ppo":
+            raise BadInput(f"seeds repeats the training of PPO runs, and {path} is none; give --seeds 1.")
+        known = {field.name: config[field.name] for field in fields(PPOArguments) if field.name in config}
+        settings = replace(PPOArguments(**known), num_sample_generations=0, save_steps=0, resume_from_checkpoint=None)
+        repeats[name] = [
+            replace(settings, seed=seed, output_dir=f"{name}-seed-{seed}")
+            for seed in range(config["seed"] + 1, config["seed"] + seeds)
+        ]
+    return repeats
+
+
+def _train_again(run: Run, trainings: list[PPOArguments]) -> dict[str, Path]:
+    """Train PPO with each of the settings, in folders within the run that output_dir names; their paths by name."""
+    paths = {}
+    if trainings:
+        run.start(len(trainings), "Training again")
+    for number, settings in enumerate(trainings):
+        run.set_status(step=number, message=f"PPO again, with seed {settings.seed}")
+        paths[settings.output_dir] = run.path / settings.output_dir
+        ppo(replace(settings, output_dir=str(run.path / settings.output_dir)))
+        if run.stop_requested():
+            raise Stopped
+    return paths
 
 
 def _reward_model_of(paths: list[str]) -> str:
@@ -242,7 +295,7 @@ def _write_scores(
     """Answer, score and write `scores.csv`, with progress, a batch at a time."""
     total = args.samples * len(contenders) * sum(map(len, prompts.values()))
     run.start(total, "Comparison")
-    gold = gold_score if args.dataset_name == EVERYDAY else None
+    gold = gold_score if args.dataset_name == EVERYDAY and args.prompts_file is None else None
     batches = evaluate.compare(contenders, judge, prompts, samples=args.samples, seed=args.seed, gold=gold)
     with (
         tqdm(total=total, desc="Comparison", unit=" responses") as bar,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rlhf import stats
+from rlhf.config import BadInput
 
 
 COLUMNS = (
@@ -132,10 +133,17 @@ def summarize(rows: Iterable[dict], base: str) -> dict:
 
     {split: {"models": {model: ...}, "against_base": {model: {"score", "gold", "length"}}}}; gold is None where the
     data have no gold scorer.
+
+    Raises:
+        BadInput: two models of a split were not asked the same prompts in the same order.
     """
     answers: dict[str, dict[str, _Answers]] = {}
     for row in rows:
         answers.setdefault(row["split"], {}).setdefault(row["model"], _Answers()).add(row)
+    for models in answers.values():
+        for name, of_model in models.items():
+            if base not in models or of_model.prompts != models[base].prompts:
+                raise BadInput(f"{name} and {base} did not answer the same prompts, so they cannot be paired.")
     return {
         split: {
             "models": {name: of_model.describe() for name, of_model in models.items()},
@@ -145,6 +153,15 @@ def summarize(rows: Iterable[dict], base: str) -> dict:
         }
         for split, models in answers.items()
     }
+
+
+def over_seeds(against_base: dict, names: list[str]) -> dict:
+    """What several trainings that differ in their seed alone gained, and what another seed would gain."""
+    found: dict[str, object] = {"models": names}
+    for kind in ("score", "gold"):
+        gains = [against_base[name][kind]["gain"]["value"] for name in names if against_base[name][kind]]
+        found[kind] = stats.across(gains).as_dict() if gains else None
+    return found
 
 
 def cautions(against: dict, name: str, reward: dict | None) -> list[str]:

@@ -43,6 +43,11 @@ def field_docs(config: type) -> dict[str, str]:
     return docs
 
 
+def default_of(field: dataclasses.Field) -> object:
+    """A field's default, a list made anew."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def convert(config: type, name: str, value: object) -> object:
     """Turn a value from the command line, a YAML file or the page into the type that field `name` declares.
 
@@ -317,7 +322,7 @@ class PPOSettings:
                 raise BadInput(
                     f"{name} must be one of {', '.join(typing.get_args(hint))}, not {getattr(self, name)!r}."
                 )
-        for name in ("learning_rate", "temperature", "max_grad_norm", "adam_epsilon", "kl_target", "target_kl"):
+        for name in ("temperature", "max_grad_norm", "adam_epsilon", "kl_target", "target_kl"):
             check_range(self, name, above=0)
         for name in ("cliprange", "cliprange_high", "cliprange_value", "reward_clip_range", "value_learning_rate"):
             check_range(self, name, above=0)
@@ -327,7 +332,7 @@ class PPOSettings:
             check_range(self, name, low=1)
         for name in ("kl_coef", "vf_coef", "entropy_coef", "num_sample_generations", "value_warmup_steps", "seed"):
             check_range(self, name, low=0)
-        check_range(self, "learning_rate", high=1)
+        check_range(self, "learning_rate", low=0, high=1)
         check_range(self, "value_learning_rate", high=1)
         check_range(self, "dual_clip", above=1)
         check_range(self, "missing_eos_penalty", low=0)
@@ -459,6 +464,10 @@ class CompareArguments:
     """Reward model that scores all; if not given, the one that the first run among the models was trained against."""
     dataset_name: str = EVERYDAY
     """Test prompts: "everyday" or a local file with a prompt column."""
+    prompts_file: str | None = None
+    """Questions of your own instead, all of them: a text file, one a line, or a table with a column prompt."""
+    seeds: int = 1
+    """Trainings of each PPO run in all: the run itself, and the others repeated with the next seeds."""
     output_dir: str | None = None
     """Run directory; a fresh one under runs/ if not given."""
     num_prompts: int = 256
@@ -474,6 +483,7 @@ class CompareArguments:
 
     def __post_init__(self) -> None:
         check_range(self, "num_prompts", low=2)
+        check_range(self, "seeds", low=1, high=100)
         check_range(self, "samples", low=1, high=64)
         check_range(self, "response_length", low=1)
         check_range(self, "temperature", low=0)
@@ -600,6 +610,8 @@ class DemoArguments:
     """Comparison: test prompts, and half as many about unseen topics."""
     samples: int = CompareArguments.samples
     """Comparison: answers of each model to each prompt."""
+    seeds: int = CompareArguments.seeds
+    """Comparison: trainings of PPO in all, each with another seed."""
     allow_chance_reward: bool = PPOArguments.allow_chance_reward
     """PPO: go on although the reward model's loss cannot be told from guessing."""
     seed: int = 0
@@ -648,5 +660,6 @@ class DemoArguments:
             output_dir=str(output_dir),
             num_prompts=self.num_prompts,
             samples=self.samples,
+            seeds=self.seeds,
             seed=self.seed,
         )

@@ -112,6 +112,27 @@ def load_prompts(dataset_name: str, split: str) -> list[str]:
     return prompts[:cut] if split == "ppo" else prompts[cut:]
 
 
+def read_questions(path: str) -> list[str]:
+    """Questions of a person's own: the lines of a text file, or the column `prompt` of a table; each once.
+
+    Raises:
+        BadInput: there is no such file, no such column, or nothing in it.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise BadInput(f"There is no file {path}; check the path.")
+    if file.suffix == ".txt" or not file.stat().st_size:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    else:
+        table = _read(path)["train"]
+        _require_text(table, ("prompt",), file.name)
+        lines = table["prompt"]
+    questions = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if len(questions) < 2:
+        raise BadInput(f"{file.name} holds {'one question' if questions else 'no question'}; a comparison needs two.")
+    return questions
+
+
 def fingerprint(texts: Iterable[str]) -> str:
     """Sixteen hexadecimal digits that change when a text does: what a run notes of its data."""
     digest = hashlib.sha256()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -73,10 +74,13 @@ def _environment() -> dict[str, str]:
     return {**told, "PYTHONPATH": str(_PACKAGE_PARENT)}
 
 
-def launch(kind: str, settings: dict[str, object], title: str = "", visitor: str = "") -> Run:
+def launch(
+    kind: str, settings: dict[str, object], title: str = "", questions: Sequence[str] = (), visitor: str = ""
+) -> Run:
     """Start `python -m rlhf KIND` with these settings in a new run directory and return at once.
 
     Args:
+        questions: a person's own, kept in the directory as `questions.txt`, for a comparison to ask.
         visitor: a secret of the browser that asks, which then may stop the run (`limits.check_owner`).
 
     Raises:
@@ -88,25 +92,30 @@ def launch(kind: str, settings: dict[str, object], title: str = "", visitor: str
         if current is not None:
             raise BadInput(f"{current.id} is still under way; stop it or wait until it has ended.")
         if limits.on_space():
-            make_room(limits.MOST_BYTES, keep=Path(str(settings.get("reward_model_path", ""))))
-        return _start(kind, settings, title, visitor)
+            make_room(limits.MOST_BYTES, keep=limits.trained_models(settings))
+        run = Run(new_run_path(kind))
+        run.path.mkdir(parents=True)
+        if questions:
+            file = run.path / "questions.txt"
+            file.write_text("\n".join(questions), encoding="utf-8")
+            settings = {**settings, "prompts_file": str(file)}
+        write_json(run.path / "config.json", {"kind": kind, "title": title, **settings})
+        _begin(run, kind, settings, visitor)
+    return run
 
 
-def _start(kind: str, settings: dict[str, object], title: str, visitor: str) -> Run:
-    run = Run(new_run_path(kind))
-    run.path.mkdir(parents=True)
-    write_json(run.path / "config.json", {"kind": kind, "title": title, **settings})
+def _begin(run: Run, kind: str, settings: dict[str, object], visitor: str) -> None:
+    """Have a process work on a run whose directory is made."""
     queued = {"state": "queued", "kind": kind, "created": time.time(), "owner": limits.mark(visitor)}
     run.set_status(**queued, step=0, total_steps=0, message="Starting")
     command = [kind, "--output_dir", str(run.path)]
     for name, value in settings.items():
-        command += [f"--{name}", str(value)]
+        command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     worker = _take_worker()
     run.set_status(pid=worker.pid)
     with worker.stdin as line:
         line.write(json.dumps({"command": command, "log": str(run.path / "train.log")}).encode() + b"\n")
     threading.Thread(target=_reap, args=(worker, run), daemon=True).start()
-    return run
 
 
 def _step_back(pid: int) -> None:

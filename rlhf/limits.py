@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from rlhf.config import EVERYDAY, BadInput
-from rlhf.runs import find_run
+from rlhf.runs import EXAMPLE, list_runs
 
 
 ALLOWED_MODELS = {
@@ -21,7 +21,7 @@ ALLOWED_MODELS = {
 """Models that a Space loads, and how many tokens each can read."""
 ALLOWED_DATASETS = (EVERYDAY, "trl-lib/ultrafeedback_binarized")
 """Data that a Space loads."""
-NOT_OFFERED = ("output_dir", "save_steps", "resume_from_checkpoint")
+NOT_OFFERED = ("output_dir", "prompts_file", "save_steps", "resume_from_checkpoint")
 """Settings with paths of a person's own, or that fill the disk."""
 _TURNS, _MEMORY = "so that others get their turn", "so that it fits into memory"
 CAPS = {
@@ -32,12 +32,16 @@ CAPS = {
     "num_ppo_epochs": (8, _TURNS),
     "num_prompts": (512, _TURNS),
     "samples": (8, _TURNS),
+    "seeds": (4, _TURNS),
+    "checkpoints": (8, _TURNS),
     "num_sample_generations": (20, _TURNS),
     "gradient_accumulation_steps": (8, _TURNS),
     "per_device_train_batch_size": (128, _MEMORY),
     "per_device_eval_batch_size": (256, _MEMORY),
 }
 """The most that a Space does in one run, and why."""
+MOST_ENTRIES = 8
+"""Of a setting that is a list: models, prices of KL, baselines."""
 LONGEST_RUN = 3600.0
 """Seconds after which a Space asks a run to save and end."""
 MOST_BYTES = 2_000_000_000
@@ -70,26 +74,42 @@ def check(settings: dict[str, object]) -> None:
     Raises:
         BadInput: another model, other data, a path, or more work than there is room for.
     """
-    if not on_space():
-        return
-    model, base = (settings.get(name, EVERYDAY) for name in ("model_name_or_path", "base_model_name_or_path"))
-    if not (allowed(model) and allowed(base)):
+    if on_space():
+        _check_names(settings)
+        _check_amounts(settings, str(settings.get("model_name_or_path", EVERYDAY)))
+
+
+def _check_names(settings: dict[str, object]) -> None:
+    models = [settings.get(name, EVERYDAY) for name in ("model_name_or_path", "base_model_name_or_path")]
+    if not all(map(allowed, models)):
         raise BadInput(f"This Space trains {_either(ALLOWED_MODELS)}; run the program yourself for other models.")
     if settings.get("dataset_name", EVERYDAY) not in ALLOWED_DATASETS:
         raise BadInput(f"This Space trains on {_either(ALLOWED_DATASETS)}; run the program yourself for other data.")
-    trained = [entry.partition("=")[2] for entry in settings.get("models", ())]
-    for path in filter(None, [settings.get("reward_model_path"), *trained]):
-        if find_run(Path(path).name).path != Path(path):  # another folder, or a name on the Hub
+    folders = [EXAMPLE, *(run.path for run in list_runs())]
+    for path in trained_models(settings):
+        if not any(map(path.is_relative_to, folders)):
             raise BadInput("A trained model must be a run of this Space; choose one from the list.")
     for name in NOT_OFFERED:
         if settings.get(name):
             raise BadInput(f"{name} is not offered on this Space; run the program yourself to set it.")
+
+
+def _check_amounts(settings: dict[str, object], model: str) -> None:
+    for name, value in settings.items():
+        if isinstance(value, list) and len(value) > MOST_ENTRIES:
+            raise BadInput(f"{name} has at most {MOST_ENTRIES} entries on this Space, {_TURNS}; leave some out.")
     context = ALLOWED_MODELS[model]
     room = f"so that a prompt fits beside it into {model}'s {context} tokens"
     lengths = {"response_length": (min(128, context // 2), room), "max_length": (min(512, context), _MEMORY)}
     for name, (most, why) in (CAPS | lengths).items():
         if settings.get(name, 0) > most:
             raise BadInput(f"{name} is at most {most:,} on this Space, {why}; run the program yourself for more.")
+
+
+def trained_models(settings: dict[str, object]) -> list[Path]:
+    """Folders of the reward model and of the policies that a run would load, beside the model it starts from."""
+    named = [entry.partition("=")[2] for entry in settings.get("models") or ()]
+    return [Path(path).resolve() for path in (settings.get("reward_model_path"), *named) if path]
 
 
 def _either(names: dict | tuple) -> str:

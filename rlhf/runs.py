@@ -21,7 +21,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from rlhf.config import ASSETS, BadInput
 
 STATES = ("queued", "running", "stopping", "stopped", "finished", "failed", "diverged", "interrupted")
 ACTIVE = ("queued", "running", "stopping")
-KINDS = ("reward", "ppo", "compare", "demo")
+KINDS = ("reward", "ppo", "compare", "demo", "sweep")
 EXAMPLE = ASSETS / "example"
 """The finished demo run that is shipped with the program."""
 VOLUME = Path("/data")
@@ -195,8 +195,8 @@ class Run:
         (self.path / "stop").touch()
 
     def stop_requested(self) -> bool:
-        """True once somebody has asked this run, or the demo run that holds it, to stop."""
-        return (self.path / "stop").exists() or (self.path.parent / "stop").exists()
+        """True once somebody has asked this run, or a run that holds it, to stop."""
+        return any((folder / "stop").exists() for folder in (self.path, *self.path.parents[:2]))
 
 
 def catch_signals(run: Run) -> None:
@@ -238,16 +238,16 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def make_room(most: int, keep: Path | None = None) -> None:
+def make_room(most: int, keep: Sequence[Path] = ()) -> None:
     """Delete the models of the oldest ended runs until all runs together take up at most so many bytes.
 
-    Curves, samples and scores are kept, and so is the run `keep`, which is about to be used.
+    Curves, samples and scores are kept, and so is a run that holds one of the folders `keep`, which are to be used.
     """
     held = _size(runs_root())
     for run in reversed(list(list_runs())):
         if held <= most:
             return
-        if run.path == keep or run.status().get("state") in ACTIVE:
+        if run.status().get("state") in ACTIVE or any(folder.is_relative_to(run.path) for folder in keep):
             continue
         for folder in [*run.path.rglob("model"), *run.path.rglob("checkpoints")]:
             held -= _size(folder)

@@ -29,6 +29,8 @@ BINS, FEWEST = 8, 5
 """Bins of length, and answers that a bin needs for an average that is worth drawing."""
 FURTHER = 1.2
 """How far beyond the last point a curve goes on, at most, to show where it turns."""
+LABEL = 0.2
+"""Height of two lines of words, as a share of a panel's."""
 KL_TITLE = "KL from the base model, nats an answer"
 
 
@@ -130,7 +132,11 @@ def differences(gains: Sequence[float], gain: Interval, name: str, other: str, h
     _label(figure, "no difference", y=0, xref="x domain", **zero)
     _heading(figure, f"{other} minus base", f"{name}; each dot is one prompt")
     figure.update_xaxes(_floor("share of prompts, sorted by their difference", range=[-0.005, 1.005], **_shares(0, 1)))
-    return figure.update_yaxes(_axis(range=_around([*values, gain.low, gain.high])))
+    # Room for the two lines that say the average, beyond the end of its interval.
+    shown = [0.0, *values, gain.low, gain.high]
+    lines = LABEL * (max(shown) - min(shown))
+    beyond = gain.high + lines if above else gain.low - lines
+    return figure.update_yaxes(_axis(range=_around([*shown, beyond])))
 
 
 def _side(value: float) -> str:

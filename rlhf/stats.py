@@ -5,6 +5,7 @@ one prompt and what is resampled is the prompt: the spread between prompts, whic
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,6 +50,12 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Interval:
     rng = np.random.default_rng(seed)
     found = stats.bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng, batch=BATCH)
     return Interval(mean, float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def across(results: Sequence[float]) -> Interval:
+    """Mean of the results of two or more whole experiments, with Student's t interval for the mean of such results."""
+    found = stats.ttest_1samp(results, 0).confidence_interval()
+    return Interval(float(np.mean(results)), float(found.low), float(found.high))
 
 
 def accuracy(correct: int, n: int) -> Interval:

@@ -134,7 +134,7 @@ def test_verdict_is_read_off_the_numbers():
 def test_scores_sentence_says_how_sure_it_is(root):
     demo = make_demo(root / LIVE_ID, "finished")
     make_comparison(demo.path)
-    questions = scores.read_questions(demo, "test", "score", "ppo")
+    questions = scores.read_questions(demo.path, "test", "score", "ppo")
     text = scores.sentence(scores.compare(questions, "score"), "score", "test", "PPO")
     assert text.startswith("On 30 unseen questions PPO scored higher 97 times in 100 (a tie is half a time); chance")
     assert "95 % sure that it is between 90 and 100" in text and "0.77 better on average" in text
@@ -381,6 +381,21 @@ def test_scores_can_be_searched_switched_and_downloaded(page, site):
     with page.expect_download() as download:
         page.get_by_role("button", name="Download CSV").click()
     assert Path(download.value.path()).read_text() == (runs.EXAMPLE / "scores.csv").read_text()
+
+
+def test_own_questions_come_from_a_file_and_what_is_wrong_is_said(page, site, tmp_path):
+    open_page(page, site, "?run=example")
+    page.get_by_role("tab", name="Scores").click()
+    page.get_by_text("Compare other models, or on your own questions").click()
+    (tmp_path / "own.csv").write_text("prompt\nHow?\nWhy?\n")
+    (tmp_path / "other.csv").write_text("question\nHow?\n")
+    upload = page.locator("input[type=file]")
+    upload.set_input_files(tmp_path / "own.csv")
+    page.wait_for_function("document.querySelector('#own-questions textarea').value === 'How?\\nWhy?'")
+    upload.set_input_files(tmp_path / "other.csv")
+    page.locator("#compare-note .note", has_text="no column prompt").wait_for()
+    page.locator("#compare-start").click()
+    page.locator("#compare-note .note", has_text="reward model that this run was trained against is gone").wait_for()
 
 
 def test_a_figure_drawn_out_of_sight_fits_its_place_when_it_is_seen(page, site):

@@ -47,12 +47,37 @@ def test_a_tiny_demo_ends_with_everything_in_place(rlhf, shared):
 def test_any_number_of_models_are_compared_with_the_base(rlhf, shared):
     out, demo = shared / "again", shared / "demo"
     models = ("base", f"ppo={demo}", f"same={demo}", "best-of-4")
-    done = rlhf("compare", "--models", *models, "--num_prompts", 8, "--samples", 1, "--output_dir", out)
+    small = ("--num_prompts", 8, "--samples", 1)
+    done = rlhf("compare", "--models", *models, *small, "--output_dir", out)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((out / "summary.json").read_text())["splits"]["test"]
     assert list(found["models"]) == ["base", "ppo", "same", "best-of-4"]
     assert list(found["against_base"]) == ["ppo", "same", "best-of-4"]
     assert found["against_base"]["best-of-4"]["score"]["gain"]["value"] > 0
+
+
+def test_a_training_is_repeated_with_other_seeds_and_every_one_is_shown(rlhf, shared):
+    out = shared / "seeds"
+    (shared / "questions.txt").write_text(
+        "How do I clean a pan?\n\nWhat helps against mould?\nHow do I clean a pan?\n"
+    )
+    done = rlhf(
+        "compare", "--models", f"ppo={shared / 'demo'}", "--seeds", 3, "--prompts_file", shared / "questions.txt",
+        "--output_dir", out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    splits = json.loads((out / "summary.json").read_text())["splits"]
+    found = splits["own"]
+    assert list(splits) == ["own"] and list(found["models"]) == ["base", "ppo", "ppo-seed-2", "ppo-seed-3"]
+    assert found["models"]["ppo"]["prompts"] == 2 and found["against_base"]["ppo"]["gold"] is None
+    configs = [
+        json.loads((folder / "config.json").read_text()) for folder in (shared / "demo" / "ppo", out / "ppo-seed-2")
+    ]
+    differing = {key for key in configs[0] if configs[0][key] != configs[1].get(key)}
+    assert differing <= {"seed", "output_dir", "num_sample_generations", "title"} and configs[1]["seed"] == 2
+    gains = [found["against_base"][name]["score"]["gain"]["value"] for name in found["seeds"]["ppo"]["models"]]
+    assert len(set(gains)) == 3 and found["seeds"]["ppo"]["score"]["value"] == pytest.approx(sum(gains) / 3)
+    assert "ppo trained 3 times" in done.stdout and "2 prompts are too few" in done.stdout
 
 
 def test_a_sweep_compares_every_checkpoint_of_every_run(rlhf, shared):
@@ -157,6 +182,8 @@ def pairs(path, rows):
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
+BASE = ROOT / "assets" / "base"
+OWN = ["compare", "--models", f"a={BASE}", "--reward_model_path", "everyday", "--prompts_file"]
 GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
 
 
@@ -178,6 +205,10 @@ GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
         (["compare", "--models", "best-of-1"], "best-of-N"),
         (["compare", "--models", "base=x"], "NAME=PATH"),
         (["compare", "--models", "a=x", "a=y"], "Two models are called a"),
+        ([*OWN, "nowhere.txt"], "There is no file nowhere.txt"),
+        ([*OWN, "blank.txt"], "blank.txt holds no question"),
+        ([*OWN, "column.jsonl.gz", "--seeds", "2"], "assets/base is none"),
+        ([*OWN, "answers.csv"], "no column prompt"),
         (["demo", "--output_dir", "taken"], "already exists"),
         (["demo", "--seed", "-1"], "seed must be at least 0"),
     ],
@@ -186,6 +217,8 @@ def test_mistakes_get_one_sentence_and_leave_nothing(rlhf, tmp_path, words, mess
     pairs(tmp_path / "column.jsonl.gz", [{"prompt": "How?", "chosen": "So."}] * 3)
     pairs(tmp_path / "empty.jsonl.gz", [GOOD, {**GOOD, "chosen": " "}])
     (tmp_path / "broken.jsonl").write_text('{"prompt": "How?", \n')
+    (tmp_path / "blank.txt").write_text(" \n\n")
+    (tmp_path / "answers.csv").write_text("question,answer\nWhy?,So.\n")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     before = sorted(path.name for path in Path(tmp_path).iterdir())

@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from rlhf import jobs, limits, runs
-from rlhf.config import BadInput, CompareArguments, DemoArguments, PPOArguments, RewardArguments
+from rlhf.config import BadInput, CompareArguments, DemoArguments, PPOArguments, RewardArguments, SweepArguments
 from rlhf.runs import ACTIVE, Run
 
 
@@ -285,9 +285,12 @@ def on_space(tmp_path, monkeypatch):
         ({"model_name_or_path": "../assets/base"}, "This Space trains"),
         ({"base_model_name_or_path": "someone/pickle"}, "This Space trains"),
         ({"dataset_name": "/etc/passwd"}, "This Space trains on everyday or"),
-        ({"reward_model_path": "/etc"}, "no such run"),
-        ({"reward_model_path": "/elsewhere/example"}, "must be a run of this Space"),
-        ({"models": ["ppo=someone/model"]}, "no such run"),
+        ({"reward_model_path": "/etc"}, "must be a run of this Space"),
+        ({"reward_model_path": f"{runs.EXAMPLE}/../base"}, "must be a run of this Space"),
+        ({"models": ["best-of-4", "ppo=someone/model"]}, "must be a run of this Space"),
+        ({"prompts_file": "/etc/passwd"}, "prompts_file is not offered"),
+        ({"kl_coefs": ["0.1"] * 9}, "kl_coefs has at most 8 entries"),
+        ({"seeds": 5}, "seeds is at most 4"),
         ({"output_dir": "/etc"}, "output_dir is not offered"),
         ({"save_steps": 1}, "save_steps is not offered"),
         ({"num_train_epochs": 6.0}, "num_train_epochs is at most 5"),
@@ -305,11 +308,13 @@ def test_what_a_space_does_not_do_is_answered_with_a_sentence_where_runs_are_sta
 
 
 def test_the_defaults_and_the_listed_models_pass_on_a_space(on_space):
-    for config in (DemoArguments, RewardArguments, PPOArguments, CompareArguments):
-        defaults = {name: value for name, value in vars(config()).items() if value is not None}
-        limits.check(defaults)
+    sweep = SweepArguments(reward_model_path=str(runs.EXAMPLE / "reward"))
+    for config in (DemoArguments(), RewardArguments(), PPOArguments(), CompareArguments(), sweep):
+        limits.check({name: value for name, value in vars(config).items() if value is not None})
+    mine = Run(on_space / "reward-20260101-000000-0001")
+    mine.path.mkdir(parents=True)
     for name in limits.ALLOWED_MODELS:
-        limits.check({"model_name_or_path": name, "reward_model_path": str(runs.EXAMPLE)})
+        limits.check({"model_name_or_path": name, "reward_model_path": str(mine.path), "models": [f"ppo={mine.path}"]})
 
 
 def test_on_ones_own_computer_everything_is_allowed(monkeypatch):
@@ -341,7 +346,7 @@ def test_the_oldest_ended_runs_give_up_their_models_and_keep_their_curves(on_spa
         run.set_status(state=state)
         run.log({"step": 1})
         made.append(run)
-    runs.make_room(11_000, keep=made[2].path)
+    runs.make_room(11_000, keep=[made[2].path / "reward"])
     weights = [len(list(run.path.rglob("*.safetensors"))) for run in made]
     assert weights == [0, 3, 3, 0, 3]  # the second is under way, the third about to be used
     assert [run.metrics()[0]["step"] for run in made] == [1] * 5

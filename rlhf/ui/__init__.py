@@ -2,6 +2,7 @@
 
 import time
 from html import escape
+from pathlib import Path
 
 from rlhf import runs
 from rlhf.config import BadInput
@@ -12,9 +13,16 @@ KIND_NAMES = {
     "demo": "Reward model, then PPO",
     "reward": "Reward model only",
     "ppo": "PPO only",
+    "sweep": "PPO at several prices of KL",
 }
 """What can be started, as the form calls it."""
-SHORT_NAMES = {"demo": "Reward and PPO", "reward": "Reward model", "ppo": "PPO", "compare": "Comparison"}
+SHORT_NAMES = {
+    "demo": "Reward and PPO",
+    "reward": "Reward model",
+    "ppo": "PPO",
+    "compare": "Comparison",
+    "sweep": "Sweep",
+}
 """Kinds of runs, as the list of runs calls them."""
 
 
@@ -66,6 +74,18 @@ def shown_run(run_id: str | None) -> Run | None:
 def is_active(run: Run | None) -> bool:
     """Whether the run is under way."""
     return run is not None and run.status().get("state") in ACTIVE
+
+
+def policy_folder(run: Run) -> Path | None:
+    """Where a run keeps its finished PPO model."""
+    kind = run.status().get("kind")
+    folder = {"demo": run.path / "ppo" / "model", "ppo": run.path / "model"}.get(kind)
+    return folder if folder and (folder / "config.json").exists() else None
+
+
+def ppo_settings(run: Run) -> dict:
+    """The settings of a run's PPO part."""
+    return {**run.config(), **Run(run.path / "ppo").config()}
 
 
 def empty_state(text: str) -> str:

@@ -16,8 +16,8 @@ import gradio as gr
 
 from rlhf import config, limits
 from rlhf.config import EVERYDAY, BadInput
-from rlhf.runs import Run
-from rlhf.ui import empty_state, example_id, is_active, note, shown_run
+from rlhf.runs import Run, read_json
+from rlhf.ui import empty_state, example_id, is_active, note, policy_folder, ppo_settings, shown_run
 from rlhf.ui.live import HEAD
 
 
@@ -106,18 +106,6 @@ class Voice:
     label: str
 
 
-def policy_folder(run: Run) -> Path | None:
-    """Where a run keeps its finished PPO model."""
-    kind = run.status().get("kind")
-    folder = {"demo": run.path / "ppo" / "model", "ppo": run.path / "model"}.get(kind)
-    return folder if folder and (folder / "config.json").exists() else None
-
-
-def _settings(run: Run) -> dict:
-    """The settings of a run's PPO part."""
-    return {**run.config(), **Run(run.path / "ppo").config()}
-
-
 def _stamp(folder: Path) -> int:
     """Changes when a model in this folder is written anew."""
     weights = folder / "model.safetensors"
@@ -151,13 +139,13 @@ def load(role: str, source: str, folder: Path | None = None) -> tuple[object, ob
 
 def base_name(run: Run) -> str:
     """What the model that PPO started from is called: a folder by its last name, all else as it was given."""
-    name = str(_settings(run).get("model_name_or_path") or EVERYDAY)
+    name = str(ppo_settings(run).get("model_name_or_path") or EVERYDAY)
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def base_voice(run: Run) -> Voice:
     """The model that PPO started from."""
-    name = _settings(run).get("model_name_or_path") or EVERYDAY
+    name = ppo_settings(run).get("model_name_or_path") or EVERYDAY
     model, tokenizer, print_ = load("policy", name, config.ASSETS / "base" if name == EVERYDAY else None)
     return Voice(model, tokenizer, f"{base_name(run)}, before PPO · weights {print_}")
 
@@ -179,7 +167,7 @@ def ppo_voice(run: Run) -> Voice:
 def judge_of(run: Run) -> tuple[object, object] | None:
     """The reward model that PPO was trained against."""
     own = run.path / "reward" / "model"
-    source = str(own) if (own / "config.json").exists() else _settings(run).get("reward_model_path")
+    source = str(own) if (own / "config.json").exists() else ppo_settings(run).get("reward_model_path")
     return load("reward", source)[:2] if source else None
 
 
@@ -187,7 +175,7 @@ def absent(run: Run | None) -> str:
     """Why there is nobody to talk to, and what to do."""
     if run is None:
         return "There is no model to talk to yet: start a run in the Train tab."
-    if run.status().get("kind") in ("reward", "compare") or not is_active(run):
+    if run.status().get("kind") in ("reward", "compare", "sweep") or not is_active(run):
         return "This run holds no PPO model: choose another run above, or train PPO in the Train tab."
     return "This run's PPO model can be talked to as soon as it is trained."
 
@@ -264,9 +252,8 @@ def tally(turns: list[dict]) -> str:
 
 def scale_of(run: Run) -> tuple[float, float]:
     """Ends of the score bars: the quartiles of the compared answers, with room to both sides."""
-    from rlhf.ui.scores import read_summary
 
-    compared = read_summary(run).get("splits", {}).get("test", {}).get("models", {}).values()
+    compared = read_json(run.path / "summary.json").get("splits", {}).get("test", {}).get("models", {}).values()
     if not compared:
         return NO_SCALE
     spread = max(model["std"] for model in compared)

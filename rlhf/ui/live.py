@@ -24,7 +24,7 @@ from rlhf.runs import ACTIVE, Run, find_run
 
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 CHART_HEIGHT = 420
-PHASES = {"reward": "Reward model", "ppo": "PPO", "compare": "Comparison"}
+PHASES = {"reward": "Reward model", "ppo": "PPO", "compare": "Comparison", "sweep": "Sweep"}
 FIRST_ROWS, LAST_ROWS = 3, 8
 """How many logged lines the verdict averages over at the beginning and at the end."""
 
@@ -463,7 +463,7 @@ def _stages(run: Run) -> dict[str, Run]:
     kind, stages = run.status().get("kind"), parts_of(run)
     if kind == "demo":
         stages["compare"] = Run(run.path / "compare")
-    return {"compare": run} if kind == "compare" else stages
+    return {kind: run} if kind in ("compare", "sweep") else stages
 
 
 def _clock(run: Run, ppo_rows: list[dict]) -> dict:
@@ -539,6 +539,11 @@ def verdict(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
         return _ppo_verdict(rows["ppo"], state in ACTIVE)
     if rows.get("reward"):
         return _reward_verdict(rows["reward"], state in ACTIVE)
+    if status.get("kind") in ("compare", "sweep") and status.get("step", 0) + (state == "finished"):
+        return {
+            "tone": "none",
+            "text": f"{message}." if state in ACTIVE else "Done: the Scores tab shows what it found.",
+        }
     if state in ACTIVE:
         return {"tone": "none", "text": "Getting ready: the models are being loaded."}
     return {"tone": "none", "text": "This run has logged no training."}

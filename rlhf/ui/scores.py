@@ -14,17 +14,23 @@ from rlhf.comparison import read_rows
 from rlhf.runs import Run, read_json
 from rlhf.stats import Interval, Overoptimization, Paired, ReliabilityBin, paired
 from rlhf.ui import empty_state, example_id, is_active, shown_run
-from rlhf.ui.live import HEAD, figure_view
+from rlhf.ui.comparison_form import ComparisonForm
+from rlhf.ui.live import HEAD, figure_view, live_run
 
 
 MEASURES = {"score": "Reward model's score", "gold": "Rubric (gold score)"}
-SPLITS = {"test": "Test questions", "unseen": "Unseen topics"}
+SPLITS = {"test": "Test questions", "unseen": "Unseen topics", "own": "Your own questions"}
 GLOSS = {
     "score": "The reward model's score is what PPO was trained to raise.",
     "gold": "The rubric is the hand-written scorer of the embedded world, from 0 to 1; training never sees it.",
     "test": "Test questions: same topics as in training, other questions.",
     "unseen": "Unseen topics: neither reward training nor PPO has met them.",
+    "own": "Your own questions: the rubric of the embedded world does not know them.",
 }
+ASKED = {"test": "unseen questions", "unseen": "questions about unseen topics", "own": "questions of your own"}
+"""Splits, as a sentence calls them."""
+COMPARING = ("compare", "sweep")
+"""Kinds of runs that are there for a comparison: their progress is shown where the scores will be."""
 FIGURE_HEIGHT = 380
 SMALL_HEIGHT = 320
 
@@ -113,25 +119,24 @@ class Question:
         return [row[measure] for row in self.base], [row[measure] for row in self.other]
 
 
-def read_summary(run: Run) -> dict:
-    """The comparison's numbers; empty when there is none."""
-    return read_json(run.path / "summary.json")
-
-
-def others(run: Run) -> list[str]:
-    """The models that were compared with the base."""
-    return list(read_summary(run).get("splits", {}).get("test", {}).get("against_base", {}))
+def comparison_of(run: Run | None) -> Path | None:
+    """The folder of a run's finished comparison, a sweep's or its own; None if there is none."""
+    for folder in (run.path, run.path / "compare") if run else ():
+        if (folder / "scores.csv").exists() and (folder / "summary.json").exists():
+            return folder
+    return None
 
 
 def said_name(model: str) -> str:
     """A model as a sentence calls it."""
-    return "PPO" if model == "ppo" else model
+    name, _, seed = model.partition("-seed-")
+    return ("PPO" if name == "ppo" else name) + (f", seed {seed}" if seed else "")
 
 
-def read_questions(run: Run, split: str, measure: str, other: str) -> list[Question]:
+def read_questions(folder: Path, split: str, measure: str, other: str) -> list[Question]:
     """The questions of one split whose answers, of the base and of one other model, carry this score."""
     sides: dict[str, dict[str, list]] = {}
-    for row in read_rows(run.path / "scores.csv"):
+    for row in read_rows(folder / "scores.csv"):
         if row["split"] == split and row["model"] in ("base", other) and row[measure] is not None:
             sides.setdefault(row["prompt"], {}).setdefault(row["model"], []).append(row)
     return [Question(both["base"], both[other]) for both in sides.values() if len(both) == 2]
@@ -145,12 +150,12 @@ def compare(questions: list[Question], measure: str) -> Paired:
 
 def sentence(found: Paired, measure: str, split: str, name: str) -> str:
     """Is the difference real? Answered in words that a pupil understands."""
-    which = "unseen questions" if split == "test" else "questions about unseen topics"
     by = "the rubric" if measure == "gold" else "the reward model"
     wins, gain = found.win_rate, found.gain
+    low, high = 100 * wins.low, 100 * wins.high
     return (
-        f"On {found.n} {which} {name} scored higher {100 * wins.value:.0f} times in 100 (a tie is half a time); "
-        f"chance would be 50, and we are 95 % sure that it is between {100 * wins.low:.0f} and {100 * wins.high:.0f}. "
+        f"On {found.n} {ASKED[split]} {name} scored higher {100 * wins.value:.0f} times in 100 (a tie is half a "
+        f"time); chance would be 50, and we are 95 % sure that it is between {low:.0f} and {high:.0f}. "
         f"By {by}, its answers are {abs(gain.value):.2f} {'better' if gain.value >= 0 else 'worse'} on average "
         f"(95 % interval {_signed(gain.low)} to {_signed(gain.high)})."
     )
@@ -202,21 +207,19 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], caption: str) -> 
     return f'<table class="averages"><caption>{escape(caption)}</caption>{line(head, "th")}{body}</table>'
 
 
-def csv_copy(run: Run) -> str | None:
+def csv_copy(run: Run) -> str:
     """A copy of a run's scores.csv to download: the page serves no file of a run itself."""
-    source = run.path / "scores.csv"
-    if not source.exists():
-        return None
     target = Path(tempfile.mkdtemp(prefix="rlhf-scores-")) / f"{run.id}-scores.csv"
-    return str(shutil.copyfile(source, target))
+    return str(shutil.copyfile(comparison_of(run) / "scores.csv", target))
 
 
 def missing(run: Run | None) -> str:
-    """What will be here, and what makes it so."""
+    """What will be here, and what makes it so; nothing where the progress of a comparison says it."""
     if run is None:
         return "Here both models will be compared on the same unseen questions: start a run in the Train tab."
     if is_active(run):
-        return "Both models are compared when the training is done; the scores will appear here by themselves."
+        both = "Both models are compared when the training is done; the scores will appear here by themselves."
+        return "" if run.status().get("kind") in COMPARING else both
     return "This run compared no models: “Reward model, then PPO” in the Train tab ends with a comparison."
 
 
@@ -225,18 +228,19 @@ class ScoresTab:
 
     def __init__(self) -> None:
         self.empty = gr.HTML(apply_default_css=False)
+        self.progress = live_run(value=None, visible=False, elem_id="comparing")
         self.example = gr.Button("Show the example run", visible=False, scale=0, elem_classes="offer")
-        with gr.Column(visible=False, elem_classes="scores") as self.body:
+        with gr.Column(visible=False, elem_classes="scores") as self.head:
             self.sentence = gr.HTML(apply_default_css=False)
             with gr.Row(elem_classes="switches"):
                 self.other = gr.Radio([], label="Model", container=False, visible=False)
                 self.measure = gr.Radio(
                     [(label, name) for name, label in MEASURES.items()], value="score", label="Judge", container=False
                 )
-                self.split = gr.Radio(
-                    [(label, name) for name, label in SPLITS.items()], value="test", label="Questions", container=False
-                )
+                self.split = gr.Radio([], label="Questions", container=False)
                 self.download = gr.DownloadButton("Download CSV", size="sm", scale=0, min_width=150)
+        self.form = ComparisonForm()
+        with gr.Column(visible=False, elem_classes="scores") as self.body:
             with gr.Row(elem_classes="numbers"):
                 self.figure = figure_view(FIGURE_HEIGHT, value=None, scale=3, min_width=320, elem_id="distributions")
                 self.table = gr.HTML(scale=2, min_width=300, apply_default_css=False)
@@ -251,15 +255,16 @@ class ScoresTab:
                 self.too_far = figure_view(
                     SMALL_HEIGHT + 60, value=None, min_width=320, elem_id="sweep", visible=False
                 )
+            self.mistakes = gr.HTML(apply_default_css=False, elem_id="mistakes")
             self.pairs = pair_table(value=None, elem_id="pairs")
         pictures = [self.figure, self.table, self.differences, self.lengths]
-        pictures += [self.frontier, self.honesty, self.too_far]
-        self._view = [self.empty, self.body, self.sentence, *pictures, self.pairs]
+        pictures += [self.frontier, self.honesty, self.too_far, self.mistakes]
+        self._view = [self.empty, self.head, self.body, self.sentence, *pictures, self.pairs]
         self._switches = [self.measure, self.split, self.other]
-        self.outputs = [*self._view, self.example, self.download, *self._switches]
+        self.outputs = [*self._view, self.example, self.download, *self._switches, self.progress, self.form.models]
 
-    def wire(self, picker: gr.Dropdown) -> None:
-        """Connect the switches and the download."""
+    def wire(self, picker: gr.Dropdown, visitor: gr.BrowserState) -> None:
+        """Connect the switches and the form."""
         gr.on(
             [switch.input for switch in self._switches],
             view,
@@ -269,41 +274,49 @@ class ScoresTab:
             api_visibility="private",
             trigger_mode="always_last",
         )
+        self.form.wire(picker, visitor)
 
     def show(self, run_id: str | None) -> tuple:
         """The values of `outputs` for this run."""
         run = shown_run(run_id)
-        there = run is not None and (run.path / "scores.csv").exists()
-        models = others(run) if there else []
+        folder = comparison_of(run)
+        splits = read_json(folder / "summary.json")["splits"] if folder else {}
+        split = next(iter(splits), "test")
+        models = list(splits[split]["against_base"]) if splits else []
         first = models[0] if models else None
+        waits = is_active(run) and run.status().get("kind") in COMPARING
         # Data from outside the embedded world has no rubric, so the switch goes back to the score every run has.
         return (
-            *view(run_id, "score", "test", first),
-            gr.Button(visible=not there and bool(example_id()) and run_id != example_id()),
-            gr.DownloadButton(value=csv_copy(run) if there else None),
-            gr.Radio(value="score"),
-            gr.Radio(value="test"),
+            *view(run_id, "score", split, first),
+            gr.Button(visible=not folder and not waits and bool(example_id()) and run_id != example_id()),
+            gr.DownloadButton(value=csv_copy(run) if folder else None),
+            gr.Radio(value="score", visible=any(found["against_base"][first]["gold"] for found in splits.values())),
+            gr.Radio([(SPLITS[name], name) for name in splits], value=split, visible=len(splits) > 1),
             gr.Radio([(said_name(name), name) for name in models], value=first, visible=len(models) > 1),
+            gr.HTML(value=run_id if waits else None, visible=waits),
+            self.form.choices(run_id),
         )
 
 
 def view(run_id: str | None, measure: str, split: str, other: str | None) -> tuple:
-    """Empty note, body, sentence, figures, table and pairs for a run, a judge, a set of questions and a model."""
+    """Empty note, head, body, sentence, figures, tables and pairs, for what the switches say."""
     run = shown_run(run_id)
-    nothing = (None, "", None, None, *[gr.HTML(value=None, visible=False)] * 3, None)
-    if run is None or other is None or not (run.path / "scores.csv").exists():
-        return empty_state(missing(run)), gr.Column(visible=False), "", *nothing
-    questions = read_questions(run, split, measure, other)
+    folder = comparison_of(run)
+    nothing = (None, "", None, None, *[gr.HTML(value=None, visible=False)] * 3, "", None)
+    if folder is None or other is None:
+        hidden = gr.Column(visible=False)
+        return empty_state(missing(run)), hidden, hidden, "", *nothing
+    questions = read_questions(folder, split, measure, other)
     if len(questions) < 2:
         lack = (
-            "There is no rubric for this data; it belongs to the embedded world."
+            "There is no rubric for these questions; it belongs to the embedded world."
             if measure == "gold"
             else ("No question of this kind was compared in this run.")
         )
-        return "", gr.Column(visible=True), _headline(lack, measure, split), *nothing
-    summary, name = read_summary(run), said_name(other)
-    found = compare(questions, measure)
-    cautions = summary["splits"][split]["against_base"][other]["cautions"]
+        return "", gr.Column(visible=True), gr.Column(visible=False), _headline(lack, measure, split), *nothing
+    summary, name = read_json(folder / "summary.json"), said_name(other)
+    found, of_split = compare(questions, measure), summary["splits"][split]
+    said = [sentence(found, measure, split, name), *seeds_sentence(of_split, measure, other)]
     base, scores = ([value for values in side for value in values] for side in _sides(questions, measure))
     base_tokens, tokens = ([value for values in side for value in values] for side in _sides(questions, "tokens"))
     gains = [float(np.mean(after) - np.mean(before)) for before, after in (q.values(measure) for q in questions)]
@@ -314,18 +327,54 @@ def view(run_id: str | None, measure: str, split: str, other: str | None) -> tup
         score_figures.length_scatter(base_tokens, base, tokens, scores, what, name, SMALL_HEIGHT),
     )
     distributions, differences, lengths = (figure.to_plotly_json() for figure in shown)
+    judge = summary.get("reward_model") or {}
     return (
         "",
         gr.Column(visible=True),
-        _headline(sentence(found, measure, split, name), measure, split, cautions),
+        gr.Column(visible=True),
+        _headline(" ".join(said), measure, split, of_split["against_base"][other]["cautions"]),
         distributions,
         averages(questions, measure, split, other, summary),
         differences,
         lengths,
-        _frontier(summary["splits"][split]),
-        _honesty(summary.get("reward_model") or {}),
-        _too_far(read_json(run.path / "sweep" / "sweep.json")),
+        _frontier(of_split),
+        _honesty(judge),
+        _too_far(read_json(run.path / "sweep.json") or read_json(run.path / "sweep" / "sweep.json")),
+        worst_pairs(judge.get("worst", [])),
         _table_value(questions, measure, other),
+    )
+
+
+def seeds_sentence(found: dict, measure: str, other: str) -> list[str]:
+    """What the same training gained with other seeds, if it was repeated."""
+    for name, seeds in found.get("seeds", {}).items():
+        if other in seeds["models"] and seeds[measure]:
+            gains = [found["against_base"][model][measure]["gain"]["value"] for model in seeds["models"]]
+            mean = seeds[measure]
+            return [
+                f"Trained {len(gains)} times with other seeds, {said_name(name)} gained "
+                f"{', '.join(map(_signed, gains))}: {_signed(mean['value'])} on average (95 % interval over seeds "
+                f"{_signed(mean['ci_low'])} to {_signed(mean['ci_high'])})."
+            ]
+    return []
+
+
+def worst_pairs(worst: list[dict]) -> str:
+    """The pairs on which the reward model contradicts people most, as HTML; empty if there are none."""
+    if not worst:
+        return ""
+    shown = []
+    for pair in worst:
+        margin = figures.minus(f"{pair['margin']:.1f}")
+        shown.append(
+            f"<article><h4>{escape(pair['prompt'])}<span>{margin}</span></h4>"
+            f"<p><b>People preferred</b> {escape(pair['chosen'])}</p>"
+            f"<p><b>It preferred</b> {escape(pair['rejected'])}</p></article>"
+        )
+    return (
+        '<details class="mistakes"><summary>Where the reward model is most wrong</summary>'
+        '<p class="gloss">Unseen pairs with the most negative margin, the score of the answer that people preferred '
+        f"less that of the other. Some are its mistakes, some are the labels’.</p>{''.join(shown)}</details>"
     )
 
 

@@ -9,17 +9,29 @@ import gradio as gr
 from gradio.components import Component
 
 from rlhf import jobs, limits
-from rlhf.config import BadInput, DemoArguments, PPOArguments, RewardArguments, build, field_docs
+from rlhf.config import (
+    BadInput,
+    DemoArguments,
+    PPOArguments,
+    RewardArguments,
+    SweepArguments,
+    build,
+    default_of,
+    field_docs,
+)
 from rlhf.runs import VOLUME, list_runs, runs_root
 from rlhf.ui import KIND_NAMES, example_id, is_active, note, run_choices, run_label, shown_run
 from rlhf.ui.live import live_run
 
 
-CONFIGS = {"demo": DemoArguments, "reward": RewardArguments, "ppo": PPOArguments}
+CONFIGS = {"demo": DemoArguments, "reward": RewardArguments, "ppo": PPOArguments, "sweep": SweepArguments}
+ON_A_REWARD_MODEL = ("ppo", "sweep")
+"""Kinds of runs that need a reward model that is there already."""
 FRONT = {
     "demo": {"total_episodes": "Episodes", "kl_coef": "KL coefficient", "learning_rate": "Learning rate of PPO"},
     "reward": {"num_train_epochs": "Epochs", "learning_rate": "Learning rate"},
     "ppo": {"total_episodes": "Episodes", "kl_coef": "KL coefficient", "learning_rate": "Learning rate"},
+    "sweep": {"kl_coefs": "KL coefficients", "total_episodes": "Episodes of each", "seeds": "Seeds of each"},
 }
 """The knobs a class turns, and what they are called; all other fields lie under Advanced. Seed is in every form."""
 ELSEWHERE = {"output_dir", "resume_from_checkpoint", "reward_model_path"}
@@ -61,7 +73,9 @@ class Form:
         if typing.get_origin(hint) is typing.Literal:
             return gr.Dropdown(list(typing.get_args(hint)), value=field.default, **about)
         # Text, so that 3e-4 can be typed as people write it; `build` reads it, or says in one sentence why it cannot.
-        text = "" if field.default is None else f"{field.default:g}" if hint is float else str(field.default)
+        default = default_of(field)
+        text = "" if default is None else f"{default:g}" if hint is float else str(default)
+        text = " ".join(default) if isinstance(default, list) else text
         return gr.Textbox(text, max_lines=1, **about)
 
     def settings(self, values: dict[Component, object], **given: object) -> dict[str, object]:
@@ -75,7 +89,7 @@ class Form:
         return {
             field.name: getattr(config, field.name)
             for field in dataclasses.fields(config)
-            if getattr(config, field.name) != field.default
+            if getattr(config, field.name) != default_of(field)
         }
 
 
@@ -130,7 +144,7 @@ class TrainTab:
     def _start(self, values: dict[Component, object]) -> tuple:
         kind = values[self.mode]
         try:
-            given = {"reward_model_path": _reward_path(values[self.reward_run])} if kind == "ppo" else {}
+            given = {"reward_model_path": _reward_path(values[self.reward_run])} if kind in ON_A_REWARD_MODEL else {}
             settings = self.forms[kind].settings(values, **given)
             run = jobs.launch(kind, settings, visitor=values[self.visitor])
         except BadInput as error:
@@ -146,7 +160,7 @@ class TrainTab:
 
 def _switch(kind: str) -> list:
     """Show the chosen kind's knobs, and the choice of reward model where one is needed."""
-    return [gr.Column(visible=other == kind) for other in CONFIGS] + [gr.Dropdown(visible=kind == "ppo")]
+    return [gr.Column(visible=other == kind) for other in CONFIGS] + [gr.Dropdown(visible=kind in ON_A_REWARD_MODEL)]
 
 
 def reward_runs() -> list[tuple[str, str]]:

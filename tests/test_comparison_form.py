@@ -1,0 +1,77 @@
+"""The form that compares models from the page: what it refuses, and one comparison that really runs."""
+
+import time
+
+import pytest
+
+from rlhf import runs
+from rlhf.ui import comparison_form, scores
+from rlhf.ui.comparison_form import _read_upload, _start
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path / "runs"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("empty.txt", "", "empty.txt holds no question"),
+        ("empty.csv", "", "empty.csv holds no question"),
+        ("one.txt", "How?\nHow?\n", "one.txt holds one question"),
+        ("other.csv", "question\nHow?\n", "other.csv has no column prompt"),
+        ("broken.jsonl", '{"prompt": ', "could not be read"),
+        ("long.txt", "How?\n" + "a" * 3000, "more than 2,000 characters"),
+    ],
+)
+def test_an_upload_that_holds_no_questions_is_answered_with_a_sentence(root, name, text, message):
+    (root / name).write_text(text)
+    _, note = _read_upload(str(root / name))
+    assert message in note and note.count("<p") == 1
+
+
+def test_questions_of_a_file_are_shown_once_each_before_they_are_asked(root):
+    (root / "own.csv").write_text('prompt,more\n"Why, then?",1\nHow?,2\n"Why, then?",3\n')
+    assert _read_upload(str(root / "own.csv")) == ("Why, then?\nHow?", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (([], "", "4", "1"), "Choose a trained model"),
+        ((["best-of-4"], "", "4", "1"), "Choose a trained model"),
+        ((["../../etc"], "", "4", "1"), "Choose a trained model"),
+        ((["example"], "Just one?", "4", "1"), "One question compares nothing"),
+        ((["example"], "", "many", "1"), "samples must be a whole number"),
+        ((["example"], "", "4", "0"), "seeds must be at least 1"),
+        ((["example"], "\n".join(map(str, range(501))), "4", "1"), "501 questions"),
+    ],
+)
+def test_what_cannot_be_compared_starts_nothing(root, given, message):
+    _, note, _ = _start(*given, "")
+    assert message in note
+    assert list(runs.list_runs()) == []
+
+
+def test_own_questions_are_put_to_the_models_and_the_scores_shown(root):
+    _, note, run_id = _start(["example", "best-of-4"], " How do I get wine out of a carpet?\n\nWhy?", "2", "1", "")
+    assert note == ""
+    run, deadline = runs.find_run(run_id), time.time() + 180
+    while run.status()["state"] in runs.ACTIVE and time.time() < deadline:
+        time.sleep(0.5)
+    assert run.status()["state"] == "finished", run.status()
+    rows = scores.read_questions(run.path, "own", "score", "ppo")
+    assert [question.base[0]["prompt"] for question in rows] == ["How do I get wine out of a carpet?", "Why?"]
+    assert all(len(question.base) == len(question.other) == 2 for question in rows)
+    _, _, _, headline, distributions, *_ = scores.view(run_id, "score", "own", "best-of-4")
+    assert "On 2 questions of your own best-of-4 scored higher" in headline and "too few" in headline
+    assert distributions["data"]
+    *_, lack, nothing = scores.view(run_id, "gold", "own", "ppo")[:5]
+    assert "no rubric for these questions" in lack and nothing is None
+
+
+def test_models_are_offered_with_the_shown_one_chosen(root):
+    offered = comparison_form.ComparisonForm.choices(None, "example")
+    assert offered.value == ["example"] and "best-of-16" in [name for _, name in offered.choices]
