@@ -252,7 +252,9 @@ def test_a_space_writes_into_its_one_folder_and_asks_nothing_of_the_network(spac
 
 @pytest.mark.skipif(not os.environ.get("RLHF_SLOW"), reason="takes minutes: RLHF_SLOW=1")
 def test_a_clean_environment_from_the_requirements_serves_the_page(tmp_path):
-    python = shutil.which("python" + front_matter()["python_version"]) or sys.executable
+    python = "python" + front_matter()["python_version"]
+    if shutil.which(python) is None or subprocess.run([python, "-V"]).returncode:
+        python = sys.executable
     subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
     clean = tmp_path / "venv" / "bin" / "python"
     gradio = f"gradio=={front_matter()['sdk_version']}"
