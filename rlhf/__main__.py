@@ -29,7 +29,7 @@ COMMANDS = {
     "ppo": (PPOArguments, "train a policy with PPO against a reward model"),
     "compare": (CompareArguments, "compare any number of models on the same test prompts"),
     "sweep": (SweepArguments, "PPO at several prices of KL, all checkpoints compared: how far is too far"),
-    "bench": (BenchArguments, "measure the speed of PPO, by itself or against TRL 1.12"),
+    "bench": (BenchArguments, "measure the speed of PPO, by itself or against TRL 1.12, or of a comparison"),
     "pretrain": (PretrainConfig, "make the embedded base model again"),
     "preferences": (PreferencesConfig, "make the embedded preference pairs again"),
 }
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     for name, (config, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == "bench":
-            command.add_argument("what", choices=["ppo"], help="what to measure")
+            command.add_argument("what", choices=["ppo", "compare"], help="what to measure")
         command.add_argument("--config", metavar="FILE", help="YAML file with settings; flags take precedence")
         docs = field_docs(config)
         for field in dataclasses.fields(config):
@@ -186,12 +186,12 @@ def run_command(name: str, given: dict[str, object]) -> None:
         run = Path(given["run"])
         print(write_report(run, Path(given["output_file"]), Path(given["sweep"] or run / "sweep")))
         return
-    given.pop("what", None)
+    what = given.pop("what", None)
     config = build(COMMANDS[name][0], settings(given))
     if name == "bench":
-        from rlhf.bench import bench
+        from rlhf.bench import bench, bench_compare
 
-        bench(config)
+        (bench_compare if what == "compare" else bench)(config)
         return
     if name in ("pretrain", "preferences"):
         from rlhf import pretrain

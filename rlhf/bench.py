@@ -409,6 +409,30 @@ def bench(args: BenchArguments) -> dict:
     return report
 
 
+def bench_compare(args: BenchArguments) -> dict:
+    """Measure how much faster the comparison is in batches than one prompt at a time; prints and returns it."""
+    from rlhf import evaluate, models
+    from rlhf.data import load_prompts
+
+    policy, tokenizer = models.load_policy(args.model_name_or_path)
+    reward_model, _ = models.load_reward_model(args.reward_model_path or str(ASSETS / "example"))
+    judge = evaluate.Judge(tokenizer, reward_model, args.response_length, PPOArguments.temperature)
+    prompts = {"test": load_prompts(args.dataset_name, "test")[: 2 * args.batch_size]}
+    contenders = [evaluate.Contender("base", lambda: policy)]
+    speeds: dict[int, list[float]] = {args.batch_size: [], 1: []}
+    for turn in range(args.rounds):
+        for batch, found in speeds.items():
+            began = time.perf_counter()
+            rows = evaluate.compare(contenders, judge, prompts, samples=1, seed=args.seed + turn, batch=batch)
+            found.append(sum(map(len, rows)) / (time.perf_counter() - began))
+            say(f"Round {turn + 1} of {args.rounds}, {batch} at a time: {found[-1]:.1f} responses a second")
+    in_turn = [fast / slow for fast, slow in zip(*speeds.values(), strict=True)]
+    medians = {f"{batch}_at_a_time": statistics.median(found) for batch, found in speeds.items()}
+    report = {"machine": machine(), "medians": medians, "ratios": {"responses_per_second": statistics.median(in_turn)}}
+    say(f"{report['machine']}\nratio responses_per_second {report['ratios']['responses_per_second']:.3g}")
+    return report
+
+
 def _shipped(args: BenchArguments, task: dict, trl: dict) -> dict:
     """Our shipped defaults, until the score that TRL ended with is reached, on prompts and lengths as TRL's."""
     job = _job(args, task, "ours", trl["seed"])

@@ -356,8 +356,8 @@ def sweep(args: SweepArguments) -> dict:
             ppo(args.ppo_arguments(kl_coef, seed, run.path / name))
             if run.stop_requested():
                 raise Stopped
-            for folder in (run.path / name / "checkpoints").glob("checkpoint-*"):
-                step = int(folder.name.split("-")[1])
+            made = (run.path / name / "checkpoints").glob("checkpoint-*")
+            for step, folder in sorted((int(folder.name.split("-")[1]), folder) for folder in made):
                 point = {"kl_coef": kl_coef, "seed": seed, "episodes": step * args.batch_size, "path": str(folder)}
                 points[f"{name}-{step}"] = point
         run.set_status(step=len(runs), message="Comparison of all checkpoints")

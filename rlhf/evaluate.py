@@ -122,6 +122,7 @@ def compare(
     samples: int,
     seed: int,
     gold: GoldScorer | None = None,
+    batch: int = BATCH,
 ) -> Iterator[list[dict]]:
     """Rows of `scores.csv`, one model's answers to some prompts at a time; the first contender is the base.
 
@@ -131,7 +132,7 @@ def compare(
     base = contenders[0].load()
     for number, contender in enumerate(contenders):
         model = contender.load() if number else base
-        at_once = max(1, BATCH // (samples * contender.best_of))
+        at_once = max(1, batch // (samples * contender.best_of))
         for split_number, (split, asked) in enumerate(prompts.items()):
             generator = torch.Generator().manual_seed((seed * 1000 + split_number) * 1000 + number)
             for start in range(0, len(asked), at_once):

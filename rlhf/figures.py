@@ -370,7 +370,13 @@ def distributions(
         barmode="overlay",
         bargap=0,
         hovermode="closest",
-        yaxis={"domain": [0.66, 0.98], "fixedrange": True, "tickfont": {"size": 13}, "autorange": "reversed"},
+        yaxis={
+            "domain": [0.66, 0.98],
+            "fixedrange": True,
+            "tickfont": {"size": 13},
+            "autorange": "reversed",
+            "automargin": True,
+        },
         yaxis2={
             "domain": [0, 0.58],
             "gridcolor": GRID,
@@ -387,7 +393,7 @@ def distributions(
 def _box(figure: go.Figure, label: str, values: Sequence[float], color: str) -> None:
     figure.add_box(
         x=list(values),
-        y=[label] * len(values),
+        y=[label.replace(", ", "<br>")] * len(values),
         orientation="h",
         name=label,
         boxmean=True,

@@ -179,6 +179,7 @@ def _text(run: Run, summary: dict, rows: list[dict], sweep: dict) -> str:
                 _reward_section(summary["reward_model"]),
                 _ppo_section(run),
                 _comparison(summary),
+                *(_seeds(summary["splits"]["test"], name) for name in summary["splits"]["test"]["seeds"]),
                 _examples(rows),
                 *([_sweep_section(sweep)] if sweep else []),
                 _sizes(summary),
@@ -194,7 +195,8 @@ def _setup(run: Run, summary: dict) -> str:
     config, base = run.config(), summary["splits"]["test"]["models"]["base"]
     versions = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
     return f"""Written by `python -m rlhf report` from the files of one run of
-`python -m rlhf demo --seed {config["seed"]}`. Every number below is read from that run's directory.
+`python -m rlhf demo --seed {config["seed"]} --seeds {config["seeds"]}`. Every number
+below is read from that run's directory.
 
 ## Setup
 
@@ -300,6 +302,25 @@ def _comparison(summary: dict) -> str:
 {_length_sentence(against["length"])}{cautions}"""
 
 
+def _seeds(found: dict, name: str) -> str:
+    seeds, against = found["seeds"][name], found["against_base"]
+    rows = "\n".join(
+        f"| {model} | {_interval(found['models'][model]['kl'])} | "
+        f"{_interval(against[model]['score']['gain'], signed=True)} | "
+        f"{_interval(against[model]['gold']['gain'], signed=True)} |"
+        for model in seeds["models"]
+    )
+    return f"""### The same training with other seeds
+
+PPO was run {len(seeds["models"])} times, against the one reward model. The intervals of a run are over prompts, that
+of the mean is Student's t over runs.
+
+| run | KL, nats | gain in score | gain in rubric |
+|---|---|---|---|
+{rows}
+| mean | | {_interval(seeds["score"], signed=True)} | {_interval(seeds["gold"], signed=True)} |"""
+
+
 def _paired_rows(name: str, found: dict) -> str:
     return f"""| gain in {name} | {_interval(found["gain"], signed=True)} |
 | sign-flip p of that gain (10,000 flips show 2e-4 at the least) | {found["p"]:.1e} |
@@ -393,13 +414,17 @@ reward model that cannot be told from chance |
 
 
 def _cost(summary: dict, cpus: int) -> str:
-    seconds = summary["seconds"]
+    seconds, seeds = summary["seconds"], summary["splits"]["test"]["seeds"]
+    again = sum(len(of_model["models"]) - 1 for of_model in seeds.values())
+    also = f" with {again} more trainings of PPO" if again else ""
+    one = "- One training seed: the intervals cover the choice of prompts and of samples, not of seeds."
+    few = "- One reward model, and few seeds of PPO: their spread is known roughly."
     return f"""## Cost and limits
 
-Reward model {seconds["reward"]:.0f} s, PPO {seconds["ppo"]:.0f} s, comparison {seconds["compare"]:.0f} s, in all
+Reward model {seconds["reward"]:.0f} s, PPO {seconds["ppo"]:.0f} s, comparison{also} {seconds["compare"]:.0f} s, in all
 {seconds["total"]:.0f} s on {cpus} CPU cores.
 
-- One training seed: the intervals cover the choice of prompts and of samples, not of seeds.
+{few if again else one}
 - The annotators are simulated and the world is small. What is shown here is how the method behaves, not how good a
   large model becomes.
 - The score is what PPO was trained to raise, so its rise alone proves little; the rubric, which training never saw, is

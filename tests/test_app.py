@@ -15,13 +15,15 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from rlhf import comparison, jobs, runs
-from rlhf.config import DemoArguments
+from rlhf.config import BadInput, DemoArguments
 from rlhf.everyday import prompt_splits
 from rlhf.runs import Run
 from rlhf.ui import chat, live, scores
+from rlhf.ui.train import Form
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,6 +150,17 @@ def test_fields_of_the_settings_make_the_form(root):
     assert {"Episodes", "KL coefficient", "Seed", "num prompts", "reward learning rate"} <= labels
     assert "output dir" not in labels
     assert DemoArguments().total_episodes == 10_240
+
+
+def test_several_prices_of_kl_are_read_from_one_line(root):
+    with gr.Blocks():
+        form = Form("sweep")
+    values = {knob: knob.value for knob in form.knobs.values()}
+    assert form.settings(values, reward_model_path="x") == {"reward_model_path": "x"}
+    settings = form.settings(values | {form.knobs["kl_coefs"]: "0 0.1"}, reward_model_path="x")
+    assert settings == {"reward_model_path": "x", "kl_coefs": ["0", "0.1"]}
+    with pytest.raises(BadInput, match="kl_coefs must be a number"):
+        form.settings(values | {form.knobs["kl_coefs"]: "0, much"}, reward_model_path="x")
 
 
 def test_page_comes_up_in_ten_seconds_and_without_training_code(tmp_path):

@@ -150,6 +150,13 @@ def test_a_run_writes_nothing_outside_its_directory(shared, rlhf, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_the_benchmark_of_a_comparison_prints_how_much_batches_gain(rlhf):
+    done = rlhf("bench", "compare", "--rounds", 1, "--batch_size", 4, "--response_length", 6)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "4 at a time" in done.stdout and "1 at a time" in done.stdout
+    assert float(done.stdout.split("ratio responses_per_second ")[1]) > 0
+
+
 def test_the_benchmark_prints_its_medians_and_writes_its_numbers(rlhf, tmp_path):
     small = ("--rounds", 1, "--total_episodes", 24, "--batch_size", 8, "--micro_batch_size", 8)
     done = rlhf("bench", "ppo", *small, "--response_length", 6, "--json", "bench.json", "--use_cpu", "true")

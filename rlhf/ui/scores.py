@@ -31,6 +31,8 @@ ASKED = {"test": "unseen questions", "unseen": "questions about unseen topics", 
 """Splits, as a sentence calls them."""
 COMPARING = ("compare", "sweep")
 """Kinds of runs that are there for a comparison: their progress is shown where the scores will be."""
+MAPPED = 12
+"""Models at most whose names can stand in one figure."""
 FIGURE_HEIGHT = 380
 SMALL_HEIGHT = 320
 
@@ -130,7 +132,8 @@ def comparison_of(run: Run | None) -> Path | None:
 def said_name(model: str) -> str:
     """A model as a sentence calls it."""
     name, _, seed = model.partition("-seed-")
-    return ("PPO" if name == "ppo" else name) + (f", seed {seed}" if seed else "")
+    name = "PPO" if name == "ppo" else name.replace("kl_coef-", "kl_coef ")
+    return name + (f", seed {seed.replace('-', ', update ')}" if seed else "")
 
 
 def read_questions(folder: Path, split: str, measure: str, other: str) -> list[Question]:
@@ -233,7 +236,7 @@ class ScoresTab:
         with gr.Column(visible=False, elem_classes="scores") as self.head:
             self.sentence = gr.HTML(apply_default_css=False)
             with gr.Row(elem_classes="switches"):
-                self.other = gr.Radio([], label="Model", container=False, visible=False)
+                self.other = gr.Dropdown([], label="Model", container=False, visible=False, elem_id="other-model")
                 self.measure = gr.Radio(
                     [(label, name) for name, label in MEASURES.items()], value="score", label="Judge", container=False
                 )
@@ -292,7 +295,7 @@ class ScoresTab:
             gr.DownloadButton(value=csv_copy(run) if folder else None),
             gr.Radio(value="score", visible=any(found["against_base"][first]["gold"] for found in splits.values())),
             gr.Radio([(SPLITS[name], name) for name in splits], value=split, visible=len(splits) > 1),
-            gr.Radio([(said_name(name), name) for name in models], value=first, visible=len(models) > 1),
+            gr.Dropdown([(said_name(name), name) for name in models], value=first, visible=len(models) > 1),
             gr.HTML(value=run_id if waits else None, visible=waits),
             self.form.choices(run_id),
         )
@@ -328,6 +331,7 @@ def view(run_id: str | None, measure: str, split: str, other: str | None) -> tup
     )
     distributions, differences, lengths = (figure.to_plotly_json() for figure in shown)
     judge = summary.get("reward_model") or {}
+    sweep = read_json(run.path / "sweep.json") or read_json(run.path / "sweep" / "sweep.json")
     return (
         "",
         gr.Column(visible=True),
@@ -339,7 +343,7 @@ def view(run_id: str | None, measure: str, split: str, other: str | None) -> tup
         lengths,
         _frontier(of_split),
         _honesty(judge),
-        _too_far(read_json(run.path / "sweep.json") or read_json(run.path / "sweep" / "sweep.json")),
+        _too_far(sweep),
         worst_pairs(judge.get("worst", [])),
         _table_value(questions, measure, other),
     )
@@ -384,8 +388,8 @@ def _sides(questions: list[Question], column: str) -> tuple:
 
 
 def _frontier(found: dict) -> gr.HTML:
-    """Every model's score over its distance from the base; two models need no map."""
-    if len(found["models"]) < 3:
+    """Every model's score over its distance from the base; two need no map, and a sweep's many have their own."""
+    if not 3 <= len(found["models"]) <= MAPPED:
         return gr.HTML(value=None, visible=False)
     points = []
     for name, model in found["models"].items():
