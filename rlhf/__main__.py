@@ -135,7 +135,7 @@ def _against_lines(against: dict) -> list[str]:
 def demo_table(summary: dict) -> str:
     """The closing table of a demo."""
     reward, seconds = summary["reward_model"], summary["seconds"]
-    lines = [
+    lines = [] if reward is None else [
         "",
         f"Reward model: loss {interval(reward['loss'])} nats (chance: 0.693), accuracy {interval(reward['accuracy'])}",
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from transformers import set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from rlhf import comparison, data, evaluate, models, stats
@@ -24,12 +24,15 @@ from rlhf.config import (
     DemoArguments,
     PPOArguments,
     PPOSettings,
+    PromptSettings,
     RewardArguments,
     SweepArguments,
 )
 from rlhf.everyday import gold_score
 from rlhf.ppo import Diverged, PPOConfig, PPOTrainer
+from rlhf.prompts import PromptReader
 from rlhf.runs import Run, catch_signals, read_json, write_json
+from rlhf.scoring import RewardModel, scores_at_last_token
 
 
 class Stopped(Exception):  # noqa: N818  (a wish, not an error)
@@ -73,14 +76,22 @@ def reward(args: RewardArguments) -> dict:
 
     train, held_out = data.load_preferences(args.dataset_name)
     set_seed(args.seed)  # the score head is new
-    model, tokenizer = models.load_reward_model(args.model_name_or_path)
+    # Weights that are trained stay in full precision, or small steps would be lost in rounding.
+    frozen = torch.bfloat16 if args.use_peft and args.dtype == "bfloat16" else torch.float32
+    model, tokenizer = models.load_reward_model(args.model_name_or_path, frozen)
+    if not scores_at_last_token(model):
+        raise BadInput(
+            f"{args.model_name_or_path} is an encoder; reward training starts from a causal language model. An encoder "
+            "that is trained already can be given to ppo as --reward_model_path."
+        )
     texts = (row[side] for row in train for side in ("prompt", "chosen", "rejected"))
+    adapters = models.lora(args, model, "SEQ_CLS")
     run = _open(args, "reward", model_revision=models.revision(model), data_fingerprint=data.fingerprint(texts))
     with recorded(run):
         callback = RunCallback(run, "Reward model", "step")
         if args.dataset_name == EVERYDAY:
             run.log({"step": 0, "label_ceiling": label_ceiling(gold_margins(held_out))})
-        train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback])
+        train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
         found = report(model, tokenizer, held_out, args.dataset_name)
@@ -106,9 +117,11 @@ def ppo(args: PPOArguments) -> dict:
         )
     if not args.allow_chance_reward:
         _check_reward(args.reward_model_path)
-    policy, tokenizer = models.load_policy(args.model_name_or_path)
-    reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path)
-    prompts = data.load_prompts(args.dataset_name, "ppo")
+    frozen = torch.bfloat16 if args.use_peft and args.dtype == "bfloat16" else torch.float32
+    policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=frozen)
+    reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path, trained=True)
+    given = _prompts(args, "ppo")
+    prompts = _that_fit(given, args, tokenizer, models.context_size(policy))
     trainer = PPOTrainer(
         policy,
         _ppo_config(args),
@@ -116,10 +129,17 @@ def ppo(args: PPOArguments) -> dict:
         reward_model,
         reward_processing_classes=reward_tokenizer,
         train_dataset=prompts,
+        peft_config=models.lora(args, policy, "CAUSAL_LM"),
     )
     trainer.remove_callback(PrinterCallback)
-    pinned = data.pinned_prompts(args.dataset_name)
-    run = _open(args, "ppo", model_revision=models.revision(policy), data_fingerprint=data.fingerprint(prompts))
+    pinned = _that_fit(_pinned(args), args, tokenizer, models.context_size(policy))
+    run = _open(
+        args,
+        "ppo",
+        model_revision=models.revision(policy),
+        data_fingerprint=data.fingerprint(prompts),
+        prompts_left_out=len(given) - len(prompts),
+    )
     with recorded(run):
         trainer.args.output_dir = str(run.path / "checkpoints")
         trainer.add_callback(RunCallback(run, "PPO", "update"))
@@ -131,11 +151,45 @@ def ppo(args: PPOArguments) -> dict:
 
             trainer.add_callback(EveryFewSteps(every, sample))
         trainer.train(args.resume_from_checkpoint)
+        trainer.model = models.merged(trainer.model)
         trainer.save_model(run.path / "model")
         if run.stop_requested():
             raise Stopped
     log = trainer.state.log_history
     return log[-1] if log else {}
+
+
+def _prompts(args: PromptSettings, split: str) -> list:
+    """Prompts of a split, from the column and of the length that the settings name."""
+    if args.prompt_column == "prompt" and args.prompt_words is None:
+        return data.load_prompts(args.dataset_name, split)
+    return data.load_beginnings(args.dataset_name, split, args.prompt_column, args.prompt_words)
+
+
+def _pinned(args: PPOArguments) -> list:
+    """A few test prompts that are answered again and again during PPO."""
+    if args.prompt_column == "prompt" and args.prompt_words is None:
+        return data.pinned_prompts(args.dataset_name)
+    return _spread(_prompts(args, "test"), data.PINNED_PROMPTS)
+
+
+def _that_fit(
+    prompts: list, args: PPOArguments | CompareArguments, tokenizer: PreTrainedTokenizerBase, context: int
+) -> list:
+    """The prompts that leave room for the response and are no longer than the settings allow.
+
+    Raises:
+        BadInput: not one does.
+    """
+    room = min(context - args.response_length, args.max_prompt_length or context)
+    reader = PromptReader(tokenizer, None)
+    fitting = [prompt for prompt in prompts if len(reader.read(prompt).ids) <= room]
+    if prompts and not fitting and room > 0:  # without room the trainer says what to do
+        raise BadInput(
+            f"Not one of the {len(prompts)} prompts has at most {room} tokens; raise max_prompt_length, or shorten "
+            "response_length or the prompts."
+        )
+    return fitting or prompts
 
 
 def _ppo_config(args: PPOArguments) -> PPOConfig:
@@ -147,7 +201,8 @@ def _ppo_config(args: PPOArguments) -> PPOConfig:
         save_strategy="steps" if args.save_steps else "no",
         save_steps=args.save_steps or 500,
         save_value_model=False,
-        bf16=False,  # the commands load models in float32
+        bf16=args.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available() and args.dtype == "bfloat16",  # Transformers asks to be told so
         disable_tqdm=True,
         report_to="none",
     )
@@ -176,19 +231,14 @@ def compare(args: CompareArguments) -> dict:
     if not entries:
         raise BadInput("There is nothing to compare: give --models, for example ppo=DIR with a PPO run's directory.")
     reward_path = args.reward_model_path or _reward_model_of([path for _, path, _ in entries if path])
-    prompts = {
-        "test": _spread(data.load_prompts(args.dataset_name, "test"), args.num_prompts),
-        "unseen": _spread(data.load_prompts(args.dataset_name, "unseen"), args.num_prompts // 2),
-    }
-    prompts = {split: asked for split, asked in prompts.items() if len(asked) > 1}
-    if "test" not in prompts:
-        raise BadInput(f"{args.dataset_name} has fewer than two test prompts; there is nothing to compare on.")
     sizes: dict[str, float] = {}
     paths = {"base": args.base_model_name_or_path, **{name: path for name, path, _ in entries if path}}
     tokenizers = {name: models.load_tokenizer(models.resolve(path, "policy")) for name, path in paths.items()}
     for name, other in tokenizers.items():
         if other.get_vocab() != tokenizers["base"].get_vocab():
             raise BadInput(f"{name} has another vocabulary than the base; compare it with the model it came from.")
+
+    prompts = _test_prompts(args, tokenizers["base"])
 
     def load(name: str) -> torch.nn.Module:
         model, _ = models.load_policy(paths[name])
@@ -199,8 +249,10 @@ def compare(args: CompareArguments) -> dict:
     contenders += [
         evaluate.Contender(name, partial(load, name if path else "base"), best_of) for name, path, best_of in entries
     ]
-    reward_model, _ = models.load_reward_model(reward_path)
-    judge = evaluate.Judge(tokenizers["base"], reward_model, args.response_length, args.temperature)
+    reward_model = RewardModel(
+        *models.load_reward_model(reward_path, trained=True), PromptReader(tokenizers["base"], None)
+    )
+    judge = evaluate.Judge(reward_model, args.response_length, args.temperature)
     run = _open(args, "compare")
     with recorded(run):
         _write_scores(args, run, contenders, judge, prompts)
@@ -212,6 +264,18 @@ def compare(args: CompareArguments) -> dict:
         summary = {"reward_model": reward_report, "size_mb": sizes, "splits": splits}
         write_json(run.path / "summary.json", summary)
     return summary
+
+
+def _test_prompts(args: CompareArguments, tokenizer: PreTrainedTokenizerBase, context: int) -> dict[str, list]:
+    """Prompts that no training saw, by split."""
+    prompts = {"test": _prompts(args, "test"), "unseen": _prompts(args, "unseen")}
+    counts = {"test": args.num_prompts, "unseen": args.num_prompts // 2}
+    chosen = {
+        split: _spread(_that_fit(asked, args, tokenizer, context), counts[split]) for split, asked in prompts.items()
+    }
+    if len(chosen["test"]) < 2:
+        raise BadInput(f"{args.dataset_name} has fewer than two test prompts; there is nothing to compare on.")
+    return {split: asked for split, asked in chosen.items() if len(asked) > 1}
 
 
 def _reward_model_of(paths: list[str]) -> str:
@@ -261,15 +325,18 @@ def demo(args: DemoArguments) -> dict:
     run = _open(args, "demo")
     with recorded(run):
         started, seconds = time.time(), {}
-        run.set_status(state="running", started=started, phase="reward", message="Reward model")
-        stages = (
+        first = ("reward", "Reward model") if args.reward_model_path is None else ("ppo", "PPO")
+        run.set_status(state="running", started=started, phase=first[0], message=first[1])
+        stages = [
             ("reward", lambda: reward(args.reward_arguments(run.path / "reward"))),
             ("ppo", lambda: ppo(args.ppo_arguments(run.path / "reward", run.path / "ppo"))),
             (
                 "compare",
                 lambda: compare(args.compare_arguments(run.path / "reward", run.path / "ppo", run.path / "compare")),
             ),
-        )
+        ]
+        if args.reward_model_path is not None:
+            del stages[0]
         results = {}
         for number, (name, stage) in enumerate(stages):
             began = time.time()

@@ -112,6 +112,24 @@ def load_prompts(dataset_name: str, split: str) -> list[str]:
     return prompts[:cut] if split == "ppo" else prompts[cut:]
 
 
+def load_beginnings(dataset_name: str, split: str, column: str, words: int | None) -> list[str]:
+    """Prompts that are the first `words` words of the texts in a column, or the whole texts; see `load_prompts`.
+
+    Raises:
+        BadInput: the data cannot be read or has no such column.
+    """
+    if split == "unseen":
+        return []
+    data = _read(dataset_name)
+    part = data["test"] if split == "test" and "test" in data else data.get("train") or next(iter(data.values()))
+    _require_text(part, (column,), dataset_name)
+    prompts = list(dict.fromkeys(" ".join(text.split()[:words]) for text in part[column]))
+    if "test" in data:
+        return prompts
+    cut = max(1, round(0.8 * len(prompts)))
+    return prompts[:cut] if split == "ppo" else prompts[cut:]
+
+
 def fingerprint(texts: Iterable[str]) -> str:
     """Sixteen hexadecimal digits that change when a text does: what a run notes of its data."""
     digest = hashlib.sha256()

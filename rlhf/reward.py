@@ -13,11 +13,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import RewardConfig, RewardTrainer
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from rlhf.config import EVERYDAY, RewardArguments
 from rlhf.data import like_length_batches
 from rlhf.everyday import gold_score
-from rlhf.models import size_mb
+from rlhf.models import merged, padding_id, size_mb
 from rlhf.scoring import score_texts
 from rlhf.stats import calibration
 
@@ -61,7 +62,8 @@ def _trl_config(args: RewardArguments, checkpoints: Path) -> RewardConfig:
         logging_nan_inf_filter=False,
         seed=args.seed,
         # What suits small models on a CPU: TRL's defaults are made for large ones on a GPU.
-        bf16=False,
+        bf16=args.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available() and args.dtype == "bfloat16",  # Transformers asks to be told so
         gradient_checkpointing=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
@@ -77,18 +79,24 @@ def train_reward_model(
     held_out: Dataset,
     checkpoints: Path,
     callbacks: list[TrainerCallback],
+    adapters: object | None = None,
 ) -> None:
-    """Train a reward model on preference pairs, in place; it is left in eval mode."""
+    """Train a reward model on preference pairs, in place, and with PEFT adapters merge them; it is left in eval mode."""
+    padding = padding_id(tokenizer)
     trainer = RewardTrainer(
         model=model,
         args=_trl_config(args, checkpoints),
         train_dataset=_in_batches(train, args),
         eval_dataset=held_out.select(range(min(QUICK_EVAL_PAIRS, len(held_out)))),
         processing_class=tokenizer,
+        data_collator=DataCollatorForPreference(pad_token_id=padding),
         callbacks=callbacks,
+        peft_config=adapters,
     )
+    model.config.pad_token_id = padding  # TRL has set the tokenizer's, at which a text may end
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    merged(trainer.model)
     model.eval()
 
 

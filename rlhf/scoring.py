@@ -1,9 +1,10 @@
 """Scores of responses: from a reward model, for its training, for PPO, for the comparison and for the page; and from
 functions and models together, as PPO takes them.
 
-A reward model with the policy's tokenizer reads the very ids the policy read and wrote: prompt, response and the end
-token if it was said. The score is taken at the last of them, found by length and never by looking for a pad token's
-value. A model with another tokenizer reads the text.
+`RewardModel` judges answers whichever classifier it holds. One made from a language model scores at the last token,
+found by length and never by looking for a pad token's value. With the policy's tokenizer it reads the very ids the
+policy read and wrote: prompt, response and the end token if it was said; with another one it reads the text. An encoder
+such as DistilBERT reads the text padded, as it was trained.
 """
 
 import inspect
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import BadInput
 from rlhf.generate import batches_by_length
-from rlhf.models import load_reward_model
+from rlhf.models import context_size, load_reward_model
 from rlhf.packed import is_peft, line_up, plain_model, read, use_packed_attention
 from rlhf.prompts import Prompt, PromptReader
 
@@ -42,20 +43,67 @@ def score_texts(
     reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], responses: list[str]
 ) -> list[float]:
     """Scores of finished responses given as text; the end token is added as in the reward model's training."""
-    texts = [prompt + response + tokenizer.eos_token for prompt, response in zip(prompts, responses, strict=True)]
-    return score_ids(reward_model, tokenizer(texts)["input_ids"]).tolist()
+    whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+    if not scores_at_last_token(reward_model):
+        return score_padded(reward_model, tokenizer, whole).tolist()
+    return score_ids(reward_model, tokenizer([text + tokenizer.eos_token for text in whole])["input_ids"]).tolist()
 
 
 @torch.no_grad()
 def score_padded(
     reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_size: int = 64
 ) -> torch.Tensor:
-    """Scores (B,) of texts from any sequence classifier, read with its own tokenizer."""
+    """Scores (B,) of texts from an encoder, read with its own tokenizer."""
     scores = []
     for start in range(0, len(texts), batch_size):
         batch = tokenizer(texts[start : start + batch_size], padding=True, truncation=True, return_tensors="pt")
         scores.append(reward_model(**batch.to(reward_model.device)).logits[:, 0].float().cpu())
     return torch.cat(scores)
+
+
+def scores_at_last_token(classifier: PreTrainedModel) -> bool:
+    """Whether a sequence classifier is made from a language model; if not, it is an encoder."""
+    return hasattr(plain_model(classifier), "score")
+
+
+class RewardModel:
+    """A sequence classifier with one score as the judge of a policy's answers.
+
+    Args:
+        model: the classifier.
+        tokenizer: its tokenizer; the policy's if not given.
+        reader: the policy's prompts and tokenizer.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, reader: PromptReader
+    ) -> None:
+        self.model, self.tokenizer, self.reader = model, tokenizer or reader.tokenizer, reader
+        self.same_tokenizer = tokenizer is None or tokenizer.get_vocab() == reader.tokenizer.get_vocab()
+        self.at_last_token = scores_at_last_token(model)
+
+    def __call__(self, prompts: list[Prompt], answers: list[list[int]], ended: list[bool]) -> torch.Tensor:
+        """Scores (B,) of answers, given as the policy's ids with the end token if it was said."""
+        if self.same_tokenizer and self.at_last_token:
+            return score_ids(
+                self.model, [prompt.ids + answer for prompt, answer in zip(prompts, answers, strict=True)]
+            )
+        texts = self.reader.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        whole = [self._as_text(*parts) for parts in zip(prompts, texts, ended, strict=True)]
+        if not self.at_last_token:
+            return score_padded(self.model, self.tokenizer, [text for text, _ in whole])
+        longest = context_size(self.model)
+        rows = [self.tokenizer(text, add_special_tokens=not templated)["input_ids"] for text, templated in whole]
+        return score_ids(self.model, [row[-longest:] for row in rows])
+
+    def _as_text(self, prompt: Prompt, text: str, ended: bool) -> tuple[str, bool]:
+        """Prompt and answer as this model reads them, and whether a chat template has set the special tokens."""
+        if isinstance(prompt.given, list) and self.tokenizer.chat_template is not None:
+            messages = [*prompt.given, {"role": "assistant", "content": text}]
+            return self.tokenizer.apply_chat_template(messages, tokenize=False), True
+        given = self.reader.render(prompt.given) if isinstance(prompt.given, list) else prompt.given
+        end = self.tokenizer.eos_token if ended and self.at_last_token else None
+        return given + text + (end or ""), False
 
 
 class Reward:
@@ -79,7 +127,7 @@ class Reward:
         reader: PromptReader,
         policy_vocab: int,
     ) -> None:
-        self.source, self.reader, self.tokenizer = source, reader, processing_class or reader.tokenizer
+        self.source, self.reader = source, reader
         self.is_model = isinstance(source, PreTrainedModel) or is_peft(source)
         if not self.is_model:
             if isinstance(source, nn.Module) or not callable(source):
@@ -98,11 +146,10 @@ class Reward:
                 f"The reward model {self.name} is a {type(plain_model(source)).__name__} with {config.num_labels} "
                 "outputs; PPO needs a sequence classifier with num_labels=1."
             )
-        self.same_tokenizer = processing_class is None or processing_class.get_vocab() == reader.tokenizer.get_vocab()
-        if not self.same_tokenizer:
-            if self.tokenizer.pad_token is None:
-                self.tokenizer.pad_token = self.tokenizer.eos_token
-            config.pad_token_id = self.tokenizer.pad_token_id
+        self.judge = RewardModel(source, processing_class, reader)
+        if not self.judge.at_last_token and processing_class is None:
+            raise BadInput(f"The reward model {self.name} is an encoder: give its own tokenizer as reward_processing_classes.")
+        self.same_tokenizer = self.judge.same_tokenizer and self.judge.at_last_token
         vocab = source.get_input_embeddings().weight.size(0)
         if self.same_tokenizer and vocab < min(policy_vocab, len(reader.tokenizer)):
             raise BadInput(
@@ -119,7 +166,7 @@ class Reward:
             BadInput: the wrong number of scores, something that is no number, or NaN.
         """
         if self.is_model:
-            return self._judge(prompts, answers, ended).tolist()
+            return self.judge(prompts, answers, ended).tolist()
         completions = self.reader.tokenizer.batch_decode(answers, skip_special_tokens=True)
         columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in prompts[0].columns}
         offered = {
@@ -135,23 +182,6 @@ class Reward:
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in self.accepts.values())
         scores = self.source(**{name: value for name, value in offered.items() if takes_all or name in self.accepts})
         return self._checked(scores, answers)
-
-    def _judge(self, prompts: list[Prompt], answers: list[list[int]], ended: list[bool]) -> torch.Tensor:
-        if self.same_tokenizer:
-            return score_ids(
-                self.source, [prompt.ids + answer for prompt, answer in zip(prompts, answers, strict=True)]
-            )
-        texts = self.reader.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        end = self.tokenizer.eos_token or ""
-        whole = []
-        for prompt, text, done in zip(prompts, texts, ended, strict=True):
-            if isinstance(prompt.given, list) and self.tokenizer.chat_template is not None:
-                messages = [*prompt.given, {"role": "assistant", "content": text}]
-                whole.append(self.tokenizer.apply_chat_template(messages, tokenize=False))
-            else:
-                given = self.reader.render(prompt.given) if isinstance(prompt.given, list) else prompt.given
-                whole.append(given + text + (end if done else ""))
-        return score_padded(self.source, self.tokenizer, whole)
 
     def _checked(self, scores: object, answers: list[list[int]]) -> list:
         """What a function gave, as a list of floats and None, or of lists of floats."""
@@ -206,7 +236,7 @@ def rewards_of(sources: object, tokenizers: object, reader: PromptReader, policy
     rewards: list[Reward] = []
     for source, tokenizer in zip(sources, tokenizers, strict=True):
         if isinstance(source, str):
-            source, found = load_reward_model(source)
+            source, found = load_reward_model(source, trained=True)
             tokenizer = tokenizer or found
         reward = Reward(source, tokenizer, reader, policy_vocab)
         same = sum(other.name.split("-")[0] == reward.name for other in rewards)
