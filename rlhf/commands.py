@@ -29,6 +29,7 @@ from rlhf.config import (
 )
 from rlhf.everyday import gold_score
 from rlhf.ppo import Diverged, PPOConfig, PPOTrainer
+from rlhf.prompts import PromptReader, fitting, give_chat_template
 from rlhf.runs import Run, catch_signals, read_json, write_json
 
 
@@ -69,12 +70,15 @@ def _open(args: RewardArguments | PPOArguments | CompareArguments | DemoArgument
 def reward(args: RewardArguments) -> dict:
     """Train a reward model; returns what `reward_model` in `summary.json` says."""
     # Takes seconds to import, and only this command needs it.
-    from rlhf.reward import gold_margins, label_ceiling, report, train_reward_model
+    from rlhf.reward import gold_margins, label_ceiling, report, tokenized, train_reward_model
 
     train, held_out = data.load_preferences(args.dataset_name)
     set_seed(args.seed)  # the score head is new
     model, tokenizer = models.load_reward_model(args.model_name_or_path)
-    texts = (row[side] for row in train for side in ("prompt", "chosen", "rejected"))
+    texts = (data.readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
+    give_chat_template(tokenizer, train["prompt"])
+    max_length = min(args.max_length, models.context_size(model))
+    train, held_out = (tokenized(pairs, tokenizer, max_length) for pairs in (train, held_out))
     run = _open(args, "reward", model_revision=models.revision(model), data_fingerprint=data.fingerprint(texts))
     with recorded(run):
         callback = RunCallback(run, "Reward model", "step")
@@ -83,7 +87,7 @@ def reward(args: RewardArguments) -> dict:
         train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback])
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
-        found = report(model, tokenizer, held_out, args.dataset_name)
+        found = report(model, held_out, args.dataset_name)
         write_json(run.path / "summary.json", {"reward_model": found})
         run.log(
             {
@@ -109,6 +113,11 @@ def ppo(args: PPOArguments) -> dict:
     policy, tokenizer = models.load_policy(args.model_name_or_path)
     reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path)
     prompts = data.load_prompts(args.dataset_name, "ppo")
+    for reads in (tokenizer, reward_tokenizer):
+        give_chat_template(reads, prompts)
+    reader = PromptReader(tokenizer, models.context_size(policy) - args.response_length)
+    prompts = fitting(prompts, reader)
+    pinned = data.pinned_prompts(fitting(data.load_prompts(args.dataset_name, "test"), reader))
     trainer = PPOTrainer(
         policy,
         _ppo_config(args),
@@ -118,8 +127,8 @@ def ppo(args: PPOArguments) -> dict:
         train_dataset=prompts,
     )
     trainer.remove_callback(PrinterCallback)
-    pinned = data.pinned_prompts(args.dataset_name)
-    run = _open(args, "ppo", model_revision=models.revision(policy), data_fingerprint=data.fingerprint(prompts))
+    fingerprint = data.fingerprint(map(data.readable, prompts))
+    run = _open(args, "ppo", model_revision=models.revision(policy), data_fingerprint=fingerprint)
     with recorded(run):
         trainer.args.output_dir = str(run.path / "checkpoints")
         trainer.add_callback(RunCallback(run, "PPO", "update"))
@@ -127,7 +136,8 @@ def ppo(args: PPOArguments) -> dict:
             every = max(1, trainer.args.num_total_batches // args.num_sample_generations)
 
             def sample(step: int) -> None:
-                run.log_samples(step, trainer.generate_completions(pinned, greedy=True))
+                samples = trainer.generate_completions(pinned, greedy=True)
+                run.log_samples(step, [{**sample, "prompt": data.readable(sample["prompt"])} for sample in samples])
 
             trainer.add_callback(EveryFewSteps(every, sample))
         trainer.train(args.resume_from_checkpoint)
@@ -176,13 +186,7 @@ def compare(args: CompareArguments) -> dict:
     if not entries:
         raise BadInput("There is nothing to compare: give --models, for example ppo=DIR with a PPO run's directory.")
     reward_path = args.reward_model_path or _reward_model_of([path for _, path, _ in entries if path])
-    prompts = {
-        "test": _spread(data.load_prompts(args.dataset_name, "test"), args.num_prompts),
-        "unseen": _spread(data.load_prompts(args.dataset_name, "unseen"), args.num_prompts // 2),
-    }
-    prompts = {split: asked for split, asked in prompts.items() if len(asked) > 1}
-    if "test" not in prompts:
-        raise BadInput(f"{args.dataset_name} has fewer than two test prompts; there is nothing to compare on.")
+    prompts = {split: data.load_prompts(args.dataset_name, split) for split in ("test", "unseen")}
     sizes: dict[str, float] = {}
     paths = {"base": args.base_model_name_or_path, **{name: path for name, path, _ in entries if path}}
     tokenizers = {name: models.load_tokenizer(models.resolve(path, "policy")) for name, path in paths.items()}
@@ -200,6 +204,9 @@ def compare(args: CompareArguments) -> dict:
         evaluate.Contender(name, partial(load, name if path else "base"), best_of) for name, path, best_of in entries
     ]
     reward_model, _ = models.load_reward_model(reward_path)
+    give_chat_template(tokenizers["base"], prompts["test"])
+    reader = PromptReader(tokenizers["base"], models.context_size(reward_model) - args.response_length)
+    prompts = _asked(prompts, reader, args)
     judge = evaluate.Judge(tokenizers["base"], reward_model, args.response_length, args.temperature)
     run = _open(args, "compare")
     with recorded(run):
@@ -214,6 +221,16 @@ def compare(args: CompareArguments) -> dict:
     return summary
 
 
+def _asked(prompts: dict[str, list], reader: PromptReader, args: CompareArguments) -> dict[str, list]:
+    """The prompts of a comparison: of those that leave room for an answer, as many as it wants."""
+    counts = {"test": args.num_prompts, "unseen": args.num_prompts // 2}
+    spread = {split: _spread(fitting(prompts[split], reader), count) for split, count in counts.items()}
+    asked = {split: some for split, some in spread.items() if len(some) > 1}
+    if "test" not in asked:
+        raise BadInput(f"{args.dataset_name} has fewer than two test prompts; there is nothing to compare on.")
+    return asked
+
+
 def _reward_model_of(paths: list[str]) -> str:
     """The reward model that the first of these runs was trained against."""
     for path in map(Path, paths):
@@ -225,7 +242,7 @@ def _reward_model_of(paths: list[str]) -> str:
     raise BadInput("Which reward model should score? Give --reward_model_path.")
 
 
-def _spread(prompts: list[str], count: int) -> list[str]:
+def _spread(prompts: list, count: int) -> list:
     """`count` of the prompts at even distances, so that every topic has its share."""
     if len(prompts) <= count:
         return prompts
@@ -237,7 +254,7 @@ def _write_scores(
     run: Run,
     contenders: list[evaluate.Contender],
     judge: evaluate.Judge,
-    prompts: dict[str, list[str]],
+    prompts: dict[str, list],
 ) -> None:
     """Answer, score and write `scores.csv`, with progress, a batch at a time."""
     total = args.samples * len(contenders) * sum(map(len, prompts.values()))

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf.data import Messages, readable
 from rlhf.generate import batches_by_length, generate
 from rlhf.packed import line_up, logits_at, read, response_places, use_packed_attention
+from rlhf.prompts import PromptReader
 from rlhf.scoring import score_ids
 from rlhf.stats import best_of_n_kl
 
@@ -117,7 +119,7 @@ def distances(
 def compare(
     contenders: list[Contender],
     judge: Judge,
-    prompts: dict[str, list[str]],
+    prompts: dict[str, list[str | Messages]],
     *,
     samples: int,
     seed: int,
@@ -129,6 +131,7 @@ def compare(
     counts as log n - (n - 1) / n nats from the base.
     """
     base = contenders[0].load()
+    reader = PromptReader(judge.tokenizer, room=None)
     for number, contender in enumerate(contenders):
         model = contender.load() if number else base
         at_once = max(1, BATCH // (samples * contender.best_of))
@@ -136,14 +139,14 @@ def compare(
             generator = torch.Generator().manual_seed((seed * 1000 + split_number) * 1000 + number)
             for start in range(0, len(asked), at_once):
                 part = [prompt for prompt in asked[start : start + at_once] for _ in range(samples)]
-                queries = judge.tokenizer(part)["input_ids"]
+                queries = [reader.encode(prompt) for prompt in part]
                 answers = judge.best_of(contender.best_of, model, queries, generator)
                 kls, nlls = distances(model, base, answers, judge.temperature)
                 if contender.best_of > 1:
                     kls = [best_of_n_kl(contender.best_of)] * len(kls)
                 yield [
                     {
-                        "prompt": prompt.strip(),
+                        "prompt": readable(prompt).strip(),
                         "split": split,
                         "model": contender.name,
                         "sample": place % samples,

@@ -3,7 +3,8 @@ functions and models together, as PPO takes them.
 
 A reward model with the policy's tokenizer reads the very ids the policy read and wrote: prompt, response and the end
 token if it was said. The score is taken at the last of them, found by length and never by looking for a pad token's
-value. A model with another tokenizer reads the text.
+value; only a model that pads with the end token, as GPT-2 does, is read before it, where Transformers trains it. A
+model with another tokenizer reads the text.
 """
 
 import inspect
@@ -16,10 +17,11 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import BadInput
+from rlhf.data import Messages
 from rlhf.generate import batches_by_length
 from rlhf.models import load_reward_model
 from rlhf.packed import is_peft, line_up, plain_model, read, use_packed_attention
-from rlhf.prompts import Prompt, PromptReader
+from rlhf.prompts import Prompt, PromptReader, require_chat_template
 
 
 RewardFunc = Callable[..., list[float | None] | list[list[float]]]
@@ -30,6 +32,9 @@ def score_ids(reward_model: PreTrainedModel, rows: list[list[int]], batch_tokens
     """Score whole sequences (prompt + response), a list of B id lists -> (B,), about `batch_tokens` at a time."""
     use_packed_attention(reward_model)
     scores = torch.empty(len(rows))
+    config = plain_model(reward_model).config
+    if config.pad_token_id == config.eos_token_id:
+        rows = [_before_end(row, config.eos_token_id) for row in rows]
     for chosen in batches_by_length(rows, batch_tokens):
         ids, places = line_up([rows[row] for row in chosen], reward_model.device)
         hidden = read(reward_model, ids, places)
@@ -38,12 +43,31 @@ def score_ids(reward_model: PreTrainedModel, rows: list[list[int]], batch_tokens
     return scores
 
 
-def score_texts(
-    reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], responses: list[str]
-) -> list[float]:
-    """Scores of finished responses given as text; the end token is added as in the reward model's training."""
-    texts = [prompt + response + tokenizer.eos_token for prompt, response in zip(prompts, responses, strict=True)]
-    return score_ids(reward_model, tokenizer(texts)["input_ids"]).tolist()
+def _before_end(row: list[int], eos_id: int) -> list[int]:
+    """A row without its end token: a classifier that pads with that, as GPT-2 does, never reads it in training."""
+    end = len(row)
+    while end > 1 and row[end - 1] == eos_id:
+        end -= 1
+    return row[:end]
+
+
+def pair_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, answer: str | Messages) -> list[int]:
+    """A prompt and an answer to it as TRL's RewardTrainer reads them, up to the end token.
+
+    What a chat template writes after the end token, often a line break, is left off: PPO's responses end with it.
+
+    Raises:
+        BadInput: a conversation, but no chat template.
+    """
+    if isinstance(prompt, str):
+        text = prompt + answer
+        return tokenizer(text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token)["input_ids"]
+    require_chat_template(tokenizer)
+    ids = tokenizer.apply_chat_template(prompt + answer, tokenize=True, return_dict=True)["input_ids"]
+    if tokenizer.eos_token_id not in ids:
+        return ids
+    end = len(ids) - ids[::-1].index(tokenizer.eos_token_id)
+    return ids if tokenizer.decode(ids[end:]).strip() else ids[:end]
 
 
 @torch.no_grad()
