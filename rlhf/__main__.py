@@ -134,8 +134,17 @@ def _against_lines(against: dict) -> list[str]:
 
 def demo_table(summary: dict) -> str:
     """The closing table of a demo."""
-    reward, seconds = summary["reward_model"], summary["seconds"]
-    lines = [] if reward is None else [
+    seconds = summary["seconds"]
+    names = {"reward": "reward model", "ppo": "PPO", "compare": "comparison", "total": "in all"}
+    spent = ", ".join(f"{name} {seconds[key]:.0f}" for key, name in names.items() if key in seconds)
+    return "\n".join([*_reward_lines(summary["reward_model"]), comparison_table(summary), "", f"Seconds: {spent}"])
+
+
+def _reward_lines(reward: dict | None) -> list[str]:
+    """How well the reward model judges; nothing of one that the demo did not train."""
+    if reward is None:
+        return []
+    lines = [
         "",
         f"Reward model: loss {interval(reward['loss'])} nats (chance: 0.693), accuracy {interval(reward['accuracy'])}",
     ]
@@ -144,13 +153,7 @@ def demo_table(summary: dict) -> str:
             f"  the labels themselves agree with the rubric on {reward['label_ceiling']:.3f} of the held-out pairs,",
             f"  the reward model on {reward['rubric_agreement']:.3f}",
         ]
-    lines += [
-        comparison_table(summary),
-        "",
-        f"Seconds: reward model {seconds['reward']:.0f}, PPO {seconds['ppo']:.0f}, "
-        f"comparison {seconds['compare']:.0f}, in all {seconds['total']:.0f}",
-    ]
-    return "\n".join(lines)
+    return lines
 
 
 def sweep_table(found: dict) -> str:

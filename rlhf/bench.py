@@ -292,13 +292,15 @@ def everyday_work(args: BenchArguments) -> dict:
     """The embedded model, the example run's reward model, and the prompts of PPO's split."""
     from rlhf import models
     from rlhf.data import load_prompts
+    from rlhf.prompts import PromptReader
 
     _, tokenizer = models.load_policy(args.model_name_or_path)
+    reader = PromptReader(tokenizer, room=None)
     reward = models.resolve(args.reward_model_path or str(ASSETS / "example"), "reward")
     return {
         "policy": models.resolve(args.model_name_or_path, "policy"),
         "reward": reward,
-        "prompts": tokenizer(load_prompts(args.dataset_name, "ppo"))["input_ids"],
+        "prompts": [reader.encode(prompt) for prompt in load_prompts(args.dataset_name, "ppo")],
         "stop_token": "eos",
     }
 

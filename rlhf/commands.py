@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from rlhf import comparison, data, evaluate, models, stats
@@ -24,13 +24,12 @@ from rlhf.config import (
     DemoArguments,
     PPOArguments,
     PPOSettings,
-    PromptSettings,
     RewardArguments,
     SweepArguments,
 )
 from rlhf.everyday import gold_score
 from rlhf.ppo import Diverged, PPOConfig, PPOTrainer
-from rlhf.prompts import PromptReader
+from rlhf.prompts import PromptReader, fitting, give_chat_template
 from rlhf.runs import Run, catch_signals, read_json, write_json
 from rlhf.scoring import RewardModel, scores_at_last_token
 
@@ -72,7 +71,7 @@ def _open(args: RewardArguments | PPOArguments | CompareArguments | DemoArgument
 def reward(args: RewardArguments) -> dict:
     """Train a reward model; returns what `reward_model` in `summary.json` says."""
     # Takes seconds to import, and only this command needs it.
-    from rlhf.reward import gold_margins, label_ceiling, report, train_reward_model
+    from rlhf.reward import gold_margins, label_ceiling, report, tokenized, train_reward_model
 
     train, held_out = data.load_preferences(args.dataset_name)
     set_seed(args.seed)  # the score head is new
@@ -81,11 +80,14 @@ def reward(args: RewardArguments) -> dict:
     model, tokenizer = models.load_reward_model(args.model_name_or_path, frozen)
     if not scores_at_last_token(model):
         raise BadInput(
-            f"{args.model_name_or_path} is an encoder; reward training starts from a causal language model. An encoder "
-            "that is trained already can be given to ppo as --reward_model_path."
+            f"{args.model_name_or_path} is an encoder, and reward training starts from a causal language model; one "
+            "that judges already can be given to ppo as --reward_model_path."
         )
-    texts = (row[side] for row in train for side in ("prompt", "chosen", "rejected"))
     adapters = models.lora(args, model, "SEQ_CLS")
+    texts = (data.readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
+    give_chat_template(tokenizer, train["prompt"])
+    max_length = min(args.max_length, models.context_size(model))
+    train, held_out = (tokenized(pairs, tokenizer, max_length) for pairs in (train, held_out))
     run = _open(args, "reward", model_revision=models.revision(model), data_fingerprint=data.fingerprint(texts))
     with recorded(run):
         callback = RunCallback(run, "Reward model", "step")
@@ -94,7 +96,7 @@ def reward(args: RewardArguments) -> dict:
         train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
-        found = report(model, tokenizer, held_out, args.dataset_name)
+        found = report(model, held_out, args.dataset_name)
         write_json(run.path / "summary.json", {"reward_model": found})
         run.log(
             {
@@ -120,8 +122,12 @@ def ppo(args: PPOArguments) -> dict:
     frozen = torch.bfloat16 if args.use_peft and args.dtype == "bfloat16" else torch.float32
     policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=frozen)
     reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path, trained=True)
-    given = _prompts(args, "ppo")
-    prompts = _that_fit(given, args, tokenizer, models.context_size(policy))
+    prompts = _prompts(args, "ppo")
+    for reads in (tokenizer, reward_tokenizer):
+        give_chat_template(reads, prompts)
+    reader = PromptReader(tokenizer, _room(args, policy))
+    prompts = fitting(prompts, reader)
+    pinned = data.pinned_prompts(fitting(_prompts(args, "test"), reader))
     trainer = PPOTrainer(
         policy,
         _ppo_config(args),
@@ -132,14 +138,8 @@ def ppo(args: PPOArguments) -> dict:
         peft_config=models.lora(args, policy, "CAUSAL_LM"),
     )
     trainer.remove_callback(PrinterCallback)
-    pinned = _that_fit(_pinned(args), args, tokenizer, models.context_size(policy))
-    run = _open(
-        args,
-        "ppo",
-        model_revision=models.revision(policy),
-        data_fingerprint=data.fingerprint(prompts),
-        prompts_left_out=len(given) - len(prompts),
-    )
+    fingerprint = data.fingerprint(map(data.readable, prompts))
+    run = _open(args, "ppo", model_revision=models.revision(policy), data_fingerprint=fingerprint)
     with recorded(run):
         trainer.args.output_dir = str(run.path / "checkpoints")
         trainer.add_callback(RunCallback(run, "PPO", "update"))
@@ -147,7 +147,8 @@ def ppo(args: PPOArguments) -> dict:
             every = max(1, trainer.args.num_total_batches // args.num_sample_generations)
 
             def sample(step: int) -> None:
-                run.log_samples(step, trainer.generate_completions(pinned, greedy=True))
+                samples = trainer.generate_completions(pinned, greedy=True)
+                run.log_samples(step, [{**sample, "prompt": data.readable(sample["prompt"])} for sample in samples])
 
             trainer.add_callback(EveryFewSteps(every, sample))
         trainer.train(args.resume_from_checkpoint)
@@ -159,37 +160,17 @@ def ppo(args: PPOArguments) -> dict:
     return log[-1] if log else {}
 
 
-def _prompts(args: PromptSettings, split: str) -> list:
-    """Prompts of a split, from the column and of the length that the settings name."""
+def _prompts(args: PPOArguments | CompareArguments, split: str) -> list:
+    """Prompts of a split, from the column that the settings name, whole or their first words."""
     if args.prompt_column == "prompt" and args.prompt_words is None:
         return data.load_prompts(args.dataset_name, split)
     return data.load_beginnings(args.dataset_name, split, args.prompt_column, args.prompt_words)
 
 
-def _pinned(args: PPOArguments) -> list:
-    """A few test prompts that are answered again and again during PPO."""
-    if args.prompt_column == "prompt" and args.prompt_words is None:
-        return data.pinned_prompts(args.dataset_name)
-    return _spread(_prompts(args, "test"), data.PINNED_PROMPTS)
-
-
-def _that_fit(
-    prompts: list, args: PPOArguments | CompareArguments, tokenizer: PreTrainedTokenizerBase, context: int
-) -> list:
-    """The prompts that leave room for the response and are no longer than the settings allow.
-
-    Raises:
-        BadInput: not one does.
-    """
-    room = min(context - args.response_length, args.max_prompt_length or context)
-    reader = PromptReader(tokenizer, None)
-    fitting = [prompt for prompt in prompts if len(reader.read(prompt).ids) <= room]
-    if prompts and not fitting and room > 0:  # without room the trainer says what to do
-        raise BadInput(
-            f"Not one of the {len(prompts)} prompts has at most {room} tokens; raise max_prompt_length, or shorten "
-            "response_length or the prompts."
-        )
-    return fitting or prompts
+def _room(args: PPOArguments | CompareArguments, policy: PreTrainedModel) -> int:
+    """Tokens that a prompt may have."""
+    room = models.context_size(policy) - args.response_length
+    return room if args.max_prompt_length is None else min(room, args.max_prompt_length)
 
 
 def _ppo_config(args: PPOArguments) -> PPOConfig:
@@ -231,6 +212,7 @@ def compare(args: CompareArguments) -> dict:
     if not entries:
         raise BadInput("There is nothing to compare: give --models, for example ppo=DIR with a PPO run's directory.")
     reward_path = args.reward_model_path or _reward_model_of([path for _, path, _ in entries if path])
+    prompts = {split: _prompts(args, split) for split in ("test", "unseen")}
     sizes: dict[str, float] = {}
     paths = {"base": args.base_model_name_or_path, **{name: path for name, path, _ in entries if path}}
     tokenizers = {name: models.load_tokenizer(models.resolve(path, "policy")) for name, path in paths.items()}
@@ -238,21 +220,23 @@ def compare(args: CompareArguments) -> dict:
         if other.get_vocab() != tokenizers["base"].get_vocab():
             raise BadInput(f"{name} has another vocabulary than the base; compare it with the model it came from.")
 
-    prompts = _test_prompts(args, tokenizers["base"])
-
     def load(name: str) -> torch.nn.Module:
         model, _ = models.load_policy(paths[name])
         sizes[name] = models.size_mb(model)
         return model
 
-    contenders = [evaluate.Contender("base", partial(load, "base"))]
+    base = load("base")
+    contenders = [evaluate.Contender("base", lambda: base)]
     contenders += [
-        evaluate.Contender(name, partial(load, name if path else "base"), best_of) for name, path, best_of in entries
+        evaluate.Contender(name, partial(load, name) if path else lambda: base, best_of)
+        for name, path, best_of in entries
     ]
-    reward_model = RewardModel(
-        *models.load_reward_model(reward_path, trained=True), PromptReader(tokenizers["base"], None)
-    )
-    judge = evaluate.Judge(reward_model, args.response_length, args.temperature)
+    reward_model, reward_tokenizer = models.load_reward_model(reward_path, trained=True)
+    for reads in (tokenizers["base"], reward_tokenizer):
+        give_chat_template(reads, prompts["test"])
+    reader = PromptReader(tokenizers["base"], _room(args, base))
+    prompts = _asked(prompts, reader, args)
+    judge = evaluate.Judge(RewardModel(reward_model, reward_tokenizer, reader), args.response_length, args.temperature)
     run = _open(args, "compare")
     with recorded(run):
         _write_scores(args, run, contenders, judge, prompts)
@@ -266,16 +250,14 @@ def compare(args: CompareArguments) -> dict:
     return summary
 
 
-def _test_prompts(args: CompareArguments, tokenizer: PreTrainedTokenizerBase, context: int) -> dict[str, list]:
-    """Prompts that no training saw, by split."""
-    prompts = {"test": _prompts(args, "test"), "unseen": _prompts(args, "unseen")}
+def _asked(prompts: dict[str, list], reader: PromptReader, args: CompareArguments) -> dict[str, list]:
+    """The prompts of a comparison: of those that leave room for an answer, as many as it wants."""
     counts = {"test": args.num_prompts, "unseen": args.num_prompts // 2}
-    chosen = {
-        split: _spread(_that_fit(asked, args, tokenizer, context), counts[split]) for split, asked in prompts.items()
-    }
-    if len(chosen["test"]) < 2:
+    spread = {split: _spread(fitting(prompts[split], reader), count) for split, count in counts.items()}
+    asked = {split: some for split, some in spread.items() if len(some) > 1}
+    if "test" not in asked:
         raise BadInput(f"{args.dataset_name} has fewer than two test prompts; there is nothing to compare on.")
-    return {split: asked for split, asked in chosen.items() if len(asked) > 1}
+    return asked
 
 
 def _reward_model_of(paths: list[str]) -> str:
@@ -289,7 +271,7 @@ def _reward_model_of(paths: list[str]) -> str:
     raise BadInput("Which reward model should score? Give --reward_model_path.")
 
 
-def _spread(prompts: list[str], count: int) -> list[str]:
+def _spread(prompts: list, count: int) -> list:
     """`count` of the prompts at even distances, so that every topic has its share."""
     if len(prompts) <= count:
         return prompts
@@ -301,7 +283,7 @@ def _write_scores(
     run: Run,
     contenders: list[evaluate.Contender],
     judge: evaluate.Judge,
-    prompts: dict[str, list[str]],
+    prompts: dict[str, list],
 ) -> None:
     """Answer, score and write `scores.csv`, with progress, a batch at a time."""
     total = args.samples * len(contenders) * sum(map(len, prompts.values()))

@@ -175,7 +175,7 @@ class ModelSettings:
     """How weights are loaded and which of them are trained, under the names of TRL's ModelConfig."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """"bfloat16" computes in bfloat16; weights that are trained stay in float32, LoRA's frozen ones are stored in it."""
+    """"bfloat16" computes in it; weights that are trained stay in float32, LoRA's frozen ones are kept in bfloat16."""
     use_peft: bool = False
     """Train LoRA adapters instead of all weights (needs PEFT); the saved model has them merged in."""
     lora_r: int = 16

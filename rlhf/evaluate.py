@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from rlhf.data import Messages, readable
 from rlhf.generate import batches_by_length, generate
 from rlhf.packed import line_up, logits_at, read, response_places, use_packed_attention
 from rlhf.prompts import Prompt
@@ -118,7 +119,7 @@ def distances(
 def compare(
     contenders: list[Contender],
     judge: Judge,
-    prompts: dict[str, list[str | dict]],
+    prompts: dict[str, list[str | Messages]],
     *,
     samples: int,
     seed: int,
@@ -144,13 +145,13 @@ def compare(
                     kls = [best_of_n_kl(contender.best_of)] * len(kls)
                 yield [
                     {
-                        "prompt": prompt.text,
+                        "prompt": readable(prompt.given).strip(),
                         "split": split,
                         "model": contender.name,
                         "sample": place % samples,
                         "response": answers.texts[place],
                         "score": answers.scores[place],
-                        "gold": gold(prompt.text, answers.texts[place]) if gold else None,
+                        "gold": gold(readable(prompt.given).strip(), answers.texts[place]) if gold else None,
                         "kl": kls[place],
                         "tokens": len(answers.rows[place]) - answers.prompt_lengths[place],
                         "ended": answers.ended[place],

@@ -207,7 +207,8 @@ def load_reward_model(
     if model.config.num_labels > 1:
         _score_by_log_odds(model, name_or_path)
     tokenizer = load_tokenizer(path)
-    model.config.pad_token_id = padding_id(tokenizer)
+    if not has_head or model.config.pad_token_id is None:
+        model.config.pad_token_id = padding_id(tokenizer)
     return model.eval(), tokenizer
 
 
@@ -222,10 +223,9 @@ def _score_by_log_odds(model: PreTrainedModel, name: str) -> None:
     positive = next((index for index, label in labels.items() if str(label).lower().startswith("pos")), 1)
     head = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 2][-1]
     with torch.no_grad():
-        for name in ("weight", "bias"):
-            both = getattr(head, name)
-            if both is not None:
-                setattr(head, name, nn.Parameter(both[[positive]] - both[[1 - positive]]))
+        head.weight = nn.Parameter(head.weight[[positive]] - head.weight[[1 - positive]])
+        if head.bias is not None:
+            head.bias = nn.Parameter(head.bias[[positive]] - head.bias[[1 - positive]])
     head.out_features = model.num_labels = model.config.num_labels = 1
 
 
@@ -253,7 +253,9 @@ def lora(args: ModelSettings, model: PreTrainedModel, task_type: Literal["CAUSAL
         raise BadInput("use_peft needs PEFT: run `pip install peft`.") from error
     wanted = args.lora_target_modules.replace(",", " ").split()
     if wanted != ["all-linear"]:
-        layers = {name.split(".")[-1] for name, module in model.named_modules() if name and not list(module.children())}
+        layers = {
+            name.split(".")[-1] for name, module in model.named_modules() if name and not list(module.children())
+        }
         unknown = [name for name in wanted if name not in layers]
         if unknown or not wanted:
             raise BadInput(
@@ -270,7 +272,7 @@ def lora(args: ModelSettings, model: PreTrainedModel, task_type: Literal["CAUSAL
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """The plain model with its adapters merged into the weights, in float32: in bfloat16 small changes would be lost."""
+    """The plain model with its adapters merged in, in float32: bfloat16 would lose the small changes."""
     return model.float().merge_and_unload() if is_peft(model) else model
 
 

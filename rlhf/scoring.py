@@ -2,9 +2,9 @@
 functions and models together, as PPO takes them.
 
 `RewardModel` judges answers whichever classifier it holds. One made from a language model scores at the last token,
-found by length and never by looking for a pad token's value. With the policy's tokenizer it reads the very ids the
-policy read and wrote: prompt, response and the end token if it was said; with another one it reads the text. An encoder
-such as DistilBERT reads the text padded, as it was trained.
+found by length; only one that pads with its end token is read before that, where Transformers trains it. With the
+policy's tokenizer it reads the very ids the policy read and wrote: prompt, response and the end token if it was said;
+with another one it reads the text. An encoder such as DistilBERT reads the text padded, as it was trained.
 """
 
 import inspect
@@ -17,10 +17,11 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import BadInput
+from rlhf.data import Messages
 from rlhf.generate import batches_by_length
 from rlhf.models import context_size, load_reward_model
 from rlhf.packed import is_peft, line_up, plain_model, read, use_packed_attention
-from rlhf.prompts import Prompt, PromptReader
+from rlhf.prompts import Prompt, PromptReader, require_chat_template
 
 
 RewardFunc = Callable[..., list[float | None] | list[list[float]]]
@@ -31,6 +32,9 @@ def score_ids(reward_model: PreTrainedModel, rows: list[list[int]], batch_tokens
     """Score whole sequences (prompt + response), a list of B id lists -> (B,), about `batch_tokens` at a time."""
     use_packed_attention(reward_model)
     scores = torch.empty(len(rows))
+    config = plain_model(reward_model).config
+    if config.pad_token_id == config.eos_token_id:
+        rows = [_before_end(row, config.eos_token_id) for row in rows]
     for chosen in batches_by_length(rows, batch_tokens):
         ids, places = line_up([rows[row] for row in chosen], reward_model.device)
         hidden = read(reward_model, ids, places)
@@ -39,14 +43,31 @@ def score_ids(reward_model: PreTrainedModel, rows: list[list[int]], batch_tokens
     return scores
 
 
-def score_texts(
-    reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], responses: list[str]
-) -> list[float]:
-    """Scores of finished responses given as text; the end token is added as in the reward model's training."""
-    whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-    if not scores_at_last_token(reward_model):
-        return score_padded(reward_model, tokenizer, whole).tolist()
-    return score_ids(reward_model, tokenizer([text + tokenizer.eos_token for text in whole])["input_ids"]).tolist()
+def _before_end(row: list[int], eos_id: int) -> list[int]:
+    """A row without its end token: a classifier that pads with that, as GPT-2 does, never reads it in training."""
+    end = len(row)
+    while end > 1 and row[end - 1] == eos_id:
+        end -= 1
+    return row[:end]
+
+
+def pair_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, answer: str | Messages) -> list[int]:
+    """A prompt and an answer to it as TRL's RewardTrainer reads them, up to the end token.
+
+    What a chat template writes after the end token, often a line break, is left off: PPO's responses end with it.
+
+    Raises:
+        BadInput: a conversation, but no chat template.
+    """
+    if isinstance(prompt, str):
+        text = prompt + answer
+        return tokenizer(text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token)["input_ids"]
+    require_chat_template(tokenizer)
+    ids = tokenizer.apply_chat_template(prompt + answer, tokenize=True, return_dict=True)["input_ids"]
+    if tokenizer.eos_token_id not in ids:
+        return ids
+    end = len(ids) - ids[::-1].index(tokenizer.eos_token_id)
+    return ids if tokenizer.decode(ids[end:]).strip() else ids[:end]
 
 
 @torch.no_grad()
@@ -55,8 +76,9 @@ def score_padded(
 ) -> torch.Tensor:
     """Scores (B,) of texts from an encoder, read with its own tokenizer."""
     scores = []
+    fits = {"truncation": True, "max_length": min(tokenizer.model_max_length, context_size(reward_model))}
     for start in range(0, len(texts), batch_size):
-        batch = tokenizer(texts[start : start + batch_size], padding=True, truncation=True, return_tensors="pt")
+        batch = tokenizer(texts[start : start + batch_size], padding=True, return_tensors="pt", **fits)
         scores.append(reward_model(**batch.to(reward_model.device)).logits[:, 0].float().cpu())
     return torch.cat(scores)
 
@@ -89,21 +111,21 @@ class RewardModel:
                 self.model, [prompt.ids + answer for prompt, answer in zip(prompts, answers, strict=True)]
             )
         texts = self.reader.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        whole = [self._as_text(*parts) for parts in zip(prompts, texts, ended, strict=True)]
         if not self.at_last_token:
-            return score_padded(self.model, self.tokenizer, [text for text, _ in whole])
-        longest = context_size(self.model)
-        rows = [self.tokenizer(text, add_special_tokens=not templated)["input_ids"] for text, templated in whole]
-        return score_ids(self.model, [row[-longest:] for row in rows])
+            return score_padded(self.model, self.tokenizer, list(map(self._as_text, prompts, texts)))
+        longest = context_size(plain_model(self.model))
+        return score_ids(self.model, [ids[-longest:] for ids in map(self._as_ids, prompts, texts, ended)])
 
-    def _as_text(self, prompt: Prompt, text: str, ended: bool) -> tuple[str, bool]:
-        """Prompt and answer as this model reads them, and whether a chat template has set the special tokens."""
+    def _as_ids(self, prompt: Prompt, text: str, ended: bool) -> list[int]:
+        """Prompt and answer as a language model reads them in training, the end token only if it was said."""
         if isinstance(prompt.given, list) and self.tokenizer.chat_template is not None:
-            messages = [*prompt.given, {"role": "assistant", "content": text}]
-            return self.tokenizer.apply_chat_template(messages, tokenize=False), True
-        given = self.reader.render(prompt.given) if isinstance(prompt.given, list) else prompt.given
-        end = self.tokenizer.eos_token if ended and self.at_last_token else None
-        return given + text + (end or ""), False
+            return pair_ids(self.tokenizer, prompt.given, [{"role": "assistant", "content": text}])
+        end = self.tokenizer.eos_token if ended else ""
+        return self.tokenizer(self._as_text(prompt, text) + end)["input_ids"]
+
+    def _as_text(self, prompt: Prompt, text: str) -> str:
+        """Prompt and answer as they stand after each other."""
+        return (self.reader.render(prompt.given) if isinstance(prompt.given, list) else prompt.given) + text
 
 
 class Reward:
@@ -148,7 +170,9 @@ class Reward:
             )
         self.judge = RewardModel(source, processing_class, reader)
         if not self.judge.at_last_token and processing_class is None:
-            raise BadInput(f"The reward model {self.name} is an encoder: give its own tokenizer as reward_processing_classes.")
+            raise BadInput(
+                f"The reward model {self.name} is an encoder: give its own tokenizer as reward_processing_classes."
+            )
         self.same_tokenizer = self.judge.same_tokenizer and self.judge.at_last_token
         vocab = source.get_input_embeddings().weight.size(0)
         if self.same_tokenizer and vocab < min(policy_vocab, len(reader.tokenizer)):
