@@ -293,12 +293,12 @@ def test_pairs_are_read_as_trl_reads_them(tmp_path, base):
         chat_model(tmp_path / "tiny", template)
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tiny")
         model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tiny", num_labels=1)
-        args = RewardConfig(str(tmp_path / "out"), report_to="none", bf16=False, max_length=64, use_cpu=True)
+        args = RewardConfig(str(tmp_path / "out"), report_to="none", bf16=False, max_length=128, use_cpu=True)
         for shape in (explicit, explicit_conversation):
             pairs = Dataset.from_list([shape(number) for number in range(4)])
             give_chat_template(tokenizer, pairs["prompt"])
             trainer = RewardTrainer(model=model, args=args, train_dataset=pairs, processing_class=tokenizer)
-            ours, theirs = tokenized(pairs, tokenizer, 64), trainer.train_dataset
+            ours, theirs = tokenized(pairs, tokenizer, 128), trainer.train_dataset
             for side in ("chosen_ids", "rejected_ids"):
                 for mine, other in zip(ours[side], theirs[side], strict=True):
                     rest = other[len(mine) :]
