@@ -16,8 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 
+import datasets
 from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset
 from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from rlhf.config import ASSETS, EVERYDAY, BadInput
 from rlhf.everyday import prompt_splits
@@ -157,7 +160,7 @@ def read(dataset_name: str) -> DatasetDict:
             if not path.is_file():
                 raise BadInput(f"There is no file {dataset_name}; check the path.")
             return load_dataset(reader, data_files=str(path), **_OPTIONS.get(reader, {}))
-        return load_dataset(dataset_name)
+        return load_dataset(dataset_name) if path.exists() else _fetch(dataset_name)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise BadInput(
             f"{dataset_name} is neither a file ending in {', '.join(_READERS)} (or .gz of these) nor a data set that "
@@ -167,7 +170,29 @@ def read(dataset_name: str) -> DatasetDict:
         raise
     except Exception as error:  # whatever the parsers raise, it is the file that is wrong
         reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise BadInput(f"{dataset_name} could not be read as {reader or 'a data set'}: {reason}") from error
+        raise BadInput(
+            f"{dataset_name} could not be read as {reader or 'a data set'} ({reason or 'it is empty'}); check what it "
+            "holds."
+        ) from error
+
+
+def _fetch(name: str) -> DatasetDict:
+    """A data set from the Hub, or as it was fetched earlier where the Hub does not answer.
+
+    Asked first, since Datasets would try for half a minute before it looks at what it has.
+    """
+    offline = datasets.config.HF_HUB_OFFLINE
+    try:
+        if not offline:
+            HfApi().dataset_info(name, timeout=10)
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise DatasetNotFoundError(name) from error
+    except Exception:  # whatever a connection that cannot be made raises
+        datasets.config.HF_HUB_OFFLINE = True
+    try:
+        return load_dataset(name)
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
 
 
 def _splits(data: DatasetDict) -> tuple[Dataset, Dataset | None]:

@@ -48,16 +48,19 @@ class PromptReader:
         self.tokenizer, self.room = tokenizer, room
         self.chat_template_kwargs = chat_template_kwargs or {}
 
-    def read(self, row: str | dict) -> Prompt:
+    def read(self, row: str | list[dict] | dict) -> Prompt:
         """One row -> its prompt.
 
         Raises:
             BadInput: neither `prompt` nor `input_ids`, a conversation without a chat template, an empty prompt, or
                 one that leaves no room.
         """
-        row = {"prompt": row} if isinstance(row, str) else row
+        row = {"prompt": row} if isinstance(row, str | list) else row
         if not isinstance(row, Mapping):
-            raise BadInput(f"A row of prompts must be a text or a dict with `prompt` or `input_ids`, not {row!r:.60}.")
+            raise BadInput(
+                "A row of prompts must be a text, a conversation or a dict with `prompt` or `input_ids`, not "
+                f"{row!r:.60}."
+            )
         given = row.get("prompt")
         if isinstance(given, str) or (isinstance(given, list) and given and isinstance(given[0], dict)):
             ids = self.encode(given)

@@ -167,7 +167,7 @@ GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
         (["reward", "--dataset_name", "nowhere.jsonl"], "There is no file nowhere.jsonl"),
         (["reward", "--dataset_name", "no-such-data"], "neither a file"),
         (["reward", "--dataset_name", "column.jsonl.gz"], "no column rejected"),
-        (["reward", "--dataset_name", "empty.jsonl.gz"], "Row 2 of empty.jsonl.gz: chosen must be a text"),
+        (["reward", "--dataset_name", "empty.jsonl.gz"], "row 1 cannot (empty answer)"),
         (["reward", "--dataset_name", "broken.jsonl"], "could not be read"),
         (["reward", "--model_name_or_path", "no-such-model"], "No model could be loaded"),
         (["reward", "--config", "missing.yaml"], "There is no file missing.yaml"),
@@ -184,7 +184,7 @@ GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
 )
 def test_mistakes_get_one_sentence_and_leave_nothing(rlhf, tmp_path, words, message):
     pairs(tmp_path / "column.jsonl.gz", [{"prompt": "How?", "chosen": "So."}] * 3)
-    pairs(tmp_path / "empty.jsonl.gz", [GOOD, {**GOOD, "chosen": " "}])
+    pairs(tmp_path / "empty.jsonl.gz", [{**GOOD, "chosen": " "}] * 2)
     (tmp_path / "broken.jsonl").write_text('{"prompt": "How?", \n')
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
