@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from rlhf import comparison, data, evaluate, models, stats
@@ -75,9 +75,7 @@ def reward(args: RewardArguments) -> dict:
 
     train, held_out = data.load_preferences(args.dataset_name)
     set_seed(args.seed)  # the score head is new
-    # Weights that are trained stay in full precision, or small steps would be lost in rounding.
-    frozen = torch.bfloat16 if args.use_peft and args.dtype == "bfloat16" else torch.float32
-    model, tokenizer = models.load_reward_model(args.model_name_or_path, frozen)
+    model, tokenizer = models.load_reward_model(args.model_name_or_path, _frozen(args))
     if not scores_at_last_token(model):
         raise BadInput(
             f"{args.model_name_or_path} is an encoder, and reward training starts from a causal language model; one "
@@ -119,8 +117,7 @@ def ppo(args: PPOArguments) -> dict:
         )
     if not args.allow_chance_reward:
         _check_reward(args.reward_model_path)
-    frozen = torch.bfloat16 if args.use_peft and args.dtype == "bfloat16" else torch.float32
-    policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=frozen)
+    policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=_frozen(args))
     reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path, trained=True)
     prompts = _prompts(args, "ppo")
     for reads in (tokenizer, reward_tokenizer):
@@ -135,6 +132,7 @@ def ppo(args: PPOArguments) -> dict:
         reward_model,
         reward_processing_classes=reward_tokenizer,
         train_dataset=prompts,
+        value_model=_critic(args, reward_model, reward_tokenizer, tokenizer),
         peft_config=models.lora(args, policy, "CAUSAL_LM"),
     )
     trainer.remove_callback(PrinterCallback)
@@ -158,6 +156,30 @@ def ppo(args: PPOArguments) -> dict:
             raise Stopped
     log = trainer.state.log_history
     return log[-1] if log else {}
+
+
+def _critic(
+    args: PPOArguments,
+    reward_model: PreTrainedModel,
+    reward_tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
+) -> PreTrainedModel | None:
+    """A value model with adapters; None leaves the trainer to make its value head, or a value model without."""
+    if not args.use_peft or args.value_head != "separate":
+        return None
+    begins_as_reward = scores_at_last_token(reward_model) and reward_tokenizer.get_vocab() == tokenizer.get_vocab()
+    start = args.reward_model_path if begins_as_reward else args.model_name_or_path
+    value_model, _ = models.load_reward_model(start, _frozen(args))
+    if not begins_as_reward:
+        torch.nn.init.zeros_(value_model.score.weight)
+    from peft import get_peft_model
+
+    return get_peft_model(value_model, models.lora(args, value_model, "SEQ_CLS"))
+
+
+def _frozen(args: RewardArguments | PPOArguments) -> torch.dtype:
+    """How weights are loaded: those that are trained in full precision, or small steps would be lost in rounding."""
+    return torch.bfloat16 if args.use_peft and args.dtype == "bfloat16" else torch.float32
 
 
 def _prompts(args: PPOArguments | CompareArguments, split: str) -> list:

@@ -48,13 +48,13 @@ def resolve(name_or_path: str, role: Role) -> str:
     Of a demo run, which holds two models, the policy is the PPO model.
 
     Raises:
-        BadInput: a run directory without a model of this role.
+        BadInput: a run directory without a model of this role, or a name that cannot be fetched.
     """
     if name_or_path == EVERYDAY:
         return str(BASE)
     path = Path(name_or_path)
     if not (path / "status.json").exists():
-        return name_or_path
+        return name_or_path if path.is_dir() else _on_hub(name_or_path)
     for folder in (path / _STAGE[role] / "model", path / "model"):
         if (folder / "config.json").exists() and role_of(folder) == role:
             return str(folder)
@@ -71,16 +71,14 @@ def _is_classifier(config: dict) -> bool:
     return (config.get("architectures") or [""])[0].endswith("ForSequenceClassification")
 
 
-def _reach(path: str) -> dict[str, bool]:
-    """How to load from this folder or Hub name: {}, or from the local cache only, when the Hub does not answer.
+def _on_hub(path: str) -> str:
+    """What to load for a Hub name: the name, or, when the Hub does not answer, the folder it was fetched to earlier.
 
-    Loading itself would ask again and again for every file; this asks once.
+    Loading itself would ask for every file, and again and again; this asks once.
 
     Raises:
         BadInput: there is no such model, or it cannot be fetched.
     """
-    if Path(path).is_dir():
-        return {}
     instead = f"give a folder that holds config.json and model.safetensors, a run directory, or {EVERYDAY!r}"
     try:
         get_hf_file_metadata(hf_hub_url(path, "config.json"), timeout=HUB_SECONDS)
@@ -98,14 +96,15 @@ def _reach(path: str) -> dict[str, bool]:
     except EntryNotFoundError as error:
         raise BadInput(f"{path} on the Hub has no config.json, so Transformers cannot load it; {instead}.") from error
     except Exception as error:  # the Hub's client raises what its HTTP library raises, and that library has changed
-        if not isinstance(try_to_load_from_cache(path, "config.json"), str):
+        cached = try_to_load_from_cache(path, "config.json")
+        if not isinstance(cached, str):
             why = "HF_HUB_OFFLINE is set" if isinstance(error, OfflineModeIsEnabled) else "the Hub does not answer"
             raise BadInput(
                 f"No model could be loaded from {path!r}: there is no such folder, {why}, and it was not fetched "
                 f"earlier; go online, or {instead}."
             ) from error
-        return {"local_files_only": True}
-    return {}
+        return str(Path(cached).parent)
+    return path
 
 
 def read_config(path: str) -> dict:
@@ -117,7 +116,7 @@ def read_config(path: str) -> dict:
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise BadInput(f"No model could be loaded from {path!r}: the folder holds no config.json.")
     try:
-        config, _ = PreTrainedConfig.get_config_dict(path, **_reach(path))
+        config, _ = PreTrainedConfig.get_config_dict(path)
     except OSError as error:
         raise BadInput(f"The config.json of {path} could not be read: {_first_line(error)}") from error
     foreign = [key for key in config if key == "auto_map" or key.endswith("_implementation_internal")]
@@ -136,7 +135,7 @@ def _first_line(error: Exception) -> str:
 def _load(loader: type, path: str, **kwargs: object) -> PreTrainedModel | PreTrainedTokenizerBase | tuple:
     read_config(path)
     try:
-        return loader.from_pretrained(path, trust_remote_code=False, **_reach(path), **kwargs)
+        return loader.from_pretrained(path, trust_remote_code=False, **kwargs)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadInput(
             f"No model could be loaded from {path!r}: it must be one of Transformers' architectures for this purpose, "
@@ -282,14 +281,17 @@ def size_mb(model: PreTrainedModel) -> float:
 
 
 def revision(model: PreTrainedModel) -> str:
-    """Where a model came from: its commit on the Hub, or of a local folder its weights' SHA-256 (16 digits).
+    """Where a model came from: its commit on the Hub, or of another folder its weights' SHA-256 (16 digits).
 
     A run notes it, so that the run can be told from one that began with other weights of the same name.
     """
-    if getattr(model.config, "_commit_hash", None):
-        return model.config._commit_hash
+    folder = Path(model.name_or_path)
+    if not folder.is_dir():
+        folder = Path(try_to_load_from_cache(model.name_or_path, "config.json")).parent
+    if folder.parent.name == "snapshots":  # as the Hub's client lays out its cache
+        return folder.name
     digest = hashlib.sha256()
-    for file in sorted(Path(model.name_or_path).glob("*.safetensors")):
+    for file in sorted(folder.glob("*.safetensors")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -105,6 +105,17 @@ def _trl_config(args: RewardArguments, checkpoints: Path) -> RewardConfig:
     )
 
 
+class _Padding(TrainerCallback):
+    """Tells a classifier what it is padded with, after the trainer has told it the tokenizer's pad token."""
+
+    def __init__(self, model: PreTrainedModel, padding: int) -> None:
+        self.model, self.padding = model, padding
+
+    def on_train_begin(self, *args: object, **kwargs: object) -> None:
+        """Before the first step."""
+        self.model.config.pad_token_id = self.padding
+
+
 def train_reward_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -124,10 +135,9 @@ def train_reward_model(
         eval_dataset=held_out.select(range(min(QUICK_EVAL_PAIRS, len(held_out)))),
         processing_class=tokenizer,
         data_collator=DataCollatorForPreference(pad_token_id=padding),
-        callbacks=callbacks,
+        callbacks=[*callbacks, _Padding(model, padding)],
         peft_config=adapters,
     )
-    model.config.pad_token_id = padding  # TRL has set the tokenizer's, at which a text may end
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     merged(trainer.model)

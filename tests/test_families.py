@@ -15,6 +15,7 @@ from pathlib import Path
 import hub
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf import models
@@ -121,10 +122,8 @@ def test_training_scores_a_text_where_everything_else_does(trained):
 
 def test_plain_transformers_gives_the_same_score(trained):
     folder = trained[1] / "reward" / "model"
-    plain, tokenizer = (
-        AutoModelForSequenceClassification.from_pretrained(folder),
-        AutoTokenizer.from_pretrained(folder),
-    )
+    plain = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer("As I said, the film was dull." + tokenizer.eos_token, return_tensors="pt")
     ours, _ = models.load_reward_model(str(folder), trained=True)
     score = score_ids(ours, ids["input_ids"].tolist())
@@ -250,8 +249,12 @@ def test_the_critic_gets_adapters_too(data, tmp_path):
         "--output_dir", tmp_path / "reward")  # fmt: skip
     given = ("--model_name_or_path", hub.GPT2, "--dataset_name", data / "texts.jsonl", "--use_peft", "true")
     run("ppo", *given, *SMALL_PPO, "--value_head", "separate", "--reward_model_path", tmp_path / "reward",
-        "--output_dir", tmp_path / "ppo")  # fmt: skip
-    assert lines(tmp_path / "ppo")[-1]["loss/value_avg"] > 0
+        "--save_steps", 2, "--output_dir", tmp_path / "ppo")  # fmt: skip
+    critic = load_file(tmp_path / "ppo" / "checkpoints" / "checkpoint-2" / "value.safetensors")
+    reward = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward" / "model").state_dict()
+    kept = "transformer.h.0.mlp.c_fc.{}weight"
+    assert torch.equal(critic["base_model.model." + kept.format("base_layer.")], reward[kept.format("")])
+    assert any("lora_B" in name and value.abs().max() > 0 for name, value in critic.items())
 
 
 def test_bfloat16_keeps_trained_weights_in_full_precision(data, tmp_path):
@@ -322,8 +325,6 @@ def test_pickled_weights_are_refused(tmp_path):
 
 
 def test_a_trained_head_is_never_replaced_by_a_new_one(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     folder = saved(tmp_path)
     weights = load_file(folder / "model.safetensors")
     del weights["classifier.weight"]
@@ -360,7 +361,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(cache):
                     connection, _ = server.accept()
                 except OSError:
                     return
-                asked.append(connection.recv(100).split(b"\r\n")[0])
+                asked.append(connection.recv(200).split(b"\r\n")[0])
                 connection.close()
 
         threading.Thread(target=hang_up, daemon=True).start()
@@ -376,8 +377,9 @@ def test_a_hub_that_does_not_answer_is_asked_once(cache):
         }  # fmt: skip
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "the Hub does not answer" in done.stdout, done.stderr[-2000:]
-    assert asked and all(line.startswith(b"HEAD") and b"/config.json" in line for line in asked)
-    assert sum(b"nobody" in line for line in asked) == 1
+    of_models = [line.split()[:2] for line in asked if b"/resolve/" in line]
+    names = (hub.GPT2, "nobody/nothing")
+    assert of_models == [[b"HEAD", f"/{name}/resolve/main/config.json".encode()] for name in names]
 
 
 # GPT-2 at its full size --------------------------------------------------------------------------------------------
