@@ -5,8 +5,6 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import yaml
-
 from rlhf.config import (
     BadInput,
     BenchArguments,
@@ -20,6 +18,7 @@ from rlhf.config import (
     build,
     field_docs,
 )
+from rlhf.recipes import names, read_recipe, read_settings
 
 
 COMMANDS = {
@@ -47,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == "bench":
             command.add_argument("what", choices=["ppo"], help="what to measure")
+        if name == "demo":
+            command.add_argument("--recipe", metavar="NAME", help=f"settings under one name: {', '.join(names())}")
         command.add_argument("--config", metavar="FILE", help="YAML file with settings; flags take precedence")
         docs = field_docs(config)
         for field in dataclasses.fields(config):
@@ -61,19 +62,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def settings(given: dict[str, object]) -> dict[str, object]:
-    """Settings of the YAML file, if one is named, overridden by the flags."""
-    name = given.pop("config", None)
-    if name is None:
-        return given
-    if not Path(name).is_file():
-        raise BadInput(f"There is no file {name}; check --config.")
-    try:
-        read = yaml.safe_load(Path(name).read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise BadInput(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(read, dict):
-        raise BadInput(f"{name} must hold lines such as `learning_rate: 0.0003`.")
-    return {**read, **given}
+    """Settings of the recipe and of the YAML file, if they are named, overridden by the flags."""
+    recipe, file = given.pop("recipe", None), given.pop("config", None)
+    of_recipe = read_recipe(recipe) if recipe else {}
+    return {**of_recipe, **(read_settings(Path(file)) if file else {}), **given}
 
 
 def interval(entry: dict, digits: int = 3) -> str:

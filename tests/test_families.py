@@ -20,8 +20,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf import models
 from rlhf.__main__ import main
-from rlhf.config import BadInput
+from rlhf.config import BadInput, DemoArguments, build
 from rlhf.prompts import PromptReader
+from rlhf.recipes import FOLDER, names, read_recipe
 from rlhf.scoring import RewardModel, score_ids
 
 
@@ -380,6 +381,53 @@ def test_a_hub_that_does_not_answer_is_asked_once(cache):
     of_models = [line.split()[:2] for line in asked if b"/resolve/" in line]
     names = (hub.GPT2, "nobody/nothing")
     assert of_models == [[b"HEAD", f"/{name}/resolve/main/config.json".encode()] for name in names]
+
+
+# Recipes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_recipe_is_a_demo_whose_parts_can_be_built(name):
+    demo = build(DemoArguments, read_recipe(name))
+    assert demo.ppo_arguments(None, None).model_name_or_path == demo.model_name_or_path
+    comments = [line for line in (FOLDER / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+    assert any("GB" in line for line in comments) and any("run" in line.lower() for line in comments)
+
+
+@pytest.mark.parametrize(("name", "file"), [
+    ("gpt2-ultrafeedback", "talks"), ("gpt2-sentiment", "reviews"), ("smollm2-135m-instruct", "talks"),
+])  # fmt: skip
+def test_a_recipe_runs_from_end_to_end(name, file, data, tmp_path, capsys):
+    small = ("--max_length", 96, "--max_prompt_length", 60, "--reward_batch_size", 4, "--reward_max_steps", 2)
+    small += ("--total_episodes", 16, "--per_device_train_batch_size", 8, "--allow_chance_reward", "true")
+    run("demo", "--recipe", name, "--dataset_name", data / f"{file}.jsonl", *small, *SMALL_COMPARISON,
+        "--output_dir", tmp_path / "demo")  # fmt: skip
+    config, recipe = json.loads((tmp_path / "demo" / "config.json").read_text()), read_recipe(name)
+    flags = {*small, *SMALL_COMPARISON, "--dataset_name"}
+    kept = {key: value for key, value in recipe.items() if f"--{key}" not in flags}
+    assert kept and {key: config[key] for key in kept} == kept
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert (summary["reward_model"] is None) == ("reward_model_path" in recipe)
+    assert (tmp_path / "demo" / "reward").exists() == ("reward_model_path" not in recipe)
+    assert "ppo against base, paired" in capsys.readouterr().out
+
+
+def test_an_unknown_recipe_is_answered_with_those_there_are(capsys):
+    assert "gpt2-sentiment" in sentence(capsys, "demo", "--recipe", "gpt3")
+
+
+def test_a_recipe_fills_the_form_and_gives_what_the_form_does_not_show():
+    import gradio as gr
+
+    from rlhf.ui.train import Form
+
+    with gr.Blocks():
+        form = Form("demo")
+    recipe = read_recipe("gpt2-sentiment")
+    values = dict(zip(form.knobs.values(), form.filled(recipe), strict=True))
+    hidden = {key: value for key, value in recipe.items() if key not in form.knobs}
+    assert {"reward_model_path", "prompt_words"} <= set(hidden)
+    assert build(DemoArguments, form.settings(values, **hidden)) == build(DemoArguments, recipe)
 
 
 # GPT-2 at its full size --------------------------------------------------------------------------------------------

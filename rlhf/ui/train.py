@@ -8,7 +8,8 @@ import gradio as gr
 from gradio.components import Component
 
 from rlhf import jobs
-from rlhf.config import BadInput, DemoArguments, PPOArguments, RewardArguments, build, field_docs
+from rlhf.config import EVERYDAY, BadInput, DemoArguments, PPOArguments, RewardArguments, build, field_docs
+from rlhf.recipes import names, read_recipe
 from rlhf.runs import list_runs
 from rlhf.ui import KIND_NAMES, example_id, is_active, note, run_choices, run_label, shown_run
 from rlhf.ui.live import live_run
@@ -27,6 +28,7 @@ COMMAND_LINE = {
     "gradient_accumulation_steps", "num_generations", "stop_token", "kl_horizon", "cliprange_high", "dual_clip",
     "entropy_coef", "normalize_advantages", "whiten_rewards", "early_stopping", "target_kl",
     "mask_truncated_completions", "reward_clip_range", "value_learning_rate", "value_warmup_steps",
+    "lora_alpha", "lora_dropout", "lora_target_modules", "prompt_column", "prompt_words",
 }  # fmt: skip
 """Settings for those who write their own experiments: the command line and Python have them, the page does not."""
 FREE_NAMES = {"model_name_or_path", "dataset_name"}
@@ -57,8 +59,15 @@ class Form:
         if typing.get_origin(hint) is typing.Literal:
             return gr.Dropdown(list(typing.get_args(hint)), value=field.default, **about)
         # Text, so that 3e-4 can be typed as people write it; `build` reads it, or says in one sentence why it cannot.
-        text = "" if field.default is None else f"{field.default:g}" if hint is float else str(field.default)
-        return gr.Textbox(text, max_lines=1, **about)
+        return gr.Textbox(_as_typed(field.default), max_lines=1, **about)
+
+    def filled(self, settings: dict[str, object]) -> list[object]:
+        """Values of the knobs for these settings, the defaults for all others."""
+        values = {field.name: settings.get(field.name, field.default) for field in dataclasses.fields(self.config)}
+        return [
+            _as_typed(values[name]) if isinstance(knob, gr.Textbox) else values[name]
+            for name, knob in self.knobs.items()
+        ]
 
     def settings(self, values: dict[Component, object], **given: object) -> dict[str, object]:
         """What differs from the defaults, checked.
@@ -73,6 +82,10 @@ class Form:
             for field in dataclasses.fields(config)
             if getattr(config, field.name) != field.default
         }
+
+
+def _as_typed(value: object) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class TrainTab:
@@ -91,6 +104,14 @@ class TrainTab:
         modes = [(KIND_NAMES[kind], kind) for kind in CONFIGS]
         self.mode = gr.Radio(modes, value="demo", label="What to train", elem_id="mode")
         self.reward_run = gr.Dropdown([], label="Reward model", info="PPO learns to please this one.", visible=False)
+        self.recipe = gr.Dropdown(
+            names(),
+            value=EVERYDAY,
+            label="Recipe",
+            info="Models, data and settings that go together; they fill the form below.",
+            elem_id="recipe",
+            visible=_recipes_offered(),
+        )
         with gr.Row(elem_classes="buttons"):
             self.start = gr.Button("Start training", variant="primary", min_width=150, elem_id="start")
             self.stop = gr.Button("Stop", variant="secondary", min_width=80, interactive=False, elem_id="stop")
@@ -101,7 +122,19 @@ class TrainTab:
                 self.forms[kind] = Form(kind)
             groups.append(group)
         self.mode.change(
-            _switch, self.mode, [*groups, self.reward_run], show_progress="hidden", api_visibility="private"
+            _switch,
+            self.mode,
+            [*groups, self.reward_run, self.recipe],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        demo = self.forms["demo"]
+        self.recipe.input(
+            lambda name: demo.filled(read_recipe(name)),
+            self.recipe,
+            list(demo.knobs.values()),
+            show_progress="hidden",
+            api_visibility="private",
         )
 
     def wire(self, picker: gr.Dropdown) -> None:
@@ -111,7 +144,7 @@ class TrainTab:
         # One at a time, so that two people who press at once cannot both find the machine free.
         self.start.click(
             self._start,
-            {self.mode, self.reward_run, *knobs},
+            {self.mode, self.reward_run, self.recipe, *knobs},
             [picker, self.note, self.started],
             concurrency_limit=1,
             show_progress="hidden",
@@ -122,6 +155,9 @@ class TrainTab:
         kind = values[self.mode]
         try:
             given = {"reward_model_path": _reward_path(values[self.reward_run])} if kind == "ppo" else {}
+            if kind == "demo":  # what the recipe says beyond the form
+                recipe = read_recipe(values[self.recipe])
+                given = {name: value for name, value in recipe.items() if name not in self.forms[kind].knobs}
             run = jobs.launch(kind, self.forms[kind].settings(values, **given))
         except BadInput as error:
             return gr.skip(), note(str(error)), gr.skip()
@@ -135,8 +171,14 @@ class TrainTab:
 
 
 def _switch(kind: str) -> list:
-    """Show the chosen kind's knobs, and the choice of reward model where one is needed."""
-    return [gr.Column(visible=other == kind) for other in CONFIGS] + [gr.Dropdown(visible=kind == "ppo")]
+    """Show the chosen kind's knobs, the choice of reward model where one is needed, and that of recipes for a demo."""
+    choices = [gr.Dropdown(visible=kind == "ppo"), gr.Dropdown(visible=kind == "demo" and _recipes_offered())]
+    return [gr.Column(visible=other == kind) for other in CONFIGS] + choices
+
+
+def _recipes_offered() -> bool:
+    """Recipes name models and data, which a public page does not fetch."""
+    return not os.environ.get("SPACE_ID")
 
 
 def reward_runs() -> list[tuple[str, str]]:
