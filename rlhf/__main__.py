@@ -5,8 +5,6 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import yaml
-
 from rlhf.config import (
     BadInput,
     BenchArguments,
@@ -21,6 +19,7 @@ from rlhf.config import (
     default_of,
     field_docs,
 )
+from rlhf.recipes import names, read_recipe, read_settings
 
 
 COMMANDS = {
@@ -49,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == "bench":
             command.add_argument("what", choices=["ppo", "compare"], help="what to measure")
+        if name == "demo":
+            command.add_argument("--recipe", metavar="NAME", help=f"settings under one name: {', '.join(names())}")
         command.add_argument("--config", metavar="FILE", help="YAML file with settings; flags take precedence")
         docs = field_docs(config)
         for field in dataclasses.fields(config):
@@ -63,19 +64,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def settings(given: dict[str, object]) -> dict[str, object]:
-    """Settings of the YAML file, if one is named, overridden by the flags."""
-    name = given.pop("config", None)
-    if name is None:
-        return given
-    if not Path(name).is_file():
-        raise BadInput(f"There is no file {name}; check --config.")
-    try:
-        read = yaml.safe_load(Path(name).read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise BadInput(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(read, dict):
-        raise BadInput(f"{name} must hold lines such as `learning_rate: 0.0003`.")
-    return {**read, **given}
+    """Settings of the recipe and of the YAML file, if they are named, overridden by the flags."""
+    recipe, file = given.pop("recipe", None), given.pop("config", None)
+    of_recipe = read_recipe(recipe) if recipe else {}
+    return {**of_recipe, **(read_settings(Path(file)) if file else {}), **given}
 
 
 def interval(entry: dict, digits: int = 3) -> str:
@@ -148,7 +140,16 @@ def _seed_lines(name: str, seeds: dict, found: dict) -> list[str]:
 
 def demo_table(summary: dict) -> str:
     """The closing table of a demo."""
-    reward, seconds = summary["reward_model"], summary["seconds"]
+    seconds = summary["seconds"]
+    names = {"reward": "reward model", "ppo": "PPO", "compare": "comparison", "total": "in all"}
+    spent = ", ".join(f"{name} {seconds[key]:.0f}" for key, name in names.items() if key in seconds)
+    return "\n".join([*_reward_lines(summary["reward_model"]), comparison_table(summary), "", f"Seconds: {spent}"])
+
+
+def _reward_lines(reward: dict | None) -> list[str]:
+    """How well the reward model judges; nothing of one that the demo did not train."""
+    if reward is None:
+        return []
     lines = [
         "",
         f"Reward model: loss {interval(reward['loss'])} nats (chance: 0.693), accuracy {interval(reward['accuracy'])}",
@@ -158,13 +159,7 @@ def demo_table(summary: dict) -> str:
             f"  the labels themselves agree with the rubric on {reward['label_ceiling']:.3f} of the held-out pairs,",
             f"  the reward model on {reward['rubric_agreement']:.3f}",
         ]
-    lines += [
-        comparison_table(summary),
-        "",
-        f"Seconds: reward model {seconds['reward']:.0f}, PPO {seconds['ppo']:.0f}, "
-        f"comparison {seconds['compare']:.0f}, in all {seconds['total']:.0f}",
-    ]
-    return "\n".join(lines)
+    return lines
 
 
 def sweep_table(found: dict) -> str:

@@ -292,13 +292,15 @@ def everyday_work(args: BenchArguments) -> dict:
     """The embedded model, the example run's reward model, and the prompts of PPO's split."""
     from rlhf import models
     from rlhf.data import load_prompts
+    from rlhf.prompts import PromptReader
 
     _, tokenizer = models.load_policy(args.model_name_or_path)
+    reader = PromptReader(tokenizer, room=None)
     reward = models.resolve(args.reward_model_path or str(ASSETS / "example"), "reward")
     return {
         "policy": models.resolve(args.model_name_or_path, "policy"),
         "reward": reward,
-        "prompts": tokenizer(load_prompts(args.dataset_name, "ppo"))["input_ids"],
+        "prompts": [reader.encode(prompt) for prompt in load_prompts(args.dataset_name, "ppo")],
         "stop_token": "eos",
     }
 
@@ -413,10 +415,14 @@ def bench_compare(args: BenchArguments) -> dict:
     """Measure how much faster the comparison is in batches than one prompt at a time; prints and returns it."""
     from rlhf import evaluate, models
     from rlhf.data import load_prompts
+    from rlhf.prompts import PromptReader
+    from rlhf.scoring import RewardModel
 
     policy, tokenizer = models.load_policy(args.model_name_or_path)
-    reward_model, _ = models.load_reward_model(args.reward_model_path or str(ASSETS / "example"))
-    judge = evaluate.Judge(tokenizer, reward_model, args.response_length, PPOArguments.temperature)
+    reward_model, its_tokenizer = models.load_reward_model(args.reward_model_path or str(ASSETS / "example"))
+    reader = PromptReader(tokenizer, models.context_size(policy) - args.response_length)
+    judge = RewardModel(reward_model, its_tokenizer, reader)
+    judge = evaluate.Judge(judge, args.response_length, PPOArguments.temperature)
     prompts = {"test": load_prompts(args.dataset_name, "test")[: 2 * args.batch_size]}
     contenders = [evaluate.Contender("base", lambda: policy)]
     speeds: dict[int, list[float]] = {args.batch_size: [], 1: []}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from rlhf import comparison, data, evaluate, models, stats
@@ -29,7 +29,9 @@ from rlhf.config import (
 )
 from rlhf.everyday import gold_score
 from rlhf.ppo import Diverged, PPOConfig, PPOTrainer
+from rlhf.prompts import PromptReader, fitting, give_chat_template
 from rlhf.runs import Run, catch_signals, read_json, write_json
+from rlhf.scoring import RewardModel, scores_at_last_token
 
 
 class Stopped(Exception):  # noqa: N818  (a wish, not an error)
@@ -69,21 +71,30 @@ def _open(args: RewardArguments | PPOArguments | CompareArguments | DemoArgument
 def reward(args: RewardArguments) -> dict:
     """Train a reward model; returns what `reward_model` in `summary.json` says."""
     # Takes seconds to import, and only this command needs it.
-    from rlhf.reward import gold_margins, label_ceiling, report, train_reward_model
+    from rlhf.reward import gold_margins, label_ceiling, report, tokenized, train_reward_model
 
     train, held_out = data.load_preferences(args.dataset_name)
     set_seed(args.seed)  # the score head is new
-    model, tokenizer = models.load_reward_model(args.model_name_or_path)
-    texts = (row[side] for row in train for side in ("prompt", "chosen", "rejected"))
+    model, tokenizer = models.load_reward_model(args.model_name_or_path, _frozen(args))
+    if not scores_at_last_token(model):
+        raise BadInput(
+            f"{args.model_name_or_path} is an encoder, and reward training starts from a causal language model; one "
+            "that judges already can be given to ppo as --reward_model_path."
+        )
+    adapters = models.lora(args, model, "SEQ_CLS")
+    texts = (data.readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
+    give_chat_template(tokenizer, train["prompt"])
+    max_length = min(args.max_length, models.context_size(model))
+    train, held_out = (tokenized(pairs, tokenizer, max_length) for pairs in (train, held_out))
     run = _open(args, "reward", model_revision=models.revision(model), data_fingerprint=data.fingerprint(texts))
     with recorded(run):
         callback = RunCallback(run, "Reward model", "step")
         if args.dataset_name == EVERYDAY:
             run.log({"step": 0, "label_ceiling": label_ceiling(gold_margins(held_out))})
-        train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback])
+        train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
-        found = report(model, tokenizer, held_out, args.dataset_name)
+        found = report(model, held_out, args.dataset_name)
         write_json(run.path / "summary.json", {"reward_model": found})
         run.log(
             {
@@ -106,9 +117,14 @@ def ppo(args: PPOArguments) -> dict:
         )
     if not args.allow_chance_reward:
         _check_reward(args.reward_model_path)
-    policy, tokenizer = models.load_policy(args.model_name_or_path)
-    reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path)
-    prompts = data.load_prompts(args.dataset_name, "ppo")
+    policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=_frozen(args))
+    reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path, trained=True)
+    prompts = _prompts(args, "ppo")
+    for reads in (tokenizer, reward_tokenizer):
+        give_chat_template(reads, prompts)
+    reader = PromptReader(tokenizer, _room(args, policy))
+    prompts = fitting(prompts, reader)
+    pinned = data.pinned_prompts(fitting(_prompts(args, "test"), reader))
     trainer = PPOTrainer(
         policy,
         _ppo_config(args),
@@ -116,10 +132,12 @@ def ppo(args: PPOArguments) -> dict:
         reward_model,
         reward_processing_classes=reward_tokenizer,
         train_dataset=prompts,
+        value_model=_critic(args, reward_model, reward_tokenizer, tokenizer),
+        peft_config=models.lora(args, policy, "CAUSAL_LM"),
     )
     trainer.remove_callback(PrinterCallback)
-    pinned = data.pinned_prompts(args.dataset_name)
-    run = _open(args, "ppo", model_revision=models.revision(policy), data_fingerprint=data.fingerprint(prompts))
+    fingerprint = data.fingerprint(map(data.readable, prompts))
+    run = _open(args, "ppo", model_revision=models.revision(policy), data_fingerprint=fingerprint)
     with recorded(run):
         trainer.args.output_dir = str(run.path / "checkpoints")
         trainer.add_callback(RunCallback(run, "PPO", "update"))
@@ -127,15 +145,54 @@ def ppo(args: PPOArguments) -> dict:
             every = max(1, trainer.args.num_total_batches // args.num_sample_generations)
 
             def sample(step: int) -> None:
-                run.log_samples(step, trainer.generate_completions(pinned, greedy=True))
+                samples = trainer.generate_completions(pinned, greedy=True)
+                run.log_samples(step, [{**sample, "prompt": data.readable(sample["prompt"])} for sample in samples])
 
             trainer.add_callback(EveryFewSteps(every, sample))
         trainer.train(args.resume_from_checkpoint)
+        trainer.model = models.merged(trainer.model)
         trainer.save_model(run.path / "model")
         if run.stop_requested():
             raise Stopped
     log = trainer.state.log_history
     return log[-1] if log else {}
+
+
+def _critic(
+    args: PPOArguments,
+    reward_model: PreTrainedModel,
+    reward_tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
+) -> PreTrainedModel | None:
+    """A value model with adapters; None leaves the trainer to make its value head, or a value model without."""
+    if not args.use_peft or args.value_head != "separate":
+        return None
+    begins_as_reward = scores_at_last_token(reward_model) and reward_tokenizer.get_vocab() == tokenizer.get_vocab()
+    start = args.reward_model_path if begins_as_reward else args.model_name_or_path
+    value_model, _ = models.load_reward_model(start, _frozen(args))
+    if not begins_as_reward:
+        torch.nn.init.zeros_(value_model.score.weight)
+    from peft import get_peft_model
+
+    return get_peft_model(value_model, models.lora(args, value_model, "SEQ_CLS"))
+
+
+def _frozen(args: RewardArguments | PPOArguments) -> torch.dtype:
+    """How weights are loaded: those that are trained in full precision, or small steps would be lost in rounding."""
+    return torch.bfloat16 if args.use_peft and args.dtype == "bfloat16" else torch.float32
+
+
+def _prompts(args: PPOArguments | CompareArguments, split: str) -> list:
+    """Prompts of a split, from the column that the settings name, whole or their first words."""
+    if args.prompt_column == "prompt" and args.prompt_words is None:
+        return data.load_prompts(args.dataset_name, split)
+    return data.load_beginnings(args.dataset_name, split, args.prompt_column, args.prompt_words)
+
+
+def _room(args: PPOArguments | CompareArguments, policy: PreTrainedModel) -> int:
+    """Tokens that a prompt may have."""
+    room = models.context_size(policy) - args.response_length
+    return room if args.max_prompt_length is None else min(room, args.max_prompt_length)
 
 
 def _ppo_config(args: PPOArguments) -> PPOConfig:
@@ -147,7 +204,8 @@ def _ppo_config(args: PPOArguments) -> PPOConfig:
         save_strategy="steps" if args.save_steps else "no",
         save_steps=args.save_steps or 500,
         save_value_model=False,
-        bf16=False,  # the commands load models in float32
+        bf16=args.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available() and args.dtype == "bfloat16",  # Transformers asks to be told so
         disable_tqdm=True,
         report_to="none",
     )
@@ -178,56 +236,86 @@ def compare(args: CompareArguments) -> dict:
     reward_path = args.reward_model_path or _reward_model_of([path for _, path, _ in entries if path])
     repeats = _repeats(entries, args.seeds)
     paths = {"base": args.base_model_name_or_path, **{name: path for name, path, _ in entries if path}}
-    tokenizers = {name: models.load_tokenizer(models.resolve(path, "policy")) for name, path in paths.items()}
-    for name, other in tokenizers.items():
-        if other.get_vocab() != tokenizers["base"].get_vocab():
-            raise BadInput(f"{name} has another vocabulary than the base; compare it with the model it came from.")
-    prompts = _questions(args, tokenizers["base"])
-    reward_model, _ = models.load_reward_model(reward_path)
-    judge = evaluate.Judge(tokenizers["base"], reward_model, args.response_length, args.temperature)
+    tokenizer = _shared_tokenizer(paths)
+    base, _ = models.load_policy(paths["base"])
+    reward_model, reward_tokenizer = models.load_reward_model(reward_path, trained=True)
+    prompts = _questions(args, tokenizer)
+    for reads in (tokenizer, reward_tokenizer):
+        give_chat_template(reads, next(iter(prompts.values())))
+    reader = PromptReader(tokenizer, _room(args, base))
+    prompts = _asked(prompts, reader, args)
+    judge = evaluate.Judge(RewardModel(reward_model, reward_tokenizer, reader), args.response_length, args.temperature)
     run = _open(args, "compare")
     with recorded(run):
         paths |= _train_again(run, [settings for others in repeats.values() for settings in others])
-        sizes: dict[str, float] = {}
+        sizes = {"base": models.size_mb(base)}
 
-        def load(name: str) -> torch.nn.Module:
+        def load(name: str) -> PreTrainedModel:
             model, _ = models.load_policy(paths[name])
             sizes[name] = models.size_mb(model)
             return model
 
-        contenders = [evaluate.Contender("base", partial(load, "base"))]
+        contenders = [evaluate.Contender("base", lambda: base)]
         for name, path, best_of in entries:
-            contenders.append(evaluate.Contender(name, partial(load, name if path else "base"), best_of))
+            contenders.append(evaluate.Contender(name, partial(load, name) if path else lambda: base, best_of))
             again = [settings.output_dir for settings in repeats.get(name, ())]
             contenders += [evaluate.Contender(other, partial(load, other)) for other in again]
         _write_scores(args, run, contenders, judge, prompts)
-        reward_report = _reward_report(reward_path)
-        splits = comparison.summarize(comparison.read_rows(run.path / "scores.csv"), "base")
-        for found in splits.values():
-            for name, against in found["against_base"].items():
-                against["cautions"] = comparison.cautions(against, name, reward_report)
-            found["seeds"] = {
-                name: comparison.over_seeds(found["against_base"], [name, *(again.output_dir for again in others)])
-                for name, others in repeats.items()
-            }
-        summary = {"reward_model": reward_report, "size_mb": sizes, "splits": splits}
+        summary = {"reward_model": _reward_report(reward_path), "size_mb": sizes, "splits": _conclude(run, repeats)}
+        _add_cautions(summary)
         write_json(run.path / "summary.json", summary)
     return summary
 
 
-def _questions(args: CompareArguments, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[str]]:
-    """The prompts of a comparison by their split: "test" and "unseen", or "own"."""
-    if args.prompts_file is not None:
-        asked = data.read_questions(args.prompts_file)
-        return {"own": [models.render_prompt(tokenizer, question) for question in asked]}
-    prompts = {
-        "test": _spread(data.load_prompts(args.dataset_name, "test"), args.num_prompts),
-        "unseen": _spread(data.load_prompts(args.dataset_name, "unseen"), args.num_prompts // 2),
-    }
-    prompts = {split: asked for split, asked in prompts.items() if len(asked) > 1}
-    if "test" not in prompts:
-        raise BadInput(f"{args.dataset_name} has fewer than two test prompts; there is nothing to compare on.")
-    return prompts
+def _shared_tokenizer(paths: dict[str, str]) -> PreTrainedTokenizerBase:
+    """The base's tokenizer, whose vocabulary all models must have.
+
+    Raises:
+        BadInput: one has another.
+    """
+    tokenizers = {name: models.load_tokenizer(models.resolve(path, "policy")) for name, path in paths.items()}
+    for name, other in tokenizers.items():
+        if other.get_vocab() != tokenizers["base"].get_vocab():
+            raise BadInput(f"{name} has another vocabulary than the base; compare it with the model it came from.")
+    return tokenizers["base"]
+
+
+def _conclude(run: Run, repeats: dict[str, list[PPOArguments]]) -> dict:
+    """What the rows of `scores.csv` show, and what all trainings of one model show together."""
+    splits = comparison.summarize(comparison.read_rows(run.path / "scores.csv"), "base")
+    for found in splits.values():
+        found["seeds"] = {
+            name: comparison.over_seeds(found["against_base"], [name, *(again.output_dir for again in others)])
+            for name, others in repeats.items()
+        }
+    return splits
+
+
+def _add_cautions(summary: dict) -> None:
+    """Where a reader would be fooled, beside the numbers."""
+    for found in summary["splits"].values():
+        for name, against in found["against_base"].items():
+            against["cautions"] = comparison.cautions(against, name, summary["reward_model"])
+
+
+def _questions(args: CompareArguments, tokenizer: PreTrainedTokenizerBase) -> dict[str, list]:
+    """The prompts to choose from by their split: "test" and "unseen", or "own", put as a person would in a chat."""
+    if args.prompts_file is None:
+        return {split: _prompts(args, split) for split in ("test", "unseen")}
+    asked = data.read_questions(args.prompts_file)
+    return {"own": [[{"role": "user", "content": text}] for text in asked] if tokenizer.chat_template else asked}
+
+
+def _asked(prompts: dict[str, list], reader: PromptReader, args: CompareArguments) -> dict[str, list]:
+    """The prompts of a comparison: of those that leave room for an answer, as many as it wants."""
+    counts = {"test": args.num_prompts, "unseen": args.num_prompts // 2}
+    fit = {split: fitting(some, reader) for split, some in prompts.items()}
+    spread = {split: _spread(some, counts.get(split, len(some))) for split, some in fit.items()}
+    asked = {split: some for split, some in spread.items() if len(some) > 1}
+    if not asked.keys() & {"test", "own"}:
+        source = args.prompts_file or args.dataset_name
+        raise BadInput(f"{source} has fewer than two test prompts that leave room for an answer; compare on others.")
+    return asked
 
 
 def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str, list[PPOArguments]]:
@@ -278,7 +366,7 @@ def _reward_model_of(paths: list[str]) -> str:
     raise BadInput("Which reward model should score? Give --reward_model_path.")
 
 
-def _spread(prompts: list[str], count: int) -> list[str]:
+def _spread(prompts: list, count: int) -> list:
     """`count` of the prompts at even distances, so that every topic has its share."""
     if len(prompts) <= count:
         return prompts
@@ -290,7 +378,7 @@ def _write_scores(
     run: Run,
     contenders: list[evaluate.Contender],
     judge: evaluate.Judge,
-    prompts: dict[str, list[str]],
+    prompts: dict[str, list],
 ) -> None:
     """Answer, score and write `scores.csv`, with progress, a batch at a time."""
     total = args.samples * len(contenders) * sum(map(len, prompts.values()))
@@ -314,15 +402,18 @@ def demo(args: DemoArguments) -> dict:
     run = _open(args, "demo")
     with recorded(run):
         started, seconds = time.time(), {}
-        run.set_status(state="running", started=started, phase="reward", message="Reward model")
-        stages = (
+        first = ("reward", "Reward model") if args.reward_model_path is None else ("ppo", "PPO")
+        run.set_status(state="running", started=started, phase=first[0], message=first[1])
+        stages = [
             ("reward", lambda: reward(args.reward_arguments(run.path / "reward"))),
             ("ppo", lambda: ppo(args.ppo_arguments(run.path / "reward", run.path / "ppo"))),
             (
                 "compare",
                 lambda: compare(args.compare_arguments(run.path / "reward", run.path / "ppo", run.path / "compare")),
             ),
-        )
+        ]
+        if args.reward_model_path is not None:
+            del stages[0]
         results = {}
         for number, (name, stage) in enumerate(stages):
             began = time.time()

@@ -176,7 +176,48 @@ class PreferencesConfig:
 
 
 @dataclass
-class RewardArguments:
+class ModelSettings:
+    """How weights are loaded and which of them are trained, under the names of TRL's ModelConfig."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """"bfloat16" computes in it; weights that are trained stay in float32, LoRA's frozen ones are kept in bfloat16."""
+    use_peft: bool = False
+    """Train LoRA adapters instead of all weights (needs PEFT); the saved model has them merged in."""
+    lora_r: int = 16
+    """LoRA: rank of the adapters."""
+    lora_alpha: int = 32
+    """LoRA: the adapters' output is multiplied by lora_alpha over lora_r."""
+    lora_dropout: float = 0.0
+    """LoRA: dropout before the adapters, in reward training; PPO has none."""
+    lora_target_modules: str = "all-linear"
+    """LoRA: layers that get adapters, all-linear or their names separated by commas."""
+
+    def check_model(self) -> None:
+        """Check the ranges."""
+        check_range(self, "lora_r", low=1)
+        check_range(self, "lora_alpha", low=1)
+        check_range(self, "lora_dropout", low=0, high=0.9)
+
+
+@dataclass
+class PromptSettings:
+    """Which prompts of a data set are taken."""
+
+    prompt_column: str = "prompt"
+    """Column of the data set that holds the prompts."""
+    prompt_words: int | None = None
+    """Take the first so many words of each text as a prompt to be gone on with; the whole text if not given."""
+    max_prompt_length: int | None = None
+    """Prompts of more tokens are left out, as are those that leave no room for the response."""
+
+    def check_prompts(self) -> None:
+        """Check the ranges."""
+        check_range(self, "prompt_words", low=1)
+        check_range(self, "max_prompt_length", low=1)
+
+
+@dataclass
+class RewardArguments(ModelSettings):
     """Settings of `python -m rlhf reward`: TRL's RewardTrainer on a classifier started from a language model."""
 
     model_name_or_path: str = EVERYDAY
@@ -225,6 +266,7 @@ class RewardArguments:
         check_range(self, "save_steps", low=0)
         check_range(self, "logging_steps", low=1)
         check_range(self, "seed", low=0)
+        self.check_model()
 
 
 @dataclass
@@ -363,7 +405,7 @@ class PPOSettings:
 
 
 @dataclass
-class PPOArguments(PPOSettings):
+class PPOArguments(PPOSettings, ModelSettings, PromptSettings):
     """Settings of `python -m rlhf ppo`: what to train on what, with defaults that fit the embedded world."""
 
     model_name_or_path: str = EVERYDAY
@@ -399,7 +441,9 @@ class PPOArguments(PPOSettings):
 
     def __post_init__(self) -> None:
         self.check()
+        self.check_model()
         check_range(self, "save_steps", low=0)
+        self.check_prompts()
 
 
 @dataclass
@@ -453,7 +497,7 @@ class BenchArguments:
 
 
 @dataclass
-class CompareArguments:
+class CompareArguments(PromptSettings):
     """Settings of `python -m rlhf compare`: any number of models on the same test prompts, scored by one function."""
 
     models: list[str] | None = None
@@ -487,6 +531,7 @@ class CompareArguments:
         check_range(self, "samples", low=1, high=64)
         check_range(self, "response_length", low=1)
         check_range(self, "temperature", low=0)
+        self.check_prompts()
         check_range(self, "seed", low=0)
         names = [self.contender(entry)[0] for entry in self.models or ()]
         twice = {name for name in names if names.count(name) > 1}
@@ -585,13 +630,15 @@ class SweepArguments:
 
 
 @dataclass
-class DemoArguments:
+class DemoArguments(ModelSettings, PromptSettings):
     """Settings of `python -m rlhf demo`: reward model, PPO and comparison in a row."""
 
     output_dir: str | None = None
     """Run directory; a fresh one under runs/ if not given."""
     model_name_or_path: str = EVERYDAY
     """Model that everything starts from."""
+    reward_model_path: str | None = None
+    """Reward model, if there is one already: then none is trained."""
     dataset_name: str = EVERYDAY
     """Preference pairs and prompts."""
     total_episodes: int = PPOArguments.total_episodes
@@ -600,12 +647,30 @@ class DemoArguments:
     """PPO: price of a nat of KL from the base model; higher keeps the policy closer to the base."""
     learning_rate: float = PPOArguments.learning_rate
     """PPO: peak learning rate, decayed linearly to zero."""
+    per_device_train_batch_size: int = PPOArguments.per_device_train_batch_size
+    """PPO: responses an update learns from, times gradient_accumulation_steps; so many at most in memory at once."""
+    gradient_accumulation_steps: int = PPOArguments.gradient_accumulation_steps
+    """PPO: an update takes this many times per_device_train_batch_size responses."""
+    num_ppo_epochs: int = PPOArguments.num_ppo_epochs
+    """PPO: passes over the responses of one update."""
+    num_mini_batches: int = PPOArguments.num_mini_batches
+    """PPO: optimizer steps an epoch."""
+    response_length: int = PPOArguments.response_length
+    """PPO and comparison: longest response in tokens."""
+    missing_eos_penalty: float | None = PPOArguments.missing_eos_penalty
+    """PPO: taken off the score of a response that ran into the length limit; none if not given."""
+    temperature: float = PPOArguments.temperature
+    """PPO and comparison: sampling temperature."""
     reward_learning_rate: float = RewardArguments.learning_rate
     """Reward model: peak learning rate, decayed linearly to zero."""
     reward_max_steps: int = RewardArguments.max_steps
     """Reward model: optimizer steps; -1 leaves it to num_train_epochs."""
+    reward_batch_size: int = RewardArguments.per_device_train_batch_size
+    """Reward model: pairs a step."""
     num_train_epochs: float = RewardArguments.num_train_epochs
     """Reward model: passes over the training pairs."""
+    max_length: int = RewardArguments.max_length
+    """Reward model: pairs with a longer text, in tokens, are left out."""
     num_prompts: int = CompareArguments.num_prompts
     """Comparison: test prompts, and half as many about unseen topics."""
     samples: int = CompareArguments.samples
@@ -622,44 +687,37 @@ class DemoArguments:
         self.ppo_arguments(None, None)
         self.compare_arguments(None, None, None)
 
+    def _hand_down(self, config: type, **given: object) -> object:
+        """The settings of one step: what is given, and this demo's own of the same name."""
+        own = {field.name for field in dataclasses.fields(self)}
+        same = {field.name: getattr(self, field.name) for field in dataclasses.fields(config) if field.name in own}
+        return config(**{**same, **given})
+
     def reward_arguments(self, output_dir: Path | None) -> RewardArguments:
         """The reward model's settings within this demo."""
-        return RewardArguments(
-            model_name_or_path=self.model_name_or_path,
-            dataset_name=self.dataset_name,
+        return self._hand_down(
+            RewardArguments,
             output_dir=str(output_dir),
             learning_rate=self.reward_learning_rate,
-            num_train_epochs=self.num_train_epochs,
             max_steps=self.reward_max_steps,
-            seed=self.seed,
+            per_device_train_batch_size=self.reward_batch_size,
+            per_device_eval_batch_size=4 * self.reward_batch_size,
         )
 
     def ppo_arguments(self, reward_dir: Path | None, output_dir: Path | None) -> PPOArguments:
         """PPO's settings within this demo."""
-        return PPOArguments(
-            model_name_or_path=self.model_name_or_path,
-            reward_model_path=str(reward_dir),
-            dataset_name=self.dataset_name,
-            output_dir=str(output_dir),
-            total_episodes=self.total_episodes,
-            kl_coef=self.kl_coef,
-            learning_rate=self.learning_rate,
-            allow_chance_reward=self.allow_chance_reward,
-            seed=self.seed,
+        return self._hand_down(
+            PPOArguments, output_dir=str(output_dir), reward_model_path=self.reward_model_path or str(reward_dir)
         )
 
     def compare_arguments(
         self, reward_dir: Path | None, ppo_dir: Path | None, output_dir: Path | None
     ) -> CompareArguments:
         """The comparison's settings within this demo."""
-        return CompareArguments(
+        return self._hand_down(
+            CompareArguments,
             models=["base", f"ppo={ppo_dir}"],
             base_model_name_or_path=self.model_name_or_path,
-            reward_model_path=str(reward_dir),
-            dataset_name=self.dataset_name,
             output_dir=str(output_dir),
-            num_prompts=self.num_prompts,
-            samples=self.samples,
-            seeds=self.seeds,
-            seed=self.seed,
+            reward_model_path=self.reward_model_path or str(reward_dir),
         )

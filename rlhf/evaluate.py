@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
+from rlhf.data import Messages, readable
 from rlhf.generate import batches_by_length, generate
 from rlhf.packed import line_up, logits_at, read, response_places, use_packed_attention
-from rlhf.scoring import score_ids
+from rlhf.prompts import Prompt
+from rlhf.scoring import RewardModel
 from rlhf.stats import best_of_n_kl
 
 
@@ -54,36 +56,36 @@ class Answers:
 class Judge:
     """How answers are sampled and scored: the same for every model."""
 
-    tokenizer: PreTrainedTokenizerBase
-    reward_model: PreTrainedModel
+    reward_model: RewardModel
     response_length: int
     temperature: float
 
-    def answers(self, model: PreTrainedModel, queries: list[list[int]], generator: torch.Generator) -> Answers:
-        """One scored answer of a model to each of B prompts, given as ids."""
+    def answers(self, model: PreTrainedModel, prompts: list[Prompt], generator: torch.Generator) -> Answers:
+        """One scored answer of a model to each of B prompts."""
+        tokenizer = self.reward_model.reader.tokenizer
+        queries = [prompt.ids for prompt in prompts]
         generation = generate(
             model,
             queries,
             max_new_tokens=self.response_length,
             temperature=self.temperature,
-            eos_id=self.tokenizer.eos_token_id,
+            eos_id=tokenizer.eos_token_id,
             generator=generator,
         )
-        said = generation.lists()
-        rows = [query + response for query, response in zip(queries, said, strict=True)]
+        said, ended = generation.lists(), generation.ended.tolist()
         return Answers(
-            rows=rows,
+            rows=[query + response for query, response in zip(queries, said, strict=True)],
             prompt_lengths=list(map(len, queries)),
-            texts=[text.strip() for text in self.tokenizer.batch_decode(said, skip_special_tokens=True)],
-            ended=generation.ended.tolist(),
-            scores=score_ids(self.reward_model, rows).tolist(),
+            texts=[text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)],
+            ended=ended,
+            scores=self.reward_model(prompts, said, ended).tolist(),
         )
 
     def best_of(
-        self, count: int, model: PreTrainedModel, queries: list[list[int]], generator: torch.Generator
+        self, count: int, model: PreTrainedModel, prompts: list[Prompt], generator: torch.Generator
     ) -> Answers:
         """The best by score of `count` answers of a model to each of B prompts."""
-        tries = self.answers(model, [query for query in queries for _ in range(count)], generator)
+        tries = self.answers(model, [prompt for prompt in prompts for _ in range(count)], generator)
         of_prompt = torch.tensor(tries.scores).view(-1, count).argmax(dim=1)
         return tries.take([start * count + best for start, best in enumerate(of_prompt.tolist())])
 
@@ -117,7 +119,7 @@ def distances(
 def compare(
     contenders: list[Contender],
     judge: Judge,
-    prompts: dict[str, list[str]],
+    prompts: dict[str, list[str | Messages]],
     *,
     samples: int,
     seed: int,
@@ -136,21 +138,21 @@ def compare(
         for split_number, (split, asked) in enumerate(prompts.items()):
             generator = torch.Generator().manual_seed((seed * 1000 + split_number) * 1000 + number)
             for start in range(0, len(asked), at_once):
-                part = [prompt for prompt in asked[start : start + at_once] for _ in range(samples)]
-                queries = judge.tokenizer(part)["input_ids"]
-                answers = judge.best_of(contender.best_of, model, queries, generator)
+                read_once = map(judge.reward_model.reader.read, asked[start : start + at_once])
+                part = [prompt for prompt in read_once for _ in range(samples)]
+                answers = judge.best_of(contender.best_of, model, part, generator)
                 kls, nlls = distances(model, base, answers, judge.temperature)
                 if contender.best_of > 1:
                     kls = [best_of_n_kl(contender.best_of)] * len(kls)
                 yield [
                     {
-                        "prompt": prompt.strip(),
+                        "prompt": readable(prompt.given).strip(),
                         "split": split,
                         "model": contender.name,
                         "sample": place % samples,
                         "response": answers.texts[place],
                         "score": answers.scores[place],
-                        "gold": gold(prompt.strip(), answers.texts[place]) if gold else None,
+                        "gold": gold(readable(prompt.given).strip(), answers.texts[place]) if gold else None,
                         "kl": kls[place],
                         "tokens": len(answers.rows[place]) - answers.prompt_lengths[place],
                         "ended": answers.ended[place],

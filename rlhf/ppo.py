@@ -501,7 +501,8 @@ class PPOTrainer(Trainer):
         models.check_value_model(value_model, self.processing_class)
         if any(reward.source is value_model for reward in self.rewards):
             raise BadInput("value_model must not be the reward model itself, which would change; load it twice.")
-        return _ready(value_model, self.args.device).requires_grad_(True)
+        value_model = _ready(value_model, self.args.device)
+        return value_model if is_peft(value_model) else value_model.requires_grad_(True)
 
     def _new_value_model(self) -> PreTrainedModel:
         """A copy of the first reward model that reads the policy's tokens, else the policy's trunk and a new head."""

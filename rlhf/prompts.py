@@ -1,6 +1,7 @@
 """Prompts as a trainer takes them: texts, conversations or token ids, from a data set or a stream, batch by batch."""
 
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,14 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.config import BadInput
 
 
+PLAIN_CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if not loop.first %}{{ '\n\n' }}{% endif %}"
+    "{% if message.role == 'user' %}{{ 'Human: ' }}{% endif %}"
+    "{% if message.role == 'assistant' %}{{ 'Assistant: ' }}{% endif %}"
+    "{{ message.content }}{% if loop.last and message.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
+)
+"""Conversations as the transcripts of HH-RLHF; the end token stands at the very end only, where a response ends."""
 TOKEN_COLUMNS = ("prompt", "input_ids", "attention_mask")
 
 
@@ -39,21 +48,22 @@ class PromptReader:
         self.tokenizer, self.room = tokenizer, room
         self.chat_template_kwargs = chat_template_kwargs or {}
 
-    def read(self, row: str | dict) -> Prompt:
+    def read(self, row: str | list[dict] | dict) -> Prompt:
         """One row -> its prompt.
 
         Raises:
             BadInput: neither `prompt` nor `input_ids`, a conversation without a chat template, an empty prompt, or
                 one that leaves no room.
         """
-        row = {"prompt": row} if isinstance(row, str) else row
+        row = {"prompt": row} if isinstance(row, str | list) else row
         if not isinstance(row, Mapping):
-            raise BadInput(f"A row of prompts must be a text or a dict with `prompt` or `input_ids`, not {row!r:.60}.")
+            raise BadInput(
+                "A row of prompts must be a text, a conversation or a dict with `prompt` or `input_ids`, not "
+                f"{row!r:.60}."
+            )
         given = row.get("prompt")
-        if isinstance(given, list) and given and isinstance(given[0], dict):
-            ids = self.tokenizer(self.render(given), add_special_tokens=False)["input_ids"]
-        elif isinstance(given, str):
-            ids = self.tokenizer(given)["input_ids"]
+        if isinstance(given, str) or (isinstance(given, list) and given and isinstance(given[0], dict)):
+            ids = self.encode(given)
         elif row.get("input_ids") is not None:
             # Masked by the mask that came with it, never by a token's value: a pad may well be the end token.
             mask = row.get("attention_mask")
@@ -76,13 +86,61 @@ class PromptReader:
 
     def render(self, messages: list[dict], **kwargs: object) -> str:
         """A conversation as text, up to where the assistant begins to speak."""
-        if self.tokenizer.chat_template is None:
-            raise BadInput(
-                "The prompts are conversations, but the tokenizer has no chat template; give texts, or a tokenizer "
-                "of an instruction-tuned model."
-            )
+        require_chat_template(self.tokenizer)
         kwargs = {"add_generation_prompt": True, **self.chat_template_kwargs, **kwargs}
         return self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
+
+    def encode(self, given: str | list[dict]) -> list[int]:
+        """A text or a conversation as the policy reads it."""
+        if isinstance(given, str):
+            return self.tokenizer(given)["input_ids"]
+        return self.tokenizer(self.render(given), add_special_tokens=False)["input_ids"]
+
+
+def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a tokenizer can read conversations.
+
+    Raises:
+        BadInput: it has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise BadInput(
+            "The prompts are conversations, but the tokenizer has no chat template; give texts, or a tokenizer of an "
+            "instruction-tuned model, or set tokenizer.chat_template."
+        )
+
+
+def give_chat_template(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | list[dict]]) -> None:
+    """Let a tokenizer without a chat template, such as GPT-2's, read conversations as plain dialogues, if it must.
+
+    The commands do this for every model they load, and the template is saved with the model.
+    """
+    if tokenizer.chat_template is not None or not prompts or isinstance(prompts[0], str):
+        return
+    begins = tokenizer("")["input_ids"]
+    tokenizer.chat_template = ("{{ bos_token }}" if tokenizer.bos_token_id in begins else "") + PLAIN_CHAT_TEMPLATE
+
+
+def fitting(prompts: Sequence[str | list[dict]], reader: PromptReader) -> list[str | list[dict]]:
+    """The prompts that leave room for a response; a warning says how many do not.
+
+    Raises:
+        BadInput: none does.
+    """
+    lengths = [len(reader.encode(prompt)) for prompt in prompts]
+    fits = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= reader.room]
+    if prompts and not fits:
+        raise BadInput(
+            f"Even the shortest prompt, {min(lengths)} tokens, leaves no room for the response, which leaves "
+            f"{max(reader.room, 0)}; shorten response_length or the prompts."
+        )
+    if len(fits) < len(prompts):
+        warnings.warn(
+            f"{len(prompts) - len(fits)} of {len(prompts)} prompts were left out: with more than {reader.room} tokens "
+            "they leave no room for a response.",
+            stacklevel=2,
+        )
+    return fits
 
 
 class PromptSet:

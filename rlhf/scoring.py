@@ -1,9 +1,10 @@
 """Scores of responses: from a reward model, for its training, for PPO, for the comparison and for the page; and from
 functions and models together, as PPO takes them.
 
-A reward model with the policy's tokenizer reads the very ids the policy read and wrote: prompt, response and the end
-token if it was said. The score is taken at the last of them, found by length and never by looking for a pad token's
-value. A model with another tokenizer reads the text.
+`RewardModel` judges answers whichever classifier it holds. One made from a language model scores at the last token,
+found by length; only one that pads with its end token is read before that, where Transformers trains it. With the
+policy's tokenizer it reads the very ids the policy read and wrote: prompt, response and the end token if it was said;
+with another one it reads the text. An encoder such as DistilBERT reads the text padded, as it was trained.
 """
 
 import inspect
@@ -16,10 +17,11 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import BadInput
+from rlhf.data import Messages
 from rlhf.generate import batches_by_length
-from rlhf.models import load_reward_model
+from rlhf.models import context_size, load_reward_model
 from rlhf.packed import is_peft, line_up, plain_model, read, use_packed_attention
-from rlhf.prompts import Prompt, PromptReader
+from rlhf.prompts import Prompt, PromptReader, require_chat_template
 
 
 RewardFunc = Callable[..., list[float | None] | list[list[float]]]
@@ -30,6 +32,9 @@ def score_ids(reward_model: PreTrainedModel, rows: list[list[int]], batch_tokens
     """Score whole sequences (prompt + response), a list of B id lists -> (B,), about `batch_tokens` at a time."""
     use_packed_attention(reward_model)
     scores = torch.empty(len(rows))
+    config = plain_model(reward_model).config
+    if config.pad_token_id == config.eos_token_id:
+        rows = [_before_end(row, config.eos_token_id) for row in rows]
     for chosen in batches_by_length(rows, batch_tokens):
         ids, places = line_up([rows[row] for row in chosen], reward_model.device)
         hidden = read(reward_model, ids, places)
@@ -38,24 +43,89 @@ def score_ids(reward_model: PreTrainedModel, rows: list[list[int]], batch_tokens
     return scores
 
 
-def score_texts(
-    reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], responses: list[str]
-) -> list[float]:
-    """Scores of finished responses given as text; the end token is added as in the reward model's training."""
-    texts = [prompt + response + tokenizer.eos_token for prompt, response in zip(prompts, responses, strict=True)]
-    return score_ids(reward_model, tokenizer(texts)["input_ids"]).tolist()
+def _before_end(row: list[int], eos_id: int) -> list[int]:
+    """A row without its end token: a classifier that pads with that, as GPT-2 does, never reads it in training."""
+    end = len(row)
+    while end > 1 and row[end - 1] == eos_id:
+        end -= 1
+    return row[:end]
+
+
+def pair_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, answer: str | Messages) -> list[int]:
+    """A prompt and an answer to it as TRL's RewardTrainer reads them, up to the end token.
+
+    What a chat template writes after the end token, often a line break, is left off: PPO's responses end with it.
+
+    Raises:
+        BadInput: a conversation, but no chat template.
+    """
+    if isinstance(prompt, str):
+        text = prompt + answer
+        return tokenizer(text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token)["input_ids"]
+    require_chat_template(tokenizer)
+    ids = tokenizer.apply_chat_template(prompt + answer, tokenize=True, return_dict=True)["input_ids"]
+    if tokenizer.eos_token_id not in ids:
+        return ids
+    end = len(ids) - ids[::-1].index(tokenizer.eos_token_id)
+    return ids if tokenizer.decode(ids[end:]).strip() else ids[:end]
 
 
 @torch.no_grad()
 def score_padded(
     reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_size: int = 64
 ) -> torch.Tensor:
-    """Scores (B,) of texts from any sequence classifier, read with its own tokenizer."""
+    """Scores (B,) of texts from an encoder, read with its own tokenizer."""
     scores = []
+    fits = {"truncation": True, "max_length": min(tokenizer.model_max_length, context_size(reward_model))}
     for start in range(0, len(texts), batch_size):
-        batch = tokenizer(texts[start : start + batch_size], padding=True, truncation=True, return_tensors="pt")
+        batch = tokenizer(texts[start : start + batch_size], padding=True, return_tensors="pt", **fits)
         scores.append(reward_model(**batch.to(reward_model.device)).logits[:, 0].float().cpu())
     return torch.cat(scores)
+
+
+def scores_at_last_token(classifier: PreTrainedModel) -> bool:
+    """Whether a sequence classifier is made from a language model; if not, it is an encoder."""
+    return hasattr(plain_model(classifier), "score")
+
+
+class RewardModel:
+    """A sequence classifier with one score as the judge of a policy's answers.
+
+    Args:
+        model: the classifier.
+        tokenizer: its tokenizer; the policy's if not given.
+        reader: the policy's prompts and tokenizer.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, reader: PromptReader
+    ) -> None:
+        self.model, self.tokenizer, self.reader = model, tokenizer or reader.tokenizer, reader
+        self.same_tokenizer = tokenizer is None or tokenizer.get_vocab() == reader.tokenizer.get_vocab()
+        self.at_last_token = scores_at_last_token(model)
+
+    def __call__(self, prompts: list[Prompt], answers: list[list[int]], ended: list[bool]) -> torch.Tensor:
+        """Scores (B,) of answers, given as the policy's ids with the end token if it was said."""
+        if self.same_tokenizer and self.at_last_token:
+            return score_ids(
+                self.model, [prompt.ids + answer for prompt, answer in zip(prompts, answers, strict=True)]
+            )
+        texts = self.reader.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        if not self.at_last_token:
+            return score_padded(self.model, self.tokenizer, list(map(self._as_text, prompts, texts)))
+        longest = context_size(plain_model(self.model))
+        return score_ids(self.model, [ids[-longest:] for ids in map(self._as_ids, prompts, texts, ended)])
+
+    def _as_ids(self, prompt: Prompt, text: str, ended: bool) -> list[int]:
+        """Prompt and answer as a language model reads them in training, the end token only if it was said."""
+        if isinstance(prompt.given, list) and self.tokenizer.chat_template is not None:
+            return pair_ids(self.tokenizer, prompt.given, [{"role": "assistant", "content": text}])
+        end = self.tokenizer.eos_token if ended else ""
+        return self.tokenizer(self._as_text(prompt, text) + end)["input_ids"]
+
+    def _as_text(self, prompt: Prompt, text: str) -> str:
+        """Prompt and answer as they stand after each other."""
+        return (self.reader.render(prompt.given) if isinstance(prompt.given, list) else prompt.given) + text
 
 
 class Reward:
@@ -79,7 +149,7 @@ class Reward:
         reader: PromptReader,
         policy_vocab: int,
     ) -> None:
-        self.source, self.reader, self.tokenizer = source, reader, processing_class or reader.tokenizer
+        self.source, self.reader = source, reader
         self.is_model = isinstance(source, PreTrainedModel) or is_peft(source)
         if not self.is_model:
             if isinstance(source, nn.Module) or not callable(source):
@@ -98,11 +168,12 @@ class Reward:
                 f"The reward model {self.name} is a {type(plain_model(source)).__name__} with {config.num_labels} "
                 "outputs; PPO needs a sequence classifier with num_labels=1."
             )
-        self.same_tokenizer = processing_class is None or processing_class.get_vocab() == reader.tokenizer.get_vocab()
-        if not self.same_tokenizer:
-            if self.tokenizer.pad_token is None:
-                self.tokenizer.pad_token = self.tokenizer.eos_token
-            config.pad_token_id = self.tokenizer.pad_token_id
+        self.judge = RewardModel(source, processing_class, reader)
+        if not self.judge.at_last_token and processing_class is None:
+            raise BadInput(
+                f"The reward model {self.name} is an encoder: give its own tokenizer as reward_processing_classes."
+            )
+        self.same_tokenizer = self.judge.same_tokenizer and self.judge.at_last_token
         vocab = source.get_input_embeddings().weight.size(0)
         if self.same_tokenizer and vocab < min(policy_vocab, len(reader.tokenizer)):
             raise BadInput(
@@ -119,7 +190,7 @@ class Reward:
             BadInput: the wrong number of scores, something that is no number, or NaN.
         """
         if self.is_model:
-            return self._judge(prompts, answers, ended).tolist()
+            return self.judge(prompts, answers, ended).tolist()
         completions = self.reader.tokenizer.batch_decode(answers, skip_special_tokens=True)
         columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in prompts[0].columns}
         offered = {
@@ -135,23 +206,6 @@ class Reward:
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in self.accepts.values())
         scores = self.source(**{name: value for name, value in offered.items() if takes_all or name in self.accepts})
         return self._checked(scores, answers)
-
-    def _judge(self, prompts: list[Prompt], answers: list[list[int]], ended: list[bool]) -> torch.Tensor:
-        if self.same_tokenizer:
-            return score_ids(
-                self.source, [prompt.ids + answer for prompt, answer in zip(prompts, answers, strict=True)]
-            )
-        texts = self.reader.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        end = self.tokenizer.eos_token or ""
-        whole = []
-        for prompt, text, done in zip(prompts, texts, ended, strict=True):
-            if isinstance(prompt.given, list) and self.tokenizer.chat_template is not None:
-                messages = [*prompt.given, {"role": "assistant", "content": text}]
-                whole.append(self.tokenizer.apply_chat_template(messages, tokenize=False))
-            else:
-                given = self.reader.render(prompt.given) if isinstance(prompt.given, list) else prompt.given
-                whole.append(given + text + (end if done else ""))
-        return score_padded(self.source, self.tokenizer, whole)
 
     def _checked(self, scores: object, answers: list[list[int]]) -> list:
         """What a function gave, as a list of floats and None, or of lists of floats."""
@@ -206,7 +260,7 @@ def rewards_of(sources: object, tokenizers: object, reader: PromptReader, policy
     rewards: list[Reward] = []
     for source, tokenizer in zip(sources, tokenizers, strict=True):
         if isinstance(source, str):
-            source, found = load_reward_model(source)
+            source, found = load_reward_model(source, trained=True)
             tokenizer = tokenizer or found
         reward = Reward(source, tokenizer, reader, policy_vocab)
         same = sum(other.name.split("-")[0] == reward.name for other in rewards)

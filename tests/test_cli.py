@@ -201,12 +201,13 @@ GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
         (["reward", "--dataset_name", "nowhere.jsonl"], "There is no file nowhere.jsonl"),
         (["reward", "--dataset_name", "no-such-data"], "neither a file"),
         (["reward", "--dataset_name", "column.jsonl.gz"], "no column rejected"),
-        (["reward", "--dataset_name", "empty.jsonl.gz"], "Row 2 of empty.jsonl.gz: chosen must be a text"),
+        (["reward", "--dataset_name", "empty.jsonl.gz"], "row 1 cannot (empty answer)"),
         (["reward", "--dataset_name", "broken.jsonl"], "could not be read"),
         (["reward", "--model_name_or_path", "no-such-model"], "No model could be loaded"),
         (["reward", "--config", "missing.yaml"], "There is no file missing.yaml"),
         (["ppo"], "PPO needs a reward model"),
-        (["ppo", "--reward_model_path", "everyday", "--response_length", "200"], "leaves no room"),
+        (["ppo", "--reward_model_path", ROOT / "assets" / "example", "--response_length", "200"], "leaves no room"),
+        (["ppo", "--reward_model_path", "everyday"], "not a reward model"),
         (["compare"], "nothing to compare"),
         (["compare", "--models", "base"], "nothing to compare"),
         (["compare", "--models", "best-of-1"], "best-of-N"),
@@ -222,7 +223,7 @@ GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
 )
 def test_mistakes_get_one_sentence_and_leave_nothing(rlhf, tmp_path, words, message):
     pairs(tmp_path / "column.jsonl.gz", [{"prompt": "How?", "chosen": "So."}] * 3)
-    pairs(tmp_path / "empty.jsonl.gz", [GOOD, {**GOOD, "chosen": " "}])
+    pairs(tmp_path / "empty.jsonl.gz", [{**GOOD, "chosen": " "}] * 2)
     (tmp_path / "broken.jsonl").write_text('{"prompt": "How?", \n')
     (tmp_path / "blank.txt").write_text(" \n\n")
     (tmp_path / "answers.csv").write_text("question,answer\nWhy?,So.\n")

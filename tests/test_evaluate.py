@@ -8,6 +8,8 @@ import torch
 
 from rlhf.evaluate import Answers, Contender, Judge, compare, distances
 from rlhf.models import load_reward_model
+from rlhf.prompts import PromptReader
+from rlhf.scoring import RewardModel
 from rlhf.stats import best_of_n_kl, paired
 
 
@@ -18,8 +20,8 @@ PROMPTS = {"test": ["How do I cook rice?\n", "hello\n", "Who won?\n", "Is honey 
 def judge(base):
     from rlhf.config import ASSETS
 
-    reward_model, _ = load_reward_model(str(ASSETS / "example"))
-    return Judge(base[1], reward_model, response_length=24, temperature=0.7)
+    reward_model = RewardModel(*load_reward_model(str(ASSETS / "example")), PromptReader(base[1], room=None))
+    return Judge(reward_model, response_length=24, temperature=0.7)
 
 
 def rows_of(contenders, judge, prompts=PROMPTS, **settings):
@@ -65,11 +67,11 @@ def test_the_best_of_several_is_the_one_that_scores_highest(base, judge):
     plain, best = (np.mean([row["score"] for row in rows if row["model"] == name]) for name in ("base", "best-of-8"))
     assert best > plain + 0.5
     assert {row["kl"] for row in rows if row["model"] == "best-of-8"} == {best_of_n_kl(8)}
-    queries = judge.tokenizer(PROMPTS["test"])["input_ids"]
-    chosen = judge.best_of(4, model, queries, torch.Generator().manual_seed(1))
-    tries = judge.answers(model, [q for q in queries for _ in range(4)], torch.Generator().manual_seed(1))
+    asked = [judge.reward_model.reader.read(prompt) for prompt in PROMPTS["test"]]
+    chosen = judge.best_of(4, model, asked, torch.Generator().manual_seed(1))
+    tries = judge.answers(model, [prompt for prompt in asked for _ in range(4)], torch.Generator().manual_seed(1))
     assert chosen.scores == [max(tries.scores[at : at + 4]) for at in range(0, 16, 4)]
-    assert all(row[: len(query)] == query for row, query in zip(chosen.rows, queries, strict=True))
+    assert all(row[: len(prompt.ids)] == prompt.ids for row, prompt in zip(chosen.rows, asked, strict=True))
 
 
 def test_kl_and_likelihood_are_the_sums_of_each_tokens(tiny_gpt2):

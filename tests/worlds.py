@@ -1,7 +1,15 @@
 """Small worlds for the tests of PPO: a few tokens, a tiny GPT-2, and a trainer ready to run."""
 
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, PrinterCallback, set_seed
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    set_seed,
+)
 
 from rlhf.ppo import PPOConfig, PPOTrainer
 
@@ -37,6 +45,44 @@ def small_model(size, seed=0, scale=0.5, n_positions=8):
         tie_word_embeddings=False,
     )
     return GPT2LMHeadModel(config).eval()
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def chat_model(folder, template=True):
+    """A tiny Llama with random weights over bytes, saved with a tokenizer whose chat template is ChatML, or with none.
+
+    Without one it is as GPT-2: one special token, which begins, ends and pads.
+    """
+    special = ["<|im_end|>", "<|im_start|>", "<pad>"] if template else ["<|im_end|>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(special + letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", bos_token="<|im_end|>")
+    fast.add_special_tokens(
+        {"additional_special_tokens": special[1:2], **({"pad_token": "<pad>"} if template else {})}
+    )
+    fast.chat_template = CHAT_TEMPLATE if template else None
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=fast.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
 
 
 def trainer_for(model, score, folder, *, train_dataset=("<bos>",), **settings):

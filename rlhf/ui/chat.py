@@ -121,7 +121,8 @@ def _load(role: str, source: str, stamp: int) -> tuple[object, object, str]:
 
     # Half of the cores: a run under way and the page itself need the others.
     torch.set_num_threads(max(1, limits.cores() // 2))
-    model, tokenizer = (models.load_reward_model if role == "reward" else models.load_policy)(source)
+    reward = role == "reward"
+    model, tokenizer = models.load_reward_model(source, trained=True) if reward else models.load_policy(source)
     digest = hashlib.sha256()
     for weights in model.state_dict().values():
         digest.update(weights.contiguous().numpy().tobytes())
@@ -225,14 +226,19 @@ def both_answers(base: Voice, ppo: Voice, question: str, seed: int) -> Iterator[
     yield said, written
 
 
-def give_scores(judge: tuple[object, object], question: str, said: dict[str, dict], written: dict) -> None:
-    """The reward model's score under each answer, from the very ids that were written."""
+def give_scores(
+    judge: tuple[object, object], voice: Voice, question: str, said: dict[str, dict], written: dict
+) -> None:
+    """The reward model's score under each answer, from the very ids that were written where it can read them."""
     from rlhf.generate import encode_prompt
-    from rlhf.scoring import score_ids
+    from rlhf.prompts import Prompt, PromptReader
+    from rlhf.scoring import RewardModel
 
-    model, tokenizer = judge
-    prompt = encode_prompt(model, tokenizer, question, MAX_NEW_TOKENS)
-    scores = score_ids(model, [prompt + written[name] for name in said]).tolist()
+    given = [{"role": "user", "content": question}] if voice.tokenizer.chat_template else question
+    prompt = Prompt(given, encode_prompt(voice.model, voice.tokenizer, question, MAX_NEW_TOKENS), {})
+    answers = [written[name] for name in said]
+    ended = [ids[-1] == voice.tokenizer.eos_token_id for ids in answers]
+    scores = RewardModel(*judge, PromptReader(voice.tokenizer, None))([prompt] * len(said), answers, ended).tolist()
     for name, score in zip(said, scores, strict=True):
         said[name]["score"] = score
 
@@ -336,7 +342,7 @@ def talk(question: str, turns: list[dict], run_id: str | None) -> Iterator[tuple
         for said, written in answers:  # noqa: B007  (needed after the loop)
             yield _page(run, [*turns, {"question": question, **said}], labels), gr.skip(), "", ""
         if judge:
-            give_scores(judge, question, said, written)
+            give_scores(judge, ppo, question, said, written)
         turns = [*turns, {"question": question, **said}]
         yield _page(run, turns, labels), turns, "", ""
     except BadInput as error:

@@ -10,6 +10,7 @@ from gradio.components import Component
 
 from rlhf import jobs, limits
 from rlhf.config import (
+    EVERYDAY,
     BadInput,
     DemoArguments,
     PPOArguments,
@@ -19,6 +20,7 @@ from rlhf.config import (
     default_of,
     field_docs,
 )
+from rlhf.recipes import names, read_recipe
 from rlhf.runs import VOLUME, list_runs, runs_root
 from rlhf.ui import KIND_NAMES, example_id, is_active, note, run_choices, run_label, shown_run
 from rlhf.ui.live import live_run
@@ -40,6 +42,7 @@ COMMAND_LINE = {
     "gradient_accumulation_steps", "num_generations", "stop_token", "kl_horizon", "cliprange_high", "dual_clip",
     "entropy_coef", "normalize_advantages", "whiten_rewards", "early_stopping", "target_kl",
     "mask_truncated_completions", "reward_clip_range", "value_learning_rate", "value_warmup_steps",
+    "lora_alpha", "lora_dropout", "lora_target_modules", "prompt_column", "prompt_words",
 }  # fmt: skip
 """Settings for those who write their own experiments: the command line and Python have them, the page does not."""
 LISTED = {"model_name_or_path": tuple(limits.ALLOWED_MODELS), "dataset_name": limits.ALLOWED_DATASETS}
@@ -73,10 +76,15 @@ class Form:
         if typing.get_origin(hint) is typing.Literal:
             return gr.Dropdown(list(typing.get_args(hint)), value=field.default, **about)
         # Text, so that 3e-4 can be typed as people write it; `build` reads it, or says in one sentence why it cannot.
-        default = default_of(field)
-        text = "" if default is None else f"{default:g}" if hint is float else str(default)
-        text = " ".join(default) if isinstance(default, list) else text
-        return gr.Textbox(text, max_lines=1, **about)
+        return gr.Textbox(_as_typed(default_of(field)), max_lines=1, **about)
+
+    def filled(self, settings: dict[str, object]) -> list[object]:
+        """Values of the knobs for these settings, the defaults for all others."""
+        values = {field.name: settings.get(field.name, default_of(field)) for field in dataclasses.fields(self.config)}
+        return [
+            _as_typed(values[name]) if isinstance(knob, gr.Textbox) else values[name]
+            for name, knob in self.knobs.items()
+        ]
 
     def settings(self, values: dict[Component, object], **given: object) -> dict[str, object]:
         """What differs from the defaults, checked.
@@ -91,6 +99,12 @@ class Form:
             for field in dataclasses.fields(config)
             if getattr(config, field.name) != default_of(field)
         }
+
+
+def _as_typed(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(value)
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class TrainTab:
@@ -111,6 +125,14 @@ class TrainTab:
         modes = [(KIND_NAMES[kind], kind) for kind in CONFIGS]
         self.mode = gr.Radio(modes, value="demo", label="What to train", elem_id="mode")
         self.reward_run = gr.Dropdown([], label="Reward model", info="PPO learns to please this one.", visible=False)
+        self.recipe = gr.Dropdown(
+            names(),
+            value=EVERYDAY,
+            label="Recipe",
+            info="Models, data and settings that go together; they fill the form below.",
+            elem_id="recipe",
+            visible=_recipes_offered(),
+        )
         with gr.Row(elem_classes="buttons"):
             self.start = gr.Button("Start training", variant="primary", min_width=150, elem_id="start")
             self.stop = gr.Button("Stop", variant="secondary", min_width=80, interactive=False, elem_id="stop")
@@ -123,7 +145,19 @@ class TrainTab:
                 self.forms[kind] = Form(kind)
             groups.append(group)
         self.mode.change(
-            _switch, self.mode, [*groups, self.reward_run], show_progress="hidden", api_visibility="private"
+            _switch,
+            self.mode,
+            [*groups, self.reward_run, self.recipe],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        demo = self.forms["demo"]
+        self.recipe.input(
+            lambda name: demo.filled(read_recipe(name)),
+            self.recipe,
+            list(demo.knobs.values()),
+            show_progress="hidden",
+            api_visibility="private",
         )
 
     def wire(self, picker: gr.Dropdown) -> None:
@@ -134,7 +168,7 @@ class TrainTab:
         knobs = {knob for form in self.forms.values() for knob in form.knobs.values()}
         self.start.click(
             self._start,
-            {self.mode, self.reward_run, self.visitor, *knobs},
+            {self.mode, self.reward_run, self.recipe, self.visitor, *knobs},
             [picker, self.note, self.started],
             concurrency_limit=1,
             show_progress="hidden",
@@ -145,6 +179,9 @@ class TrainTab:
         kind = values[self.mode]
         try:
             given = {"reward_model_path": _reward_path(values[self.reward_run])} if kind in ON_A_REWARD_MODEL else {}
+            if kind == "demo":  # what the recipe says beyond the form
+                recipe = read_recipe(values[self.recipe])
+                given = {name: value for name, value in recipe.items() if name not in self.forms[kind].knobs}
             settings = self.forms[kind].settings(values, **given)
             run = jobs.launch(kind, settings, visitor=values[self.visitor])
         except BadInput as error:
@@ -159,8 +196,15 @@ class TrainTab:
 
 
 def _switch(kind: str) -> list:
-    """Show the chosen kind's knobs, and the choice of reward model where one is needed."""
-    return [gr.Column(visible=other == kind) for other in CONFIGS] + [gr.Dropdown(visible=kind in ON_A_REWARD_MODEL)]
+    """Show the chosen kind's knobs, the choice of reward model where one is needed, and that of recipes for a demo."""
+    reward_run = gr.Dropdown(visible=kind in ON_A_REWARD_MODEL)
+    recipe = gr.Dropdown(visible=kind == "demo" and _recipes_offered())
+    return [gr.Column(visible=other == kind) for other in CONFIGS] + [reward_run, recipe]
+
+
+def _recipes_offered() -> bool:
+    """Recipes name models and data, which a public page does not fetch."""
+    return not limits.on_space()
 
 
 def reward_runs() -> list[tuple[str, str]]:

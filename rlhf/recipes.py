@@ -1,0 +1,43 @@
+"""Recipes: the settings of a whole demo under one name, YAML files in `assets/recipes/` read as --config is."""
+
+from pathlib import Path
+
+import yaml
+
+from rlhf.config import ASSETS, EVERYDAY, BadInput
+
+
+FOLDER = ASSETS / "recipes"
+
+
+def names() -> list[str]:
+    """All recipes, the embedded default first."""
+    return sorted((file.stem for file in FOLDER.glob("*.yaml")), key=lambda name: (name != EVERYDAY, name))
+
+
+def read_recipe(name: str) -> dict[str, object]:
+    """Settings of a recipe, those that differ from the defaults.
+
+    Raises:
+        BadInput: there is none of this name.
+    """
+    if name not in names():
+        raise BadInput(f"There is no recipe {name}; the recipes are {', '.join(names())}.")
+    return read_settings(FOLDER / f"{name}.yaml")
+
+
+def read_settings(file: Path) -> dict[str, object]:
+    """Settings of a YAML file.
+
+    Raises:
+        BadInput: it does not exist, or holds something else.
+    """
+    if not file.is_file():
+        raise BadInput(f"There is no file {file}; check --config.")
+    try:
+        read = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise BadInput(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(read, dict):
+        raise BadInput(f"{file} must hold lines such as `learning_rate: 0.0003`.")
+    return read
