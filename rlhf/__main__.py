@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlhf.config import (
     BadInput,
@@ -13,6 +14,7 @@ from rlhf.config import (
     PPOArguments,
     PreferencesConfig,
     PretrainConfig,
+    PreviewArguments,
     RewardArguments,
     SweepArguments,
     build,
@@ -22,8 +24,13 @@ from rlhf.config import (
 from rlhf.recipes import names, read_recipe, read_settings
 
 
+if TYPE_CHECKING:
+    from rlhf.preview import Preview
+
+
 COMMANDS = {
     "demo": (DemoArguments, "reward model, PPO and comparison in a row, in a few minutes"),
+    "preview": (PreviewArguments, "look at preference pairs before training: first rows, lengths, what is left out"),
     "reward": (RewardArguments, "train a reward model on preference pairs"),
     "ppo": (PPOArguments, "train a policy with PPO against a reward model"),
     "compare": (CompareArguments, "compare any number of models on the same test prompts"),
@@ -173,6 +180,34 @@ def sweep_table(found: dict) -> str:
     return "\n".join(lines)
 
 
+def preview_table(found: "Preview") -> str:
+    """A data set in numbers, and its first pairs."""
+    kind = "conversations" if found.conversational else "texts"
+    lines = [
+        "",
+        f"{found.dataset_name}: {found.rows} rows of {kind}, {found.train} to train on, {found.held_out} held out, "
+        f"{sum(found.dropped.values())} left out",
+        *(f"  left out, {fault}: {count}" for fault, count in found.dropped.items()),
+        "",
+    ]
+    measured = {f"{side}, characters": lengths for side, lengths in found.characters.items()}
+    if found.tokens:
+        measured["longer text of a pair, tokens"] = found.tokens
+    lines.append(f"  {'length':<32}" + "".join(f"{name:>10}" for name in found.characters["prompt"]))
+    lines += [f"  {label:<32}" + "".join(f"{n:>10}" for n in row.values()) for label, row in measured.items()]
+    for number, pair in enumerate(found.first, start=1):
+        lines += ["", f"Pair {number}", *(f"  {side + ':':<10}{shortened(text)}" for side, text in pair.items())]
+    return "\n".join(lines)
+
+
+def shortened(text: str, longest: int = 400) -> str:
+    """A text as it fits a terminal: indented below its label, its middle left out if it is long."""
+    text = text.strip()
+    if len(text) > longest:
+        text = f"{text[: longest // 2]} [...] {text[-longest // 2 :]}"
+    return text.replace("\n", "\n" + " " * 12)
+
+
 def run_command(name: str, given: dict[str, object]) -> None:
     """Build the config, then import what the command needs: a wrong flag is answered at once."""
     if name == "report":
@@ -187,6 +222,11 @@ def run_command(name: str, given: dict[str, object]) -> None:
         from rlhf.bench import bench, bench_compare
 
         (bench_compare if what == "compare" else bench)(config)
+        return
+    if name == "preview":
+        from rlhf.preview import preview
+
+        print(preview_table(preview(**vars(config))))
         return
     if name in ("pretrain", "preferences"):
         from rlhf import pretrain

@@ -176,6 +176,17 @@ class PreferencesConfig:
 
 
 @dataclass
+class PreviewArguments:
+    """Settings of `python -m rlhf preview`: a look at preference pairs before anything is trained on them."""
+
+    dataset_name: str = EVERYDAY
+    """Preference pairs in any shape that TRL documents: "everyday", a local file (JSONL, gzipped or not, CSV, Parquet)
+    or a Hub name."""
+    model_name_or_path: str | None = None
+    """Model whose tokens are counted too; only its tokenizer is loaded."""
+
+
+@dataclass
 class ModelSettings:
     """How weights are loaded and which of them are trained, under the names of TRL's ModelConfig."""
 
@@ -223,7 +234,8 @@ class RewardArguments(ModelSettings):
     model_name_or_path: str = EVERYDAY
     """Model to start from: "everyday", a run directory, a folder or a Hub name."""
     dataset_name: str = EVERYDAY
-    """Preference pairs: "everyday", a local file (JSONL, gzipped or not, CSV, Parquet) or a Hub name."""
+    """Preference pairs in any shape that TRL documents: "everyday", a local file (JSONL, gzipped or not, CSV, Parquet)
+    or a Hub name."""
     output_dir: str | None = None
     """Run directory; a fresh one under runs/ if not given."""
     learning_rate: float = 5e-4
@@ -413,7 +425,7 @@ class PPOArguments(PPOSettings, ModelSettings, PromptSettings):
     reward_model_path: str | None = None
     """Reward model: a reward run, a demo run, a folder or a Hub name."""
     dataset_name: str = EVERYDAY
-    """Prompts: "everyday", a local file with a prompt column, or a Hub name."""
+    """Prompts, alone or of preference pairs, as texts or conversations: "everyday", a local file or a Hub name."""
     output_dir: str | None = None
     """Run directory; a fresh one under runs/ if not given."""
     learning_rate: float = 4e-4
@@ -507,7 +519,7 @@ class CompareArguments(PromptSettings):
     reward_model_path: str | None = None
     """Reward model that scores all; if not given, the one that the first run among the models was trained against."""
     dataset_name: str = EVERYDAY
-    """Test prompts: "everyday" or a local file with a prompt column."""
+    """Test prompts, alone or of preference pairs: "everyday", a local file or a Hub name."""
     prompts_file: str | None = None
     """Questions of your own instead, all of them: a text file, one a line, or a table with a column prompt."""
     seeds: int = 1

@@ -334,6 +334,28 @@ def test_bad_input_is_answered_with_a_sentence_and_starts_nothing(page, site, mo
     assert note.inner_text() == "learning_rate must be a number such as 0.0003 or 3e-4, not 'abc'."
 
 
+def test_a_data_set_can_be_looked_at_before_anything_is_started(page, site, tmp_path):
+    rows = [{"prompt": f"<b>How {n}?</b>", "chosen": "Like so.", "rejected": "No." if n else " "} for n in range(10)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    open_page(page, site, "?run=example")
+    page.locator(".advanced:visible button").first.click()
+    page.get_by_label("dataset name").locator("visible=true").fill(str(tmp_path / "pairs.jsonl"))
+    page.get_by_role("button", name="Preview data").locator("visible=true").click()
+    shown = page.locator(".block.preview:visible")
+    shown.locator("dl").wait_for()
+    assert shown.locator("p").inner_text() == (
+        "10 rows of texts: 8 to train on, 1 held out; left out, empty answer: 1."
+    )
+    assert shown.locator("dd").all_inner_texts()[:3] == ["<b>How 2?</b>", "Like so.", "No."]
+    assert shown.locator("tr", has_text="chosen").inner_text().split() == ["chosen", *["8"] * 5]
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.get_by_label("dataset name").locator("visible=true").fill("nowhere.csv")
+    page.get_by_role("button", name="Preview data").locator("visible=true").click()
+    shown.locator(".note").wait_for()
+    assert shown.inner_text() == "There is no file nowhere.csv; check the path."
+
+
 def test_start_launches_what_the_form_says_and_stop_stops_it(page, site, monkeypatch):
     started, stopped = [], []
     monkeypatch.setattr(jobs, "launch", lambda *args, visitor: started.append(args) or Run(site[1] / LIVE_ID))

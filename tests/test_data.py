@@ -16,6 +16,7 @@ from worlds import chat_model
 
 from rlhf.config import BadInput
 from rlhf.data import fingerprint, like_length_batches, load_preferences, load_prompts, readable
+from rlhf.preview import preview
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -227,6 +228,23 @@ def test_what_cannot_be_read_gets_one_sentence(tmp_path, name, content, message)
 def test_data_without_prompts_get_one_sentence(tmp_path):
     with pytest.raises(BadInput, match="has no column prompt; it needs prompt, or messages, or chosen and rejected"):
         load_prompts(write(tmp_path / "text.jsonl", [{"text": "So."}]), "ppo")
+
+
+def test_a_preview_counts_measures_and_shows(rlhf, tmp_path):
+    rows = [explicit_conversation(number) for number in range(30)]
+    rows[3]["chosen"] = rows[3]["rejected"]
+    found = preview(write(tmp_path / "pairs.jsonl", rows), "everyday")
+    assert (found.rows, found.train + found.held_out, found.dropped) == (30, 29, {"chosen equals rejected": 1})
+    assert found.conversational and len(found.first) == 3
+    assert (
+        found.first[0]["prompt"].startswith("system: Be short.\n\nuser: What is") and found.first[0]["chosen"] == "So."
+    )
+    assert found.characters["rejected"] == dict.fromkeys(found.characters["prompt"], 3)
+    assert 0 < found.tokens["shortest"] <= found.tokens["median"] <= found.tokens["longest"] < 60
+    done = rlhf("preview", "--dataset_name", "pairs.jsonl", "--model_name_or_path", "everyday")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "30 rows of conversations" in done.stdout and "left out, chosen equals rejected: 1" in done.stdout
+    assert "Pair 3" in done.stdout and "longer text of a pair, tokens" in done.stdout
 
 
 @pytest.mark.skipif(not HH.exists(), reason="the sample of HH-RLHF is not here")

@@ -36,6 +36,8 @@ FRONT = {
     "sweep": {"kl_coefs": "KL coefficients", "total_episodes": "Episodes of each", "seeds": "Seeds of each"},
 }
 """The knobs a class turns, and what they are called; all other fields lie under Advanced. Seed is in every form."""
+NEEDS_PAIRS = ("demo", "reward")
+"""Kinds of runs that train on preference pairs."""
 ELSEWHERE = {"output_dir", "resume_from_checkpoint", "reward_model_path"}
 """Fields that the page fills itself."""
 COMMAND_LINE = {
@@ -65,6 +67,14 @@ class Form:
             for name, field in fields.items():
                 if name not in front:
                     self.knobs[name] = self._knob(field, name.replace("_", " "))
+                if name == "dataset_name" and kind in NEEDS_PAIRS:
+                    self._preview_button()
+
+    def _preview_button(self) -> None:
+        """A button that shows what the named data set holds; data and model must both be knobs."""
+        button, shown = gr.Button("Preview data", size="sm"), gr.HTML(elem_classes="preview", apply_default_css=False)
+        named = [self.knobs["dataset_name"], self.knobs["model_name_or_path"]]
+        button.click(_preview, named, shown, concurrency_limit=1, api_visibility="private")
 
     def _knob(self, field: dataclasses.Field, label: str) -> Component:
         about = {"label": label, "info": field_docs(self.config)[field.name], "interactive": True}
@@ -193,6 +203,34 @@ class TrainTab:
         active, judges = is_active(shown_run(run_id)), reward_runs()
         choice = gr.Dropdown(choices=judges, value=judges[0][1] if judges else None)
         return run_id, gr.Button(interactive=not active), gr.Button(interactive=active), choice
+
+
+def _preview(dataset_name: str, model_name_or_path: str) -> str:
+    """What a data set holds, as HTML, or a sentence on why it cannot be read."""
+    # Takes seconds to import, and only this button needs it.
+    from rlhf.preview import preview
+
+    try:
+        found = preview(dataset_name.strip(), model_name_or_path.strip())
+    except BadInput as error:
+        return note(str(error))
+    left_out = "".join(f"; left out, {escape(fault)}: {count:,}" for fault, count in found.dropped.items())
+    kind = "conversations" if found.conversational else "texts"
+    head = "".join(f"<th scope='col'>{name}</th>" for name in found.tokens)
+    rows = {**found.characters, "tokens, in all": found.tokens}
+    body = "".join(
+        f"<tr><th scope='row'>{label}</th>{''.join(f'<td>{number:,}</td>' for number in row.values())}</tr>"
+        for label, row in rows.items()
+    )
+    pairs = "".join(
+        "".join(f"<dt>{side}</dt><dd tabindex='0'>{escape(text.strip())}</dd>" for side, text in pair.items())
+        for pair in found.first
+    )
+    return (
+        f"<p>{found.rows:,} rows of {kind}: {found.train:,} to train on, {found.held_out:,} held out{left_out}.</p>"
+        f"<table><caption>Lengths in characters, and of the longer text of a pair in tokens</caption>"
+        f"<tr><td></td>{head}</tr>{body}</table><dl>{pairs}</dl>"
+    )
 
 
 def _switch(kind: str) -> list:

@@ -1,0 +1,75 @@
+"""A look at preference data before anything is trained on them: the first pairs, lengths, what is left out and why."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhf import models
+from rlhf.data import read_preferences, readable
+from rlhf.prompts import give_chat_template
+from rlhf.scoring import pair_ids
+
+
+SHOWN_PAIRS = 3
+MEASURED_PAIRS = 1000
+"""Pairs whose lengths are measured, at even distances over the data set."""
+QUANTILES = {"shortest": 0, "25 %": 25, "median": 50, "75 %": 75, "longest": 100}
+SIDES = ("prompt", "chosen", "rejected")
+
+
+@dataclass
+class Preview:
+    """What a preference data set holds."""
+
+    dataset_name: str
+    rows: int
+    """All rows, those that are left out included."""
+    train: int
+    held_out: int
+    dropped: dict[str, int]
+    """How many rows are left out, by what is wrong with them."""
+    conversational: bool
+    first: list[dict[str, str]]
+    """Prompt, chosen and rejected of the first pairs, as a person reads them."""
+    characters: dict[str, dict[str, int]]
+    """Quantiles of the lengths of prompt, chosen and rejected."""
+    tokens: dict[str, int] | None
+    """Quantiles of the longer text of each pair, the prompt included, as max_length counts; None without a model."""
+
+
+def _quantiles(lengths: list[int]) -> dict[str, int]:
+    return {
+        name: round(value)
+        for name, value in zip(QUANTILES, np.percentile(lengths, [*QUANTILES.values()]), strict=True)
+    }
+
+
+def preview(dataset_name: str, model_name_or_path: str | None = None) -> Preview:
+    """Look at a data set as `load_preferences` would give it; with a model, count its tokens too.
+
+    Raises:
+        BadInput: the data or the model's tokenizer cannot be read.
+    """
+    train, held_out, dropped = read_preferences(dataset_name)
+    pairs = train.select(range(0, len(train), -(-len(train) // MEASURED_PAIRS)))
+    texts = [{side: readable(pair[side]) for side in SIDES} for pair in pairs]
+    tokens = None
+    if model_name_or_path:
+        tokenizer = models.load_tokenizer(models.resolve(model_name_or_path, "policy"))
+        give_chat_template(tokenizer, pairs["prompt"])
+        longer = [max(len(pair_ids(tokenizer, pair["prompt"], pair[side])) for side in SIDES[1:]) for pair in pairs]
+        tokens = _quantiles(longer)
+    return Preview(
+        dataset_name=dataset_name,
+        rows=len(train) + len(held_out) + dropped.total(),
+        train=len(train),
+        held_out=len(held_out),
+        dropped=dict(dropped.most_common()),
+        conversational=isinstance(pairs[0]["prompt"], list),
+        first=[
+            {side: readable(pair[side]) for side in SIDES}
+            for pair in train.select(range(min(SHOWN_PAIRS, len(train))))
+        ],
+        characters={side: _quantiles([len(text[side]) for text in texts]) for side in SIDES},
+        tokens=tokens,
+    )
