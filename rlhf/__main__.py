@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import yaml
@@ -12,6 +14,7 @@ from rlhf.config import (
     BenchArguments,
     CompareArguments,
     DemoArguments,
+    FailedElsewhere,
     PPOArguments,
     PreferencesConfig,
     PretrainConfig,
@@ -164,8 +167,23 @@ def sweep_table(found: dict) -> str:
     return "\n".join(lines)
 
 
+SEVERAL = int(os.environ.get("WORLD_SIZE", "1")) > 1
+"""Whether a launcher has started several processes."""
+
+
+def _joined() -> AbstractContextManager:
+    """Several processes meet before they do anything, so that an error of one is known to all."""
+    if not SEVERAL:
+        return nullcontext()
+    from rlhf import ranks
+
+    return ranks.joined()
+
+
 def run_command(name: str, given: dict[str, object]) -> None:
     """Build the config, then import what the command needs: a wrong flag is answered at once."""
+    if SEVERAL and name not in ("reward", "ppo"):
+        raise BadInput(f"{name} runs in one process; start it without a launcher.")
     if name == "report":
         from rlhf.report import write_report
 
@@ -196,7 +214,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command, by default the one in `sys.argv`; a mistake is one sentence on standard error, exit code 2."""
     given = vars(parser().parse_args(arguments))
     try:
-        run_command(given.pop("command"), given)
+        with _joined():
+            run_command(given.pop("command"), given)
+    except FailedElsewhere:
+        return 2
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
+from rlhf import ranks
 from rlhf.config import EVERYDAY, RewardArguments
 from rlhf.data import like_length_batches
 from rlhf.everyday import gold_score
@@ -29,13 +30,14 @@ SHOWN_MISTAKES = 10
 
 
 def _in_batches(data: Dataset, args: RewardArguments) -> Dataset:
-    """The pairs in the order of training: pairs of like length share a batch, which saves padding.
+    """The pairs in the order of training: pairs of like length share a batch, of all ranks, which saves padding.
 
     Transformers' own "group_by_length" runs from long to short again and again, and the curves with it.
     """
     data = data.shuffle(seed=args.seed)
     lengths = [len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in data]
-    batches = like_length_batches(lengths, args.per_device_train_batch_size, random.Random(args.seed))
+    size = args.per_device_train_batch_size * ranks.count()
+    batches = like_length_batches(lengths, size, random.Random(args.seed))
     return data.select([row for batch in batches for row in batch])
 
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; a room may import those before it.
 ROOMS = (
-    "config", "everyday", "runs", "jobs", "stats", "comparison", "figures", "score_figures", "data", "packed",
+    "config", "ranks", "everyday", "runs", "jobs", "stats", "comparison", "figures", "score_figures", "data", "packed",
     "models", "generate", "prompts", "scoring",
     "checkpoint", "callbacks", "reward", "evaluate", "ppo", "pretrain", "report", "bench", "commands", "ui",
     "__main__", "worker",
