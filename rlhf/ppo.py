@@ -706,6 +706,9 @@ class PPOTrainer(Trainer):
         """Scores from the rewards, log-probabilities from the reference, values from the value head or model."""
         generation, mask = rollout.generation, rollout.mask
         rollout.verdict = self._ask_rewards(rollout.prompts, generation)
+        for name, scores in rollout.verdict.by_reward.items():
+            if not ranks.any_of(any(score is not None for score in scores)):
+                raise BadInput(f"The reward function {name} gave None for every completion of an update.")
         rollout.raw_scores, rollout.earned = combine(rollout.verdict, self.reward_weights, mask)
         self._read_reference(rollout)
         rollout.values = torch.zeros_like(generation.logprobs)
