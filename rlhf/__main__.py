@@ -174,6 +174,8 @@ SEVERAL = int(os.environ.get("WORLD_SIZE", "1")) > 1
 def _joined() -> AbstractContextManager:
     """Several processes meet before they do anything, so that an error of one is known to all."""
     if not SEVERAL:
+        if "MASTER_PORT" in os.environ and "RANK" not in os.environ:
+            print("warning: this launcher has started one process; see README.md, Several processes", file=sys.stderr)
         return nullcontext()
     from rlhf import ranks
 

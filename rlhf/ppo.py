@@ -23,6 +23,7 @@ The names are those of TRL, whose PPOTrainer ended with version 1.12; README.md 
 import copy
 import gc
 import math
+import os
 import time
 import warnings
 from collections import defaultdict
@@ -145,6 +146,9 @@ class PPOConfig(PPOSettings, TrainingArguments):
         if self.kl_estimator not in ("k1", "k3"):
             raise BadInput(f"kl_estimator must be 'k1' or 'k3', not {self.kl_estimator!r}.")
         self._check_sampling()
+        shards = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
+        if shards or self.fsdp or self.deepspeed:
+            raise BadInput("PPO shares out data among processes, not models; launch it without FSDP and DeepSpeed.")
         TrainingArguments.__post_init__(self)
 
     def _check_sampling(self) -> None:
@@ -459,8 +463,6 @@ class PPOTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise BadInput("PPO shares out data, not models: launch it without DeepSpeed and FSDP.")
         self._prepare_models(ref_model, value_model)
         self.state.max_steps = args.num_total_batches
         self.kl_coef = args.kl_coef

@@ -99,11 +99,14 @@ def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
         return
     parameters = list(parameters)
     owned = exchange([parameter.grad is not None for parameter in parameters])
+    under_way = []
     for parameter, some in zip(parameters, map(any, zip(*owned, strict=True)), strict=True):
         if some:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            distributed.all_reduce(parameter.grad)
+            under_way.append(distributed.all_reduce(parameter.grad, async_op=True))
+    for work in under_way:
+        work.wait()
 
 
 def wait() -> None:

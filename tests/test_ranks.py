@@ -17,7 +17,8 @@ LAUNCHER = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines",
 LAUNCHER += ("--dynamo_backend", "no", "--main_process_port", "0")  # any port that is free
 PPO = ("ppo", "--reward_model_path", ROOT / "assets" / "example" / "reward", "--num_sample_generations", 1)
 PPO += ("--num_mini_batches", 2, "--num_ppo_epochs", 2, "--response_length", 12)
-CLOCK = ("time", "eps", "eval_runtime", "train_runtime", "tokens_per_second", "total_flos")
+CLOCK = ("time", "eps", "tokens_per_second", "total_flos")
+CLOCK += tuple(f"{part}_{what}" for part in ("eval", "train") for what in ("runtime", "samples_per", "steps_per"))
 """How metrics begin that tell the time or count the work."""
 
 
