@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from rlhf.config import (
     BenchArguments,
     CompareArguments,
     DemoArguments,
+    FailedElsewhere,
     PPOArguments,
     PreferencesConfig,
     PretrainConfig,
@@ -208,8 +211,25 @@ def shortened(text: str, longest: int = 400) -> str:
     return text.replace("\n", "\n" + " " * 12)
 
 
+SEVERAL = int(os.environ.get("WORLD_SIZE", "1")) > 1
+"""Whether a launcher has started several processes."""
+
+
+def _joined() -> AbstractContextManager:
+    """Several processes meet before they do anything, so that an error of one is known to all."""
+    if not SEVERAL:
+        if "MASTER_PORT" in os.environ and "RANK" not in os.environ:
+            print("warning: this launcher has started one process; see README.md, Several processes", file=sys.stderr)
+        return nullcontext()
+    from rlhf import ranks
+
+    return ranks.joined()
+
+
 def run_command(name: str, given: dict[str, object]) -> None:
     """Build the config, then import what the command needs: a wrong flag is answered at once."""
+    if SEVERAL and name not in ("reward", "ppo"):
+        raise BadInput(f"{name} runs in one process; start it without a launcher.")
     if name == "report":
         from rlhf.report import write_report
 
@@ -245,7 +265,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command, by default the one in `sys.argv`; a mistake is one sentence on standard error, exit code 2."""
     given = vars(parser().parse_args(arguments))
     try:
-        run_command(given.pop("command"), given)
+        with _joined():
+            run_command(given.pop("command"), given)
+    except FailedElsewhere:
+        return 2
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from tqdm.auto import tqdm
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
+from rlhf import ranks
 from rlhf.runs import Run
 
 
@@ -24,15 +25,21 @@ class RunCallback(TrainerCallback):
     def on_train_begin(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Start the clock and the progress bar."""
         self.run.start(state.max_steps, self.label)
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, unit=f" {self.unit}s")
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.label,
+            unit=f" {self.unit}s",
+            disable=not ranks.is_first(),
+        )
 
     def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Stamp the step; pass on the wish to stop."""
+        """Stamp the step; pass on the wish to stop, to all ranks at the same step."""
         self.bar.update(state.global_step - self.bar.n)
         self.run.progress(
             state.global_step, state.max_steps, f"{self.label}: {self.unit} {state.global_step} of {state.max_steps}"
         )
-        if self.run.stop_requested():
+        if ranks.any_of(self.run.stop_requested()):
             control.should_training_stop = True
 
     def on_log(self, args: object, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: object) -> None:

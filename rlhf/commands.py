@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from rlhf import comparison, data, evaluate, models, stats
+from rlhf import comparison, data, evaluate, models, ranks, stats
 from rlhf.callbacks import EveryFewSteps, RunCallback
 from rlhf.config import (
     EVERYDAY,
@@ -30,7 +30,7 @@ from rlhf.config import (
 from rlhf.everyday import gold_score
 from rlhf.ppo import Diverged, PPOConfig, PPOTrainer
 from rlhf.prompts import PromptReader, fitting, give_chat_template
-from rlhf.runs import Run, catch_signals, read_json, write_json
+from rlhf.runs import Run, WatchedRun, catch_signals, read_json, write_json
 from rlhf.scoring import RewardModel, scores_at_last_token
 
 
@@ -40,9 +40,10 @@ class Stopped(Exception):  # noqa: N818  (a wish, not an error)
 
 @contextmanager
 def recorded(run: Run) -> Iterator[None]:
-    """Record how the work inside ends in the run's status."""
+    """Record how the work inside ends in the run's status; an error of one rank is the error of all."""
     try:
-        yield
+        with ranks.together(Stopped, Diverged):
+            yield
     except Stopped:
         run.finish("stopped", "Stopped. What was learned until then is saved.")
     except Diverged as error:
@@ -62,14 +63,19 @@ def recorded(run: Run) -> Iterator[None]:
 
 
 def _open(args: RewardArguments | PPOArguments | CompareArguments | DemoArguments, kind: str, **made_from: str) -> Run:
-    run = Run.create(args.output_dir, kind, {**asdict(args), **made_from})
+    """The directory of a new run; of several ranks the first makes it and alone writes there."""
+    if ranks.is_first():
+        run = Run.create(args.output_dir, kind, {**asdict(args), **made_from})
+        ranks.from_first(run.path)
+    else:
+        run = WatchedRun(ranks.from_first(None))
     if not (run.path.parent / "status.json").exists():  # a stage of a demo leaves the signals to the demo
-        catch_signals(run)
+        catch_signals(run, second_ends=ranks.count() == 1)
     return run
 
 
 def reward(args: RewardArguments) -> dict:
-    """Train a reward model; returns what `reward_model` in `summary.json` says."""
+    """Train a reward model; returns what `reward_model` in `summary.json` says, on the first rank."""
     # Takes seconds to import, and only this command needs it.
     from rlhf.reward import gold_margins, label_ceiling, report, tokenized, train_reward_model
 
@@ -92,6 +98,8 @@ def reward(args: RewardArguments) -> dict:
         if args.dataset_name == EVERYDAY:
             run.log({"step": 0, "label_ceiling": label_ceiling(gold_margins(held_out))})
         train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
+        if not ranks.is_first():  # what is left is written, or read, by one
+            return {}
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
         found = report(model, held_out, args.dataset_name)

@@ -25,6 +25,10 @@ class BadInput(ValueError):
     """Something a person gave that cannot work; the message is one sentence that says what to do."""
 
 
+class FailedElsewhere(BadInput):
+    """Another of several processes has failed, and has said so with this sentence."""
+
+
 @cache
 def field_docs(config: type) -> dict[str, str]:
     """The docstring after each field of a dataclass and of its bases, by field name."""
@@ -245,7 +249,7 @@ class RewardArguments(ModelSettings):
     max_steps: int = -1
     """Optimizer steps; -1 leaves it to num_train_epochs."""
     per_device_train_batch_size: int = 32
-    """Pairs a step."""
+    """Pairs a step, from each process."""
     per_device_eval_batch_size: int = 128
     """Pairs a batch when evaluating."""
     max_length: int = 128
@@ -293,7 +297,7 @@ class PPOSettings:
     total_episodes: int | None = None
     """Responses to sample and learn from, all together; None leaves it to num_train_epochs."""
     per_device_train_batch_size: int = 64
-    """Responses a PPO update learns from, times gradient_accumulation_steps; so many at most in memory at once."""
+    """Responses an update takes from a process, times gradient_accumulation_steps; in memory at once, so many."""
     gradient_accumulation_steps: int = 1
     """An update takes this many times per_device_train_batch_size responses."""
     num_ppo_epochs: int = 4

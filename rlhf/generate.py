@@ -5,7 +5,7 @@ steps. The uniform numbers are drawn for every row at every step, so a row's tok
 have ended.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,6 +95,7 @@ def decode(
     temperature: float,
     eos_id: int | None,
     generator: torch.Generator,
+    share: tuple[Sequence[int], int] | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Continue B prompts by a token at a time; see `generate`.
 
@@ -112,8 +113,9 @@ def decode(
         hidden = hidden[copies]
     alive = torch.arange(len(queries), device=model.device)
     goes_on = torch.ones_like(alive, dtype=torch.bool)
+    rows_drawn, drawn = share or (slice(None), len(queries))
     for step in range(max_new_tokens):
-        uniform = torch.rand(len(queries), generator=generator).to(model.device)[alive]
+        uniform = torch.rand(drawn, generator=generator)[rows_drawn].to(model.device)[alive]
         token, logprob = pick(logits_at(model, hidden, temperature or 1.0), uniform, greedy=temperature == 0)
         yield alive[goes_on], token[goes_on], logprob[goes_on], hidden[goes_on]
         goes_on = goes_on & (token != (-1 if eos_id is None else eos_id))
@@ -137,6 +139,7 @@ def generate(
     eos_id: int | None,
     generator: torch.Generator,
     keep_hidden: bool = False,
+    share: tuple[Sequence[int], int] | None = None,
 ) -> Generation:
     """Sample one response a row.
 
@@ -146,6 +149,8 @@ def generate(
         eos_id: the token that ends a response; None never ends one before `max_new_tokens`.
         generator: a CPU generator; the same state gives the same responses.
         keep_hidden: return the hidden states too.
+        share: which rows of a batch the queries are, and how many rows it has: random numbers are drawn for all of
+            it, so that a row's tokens do not depend on how many processes share the batch.
     """
     batch, device = len(queries), model.device
     responses = torch.zeros((batch, max_new_tokens), dtype=torch.long, device=device)
@@ -159,6 +164,7 @@ def generate(
         temperature=temperature,
         eos_id=eos_id,
         generator=generator,
+        share=share,
     )
     for step, (alive, token, logprob, hidden) in enumerate(steps):
         responses[alive, step], logprobs[alive, step] = token, logprob

@@ -14,12 +14,16 @@ Shapes: B responses of at most T tokens; N response tokens in all, in row-major 
 the vocabulary; d the width of the model. A token after the end token does not exist: masks come from lengths, never
 from the value of a pad token, and the models read without pads (`rlhf/packed.py`). The end token is an action.
 
+Several processes share a batch: each has the responses to its own prompts, statistics are taken over all, and so an
+update is the same however many there are (`rlhf/ranks.py`).
+
 The names are those of TRL, whose PPOTrainer ended with version 1.12; README.md says what is different.
 """
 
 import copy
 import gc
 import math
+import os
 import time
 import warnings
 from collections import defaultdict
@@ -43,7 +47,7 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
-from rlhf import checkpoint, models
+from rlhf import checkpoint, models, ranks
 from rlhf.config import BadInput, PPOSettings, check_range
 from rlhf.generate import Generation, batches_by_length, generate
 from rlhf.packed import Rows, is_peft, line_up, logits_at, plain_model, read, response_places, use_packed_attention
@@ -111,14 +115,14 @@ class PPOConfig(PPOSettings, TrainingArguments):
     reward_model_path: str | None = None
     """A field of TRL's script; not used here."""
     dataset_num_proc: int | None = None
-    """Not used: prompts are read in one process."""
+    """Not used: every process reads the prompts itself."""
     ds3_gather_for_generation: bool = True
-    """Not used: DeepSpeed is not supported yet."""
+    """Not used: DeepSpeed is not supported."""
     # Defaults of TrainingArguments that differ here.
     seed: int = 42
     """Seed of the sampling and of the order of prompts."""
     per_device_train_batch_size: int = 8
-    """Responses a PPO update learns from, times gradient_accumulation_steps; so many at most in memory at once."""
+    """Responses an update takes from a process, times gradient_accumulation_steps; in memory at once, so many."""
     bf16: bool | None = None
     """Compute in bfloat16; on a GPU that can, unless said otherwise."""
     logging_steps: float = 1
@@ -142,6 +146,9 @@ class PPOConfig(PPOSettings, TrainingArguments):
         if self.kl_estimator not in ("k1", "k3"):
             raise BadInput(f"kl_estimator must be 'k1' or 'k3', not {self.kl_estimator!r}.")
         self._check_sampling()
+        shards = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
+        if shards or self.fsdp or self.deepspeed:
+            raise BadInput("PPO shares out data among processes, not models; launch it without FSDP and DeepSpeed.")
         TrainingArguments.__post_init__(self)
 
     def _check_sampling(self) -> None:
@@ -197,10 +204,13 @@ class PPOConfig(PPOSettings, TrainingArguments):
 
 
 def whiten(values: torch.Tensor, mask: torch.Tensor, *, shift_mean: bool = True) -> torch.Tensor:
-    """Shift and scale the valid entries to mean 0 and variance 1; values (B, T), mask (B, T) -> (B, T), 0 outside."""
-    valid = values[mask]
+    """Shift and scale the valid entries to mean 0 and variance 1; values (B, T), mask (B, T) -> (B, T), 0 outside.
+
+    Mean and variance are those of the valid entries of all ranks.
+    """
+    valid = ranks.gather(values[mask])
     variance, mean = torch.var_mean(valid) if valid.numel() > 1 else (valid.new_ones(()), valid.mean())
-    scaled = (valid - mean) * torch.rsqrt(variance + 1e-8) + (0.0 if shift_mean else mean)
+    scaled = (values[mask] - mean) * torch.rsqrt(variance + 1e-8) + (0.0 if shift_mean else mean)
     return torch.zeros_like(values).masked_scatter(mask, scaled)
 
 
@@ -331,7 +341,7 @@ class ValueHead(nn.Module):
 
 @dataclass
 class Rollout:
-    """A batch of responses and what the phases find out about them; tensors are (B, T) unless said otherwise."""
+    """This rank's responses and what the phases find out about them; tensors are (B, T) unless said otherwise."""
 
     prompts: list[Prompt]
     rows: list[list[int]]
@@ -345,13 +355,16 @@ class Rollout:
     """The same by reward function or model."""
     scores: torch.Tensor | None = None
     """(B,) what PPO maximises: normalised, clipped, minus the penalty for not ending."""
-    clipped_scores: float = 0.0
+    clipped: torch.Tensor | None = None
+    """(B,) whether the score was cut down to reward_clip_range."""
     earned: torch.Tensor | None = None
     ref_logprobs: torch.Tensor | None = None
     exact_kl: torch.Tensor | None = None
     values: torch.Tensor | None = None
     advantages: torch.Tensor | None = None
     returns: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    """Tokens to learn from in each response, of all ranks one after another."""
 
     @property
     def mask(self) -> torch.Tensor:
@@ -364,7 +377,8 @@ class PPOTrainer(Trainer):
 
     A Transformers Trainer in its life cycle (callbacks, trackers, saving, devices) with a loop of its own. Every
     random number is drawn from generators seeded by (seed, update), so a resumed run repeats an uninterrupted one to
-    the bit on the CPU.
+    the bit on the CPU. Under a launcher the prompts of an update are shared out among the processes, all of which must
+    be given the same models, prompts and settings.
 
     Args:
         model: the policy, or its name or path; trained in place.
@@ -456,9 +470,7 @@ class PPOTrainer(Trainer):
         self.base_eval_scores: dict[str, torch.Tensor] = {}
 
     def _settle_length(self, args: PPOConfig) -> None:
-        """total_episodes from num_train_epochs where it is not given, and one process only."""
-        if args.world_size > 1:
-            raise BadInput("PPOTrainer runs in one process for now; start it without a launcher.")
+        """total_episodes from num_train_epochs where it is not given."""
         if args.total_episodes is None and args.max_steps <= 0:
             if isinstance(self.prompts, PromptStream):
                 raise BadInput("An iterable data set has no length: give total_episodes or max_steps.")
@@ -473,6 +485,7 @@ class PPOTrainer(Trainer):
         if args.stop_token and self.stop_id is None:
             raise BadInput("The tokenizer has no end token; give stop_token_id, or stop_token='none'.")
         adapters = is_peft(self.model)
+        ranks.start_equal(self.model)
         if isinstance(ref_model, str):
             ref_model, _ = models.load_policy(ref_model)
         if ref_model is None and not adapters and (args.kl_coef > 0 or args.kl_controller == "adaptive"):
@@ -486,6 +499,7 @@ class PPOTrainer(Trainer):
                 reward.source.to(device)
         self.is_shared = value_model is None and args.value_head == "shared"
         self.value_model = self._new_value_head() if self.is_shared else self._separate_value_model(value_model)
+        ranks.start_equal(self.value_model)
         if args.gradient_checkpointing:
             self._checkpoint_activations()
         self.create_optimizer_and_scheduler(args.num_total_batches)
@@ -603,7 +617,8 @@ class PPOTrainer(Trainer):
         tick()
         self.state.global_step += 1
         self.state.epoch = self._epochs(self.state.global_step)
-        seconds = dict(zip(("rollout", "score", "update"), (b - a for a, b in zip(clock, clock[1:])), strict=True))  # noqa: B905
+        slowest = ranks.gather(torch.tensor([clock], dtype=torch.double).diff()).amax(dim=0).tolist()
+        seconds = dict(zip(("rollout", "score", "update"), slowest, strict=True))
         metrics = self._report(rollout, non_score, learned, seconds)  # 6.
         if self.args.kl_controller == "adaptive":
             args, kl = self.args, metrics["objective/kl"]
@@ -621,7 +636,7 @@ class PPOTrainer(Trainer):
             self.log(dict(metrics))
         every = max(1, self.state.max_steps // max(1, self.args.num_sample_generations))
         wanted = self.args.log_completions and self.args.num_sample_generations and self.eval_prompts
-        if wanted and (self.state.global_step - 1) % every == 0:
+        if wanted and ranks.is_first() and (self.state.global_step - 1) % every == 0:
             self.generate_completions()
         if self.control.should_evaluate:
             self.evaluate()
@@ -637,14 +652,19 @@ class PPOTrainer(Trainer):
     # 1. Roll out ---------------------------------------------------------------------------------------------------
 
     def _next_prompts(self) -> list[Prompt]:
-        """This update's prompts, each as often as it is to be answered."""
+        """This update's prompts, of all ranks, each as often as it is to be answered."""
         distinct = self.args.batch_size // self.args.num_generations
         batch = self.prompts.batch(self.state.global_step * distinct, distinct, self.args.seed)
         return [prompt for prompt in batch for _ in range(self.args.num_generations)]
 
-    def _roll_out(self, prompts: list[Prompt], generator: torch.Generator) -> Rollout:
+    def _roll_out(
+        self, prompts: list[Prompt], generator: torch.Generator, model: PreTrainedModel | None = None
+    ) -> Rollout:
+        """Answers to this rank's share of some prompts, from the policy or another model."""
+        share = ranks.share(len(prompts))
         queries = [prompt.ids for prompt in prompts]
-        generation = self._generate(self.model, queries, generator, keep_hidden=True)
+        generation = self._generate(model or self.model, queries, generator, share, keep_hidden=True)
+        prompts = [prompts[row] for row in share]
         rows = [prompt.ids + answer for prompt, answer in zip(prompts, generation.lists(), strict=True)]
         learns = generation.mask
         if self.args.mask_truncated_completions:
@@ -656,23 +676,28 @@ class PPOTrainer(Trainer):
         model: PreTrainedModel,
         queries: list[list[int]],
         generator: torch.Generator,
+        share: Sequence[int] | None = None,
         *,
         greedy: bool = False,
         keep_hidden: bool = False,
     ) -> Generation:
-        """Answers to some prompts; see `rlhf.generate.generate`."""
-        size = self.args.local_rollout_forward_batch_size or len(queries)
+        """Answers to some prompts, or to a share of them; see `rlhf.generate.generate`."""
+        share = range(len(queries)) if share is None else share
+        size = self.args.local_rollout_forward_batch_size or len(share)
         parts = []
-        for start in range(0, len(queries), size):
+        for start in range(0, len(share), size):
+            rows = share[start : start + size]
+            drawn = {"share": (rows, len(queries))} if len(share) < len(queries) else {}
             with self.accelerator.autocast():
                 part = generate(
                     model,
-                    queries[start : start + size],
+                    [queries[row] for row in rows],
                     max_new_tokens=self.args.response_length,
                     temperature=0.0 if greedy else self.args.temperature,
                     eos_id=self.stop_id,
                     generator=generator,
                     keep_hidden=keep_hidden,
+                    **drawn,
                 )
             parts.append(part)
         return parts[0] if len(parts) == 1 else Generation.join(parts)
@@ -684,6 +709,9 @@ class PPOTrainer(Trainer):
         """Scores from the rewards, log-probabilities from the reference, values from the value head or model."""
         generation, mask = rollout.generation, rollout.mask
         rollout.verdict = self._ask_rewards(rollout.prompts, generation)
+        for name, scores in rollout.verdict.by_reward.items():
+            if not ranks.any_of(any(score is not None for score in scores)):
+                raise BadInput(f"The reward function {name} gave None for every completion of an update.")
         rollout.raw_scores, rollout.earned = combine(rollout.verdict, self.reward_weights, mask)
         self._read_reference(rollout)
         rollout.values = torch.zeros_like(generation.logprobs)
@@ -766,7 +794,9 @@ class PPOTrainer(Trainer):
             return plain_model(self.value_model).score(states).squeeze(1).float()
 
     def _micro_batches(self, chosen: Sequence[int], rollout: Rollout) -> Iterator[list[int]]:
-        """Rows of like length together, as many as memory should hold."""
+        """Rows of like length together, as many as memory should hold; none where a rank has none to read."""
+        if not chosen:
+            return
         limit = MICRO_BATCH_TOKENS.get(self.args.device.type, MICRO_BATCH_TOKENS["cuda"])
         rows = [rollout.rows[i] for i in chosen]
         for part in batches_by_length(rows, limit, self.args.per_device_train_batch_size):
@@ -777,13 +807,14 @@ class PPOTrainer(Trainer):
     def _rewards_per_token(self, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
         """Rewards (B, T) and their KL part (B, T); sets what PPO maximises, `rollout.scores` and `rollout.earned`."""
         args, generation, raw = self.args, rollout.generation, rollout.raw_scores
-        if not torch.isfinite(raw).all():
+        everyones = ranks.gather(raw)
+        if not torch.isfinite(everyones).all():
             raise Diverged(f"A score was not finite at update {self.state.global_step + 1}.")
-        shift, scale = self._score_unit(raw)
+        shift, scale = self._score_unit(everyones)
         scores = (raw - shift) / scale
         earned = rollout.earned / scale
         if args.reward_clip_range is not None:
-            rollout.clipped_scores = (scores.abs() > args.reward_clip_range).float().mean().item()
+            rollout.clipped = scores.abs() > args.reward_clip_range
             scores = scores.clamp(-args.reward_clip_range, args.reward_clip_range)
         if args.missing_eos_penalty is not None:
             scores = scores - args.missing_eos_penalty * (~generation.ended)
@@ -799,7 +830,7 @@ class PPOTrainer(Trainer):
         return rewards, non_score
 
     def _score_unit(self, raw: torch.Tensor) -> tuple[float, float]:
-        """What is taken off a score and what it is divided by, from scores (B,).
+        """What is taken off a score and what it is divided by, from the scores of all ranks (B,).
 
         "reference" looks at the first batch, which the policy wrote while it still was the reference (Ziegler et al.
         2.2), and stays with it, so that kl_coef keeps its meaning.
@@ -830,9 +861,10 @@ class PPOTrainer(Trainer):
         """All epochs over one batch; returns the means over tokens of what was seen on the way."""
         args, steps = self.args, []
         generator = self._generator(purpose=1)
+        rollout.tokens = ranks.gather(rollout.learns.sum(dim=1))
         epochs_run = 0
         for _ in range(args.num_ppo_epochs):
-            order = torch.randperm(len(rollout.rows), generator=generator).tolist()
+            order = torch.randperm(len(rollout.tokens), generator=generator).tolist()
             size = len(order) // args.num_mini_batches
             epoch = [self._step(rollout, order[start : start + size]) for start in range(0, len(order), size)]
             steps += epoch
@@ -849,22 +881,25 @@ class PPOTrainer(Trainer):
         }
 
     def _step(self, rollout: Rollout, chosen: list[int]) -> dict[str, torch.Tensor]:
-        """One optimizer step on some rows; the loss is normalised by all tokens of the step, however it is cut.
+        """One optimizer step on some rows, numbered over all ranks, each of which reads those it has.
 
-        Returns sums over tokens, and their number.
+        The loss is normalised by all tokens of the step, however it is cut. Returns sums over them, and their number.
         """
-        tokens = rollout.learns[chosen].sum().clamp(min=1)
+        tokens = rollout.tokens[chosen].sum().clamp(min=1)
+        first = ranks.rank() * len(rollout.rows)
+        own = [row - first for row in chosen if 0 <= row - first < len(rollout.rows)]
         seen: dict[str, torch.Tensor] = {}
-        for part in self._micro_batches(chosen, rollout):
+        for part in self._micro_batches(own, rollout):
             for name, value in self._accumulate(rollout, part, tokens).items():
                 seen[name] = seen.get(name, 0.0) + value
+        ranks.add_gradients(self.trainable)
         norm = nn.utils.clip_grad_norm_(self.trainable, self.args.max_grad_norm)
         if not torch.isfinite(norm):
             self.optimizer.zero_grad()
             raise Diverged(f"The gradient was not finite at update {self.state.global_step + 1}; lower learning_rate.")
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {**seen, "tokens": tokens, "grad_norm": norm}
+        return {**ranks.add(seen), "tokens": tokens, "grad_norm": norm}
 
     def _accumulate(self, rollout: Rollout, part: list[int], tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """Forward and backward of one micro-batch: adds its gradient, returns its sums over tokens.
@@ -916,23 +951,25 @@ class PPOTrainer(Trainer):
     def _report(
         self, rollout: Rollout, non_score: torch.Tensor, learned: dict[str, float], seconds: dict[str, float]
     ) -> dict[str, float]:
-        """TRL's keys, with sums per response and means per response token; see README.md."""
-        generation, mask = rollout.generation, rollout.mask
-        tokens, total = int(mask.sum()), sum(seconds.values())
-        read_tokens = sum(map(len, rollout.rows))
-        returns, values = rollout.returns[mask], rollout.values[mask]
+        """TRL's keys, with sums per response and means per response token, of all ranks; see README.md."""
+        generation, mask, gather = rollout.generation, rollout.mask, ranks.gather
+        lengths, ended = gather(mask.sum(dim=1)), gather(generation.ended)
+        raw_scores, scores = gather(rollout.raw_scores), gather(rollout.scores)
+        non_score, surprise = gather(non_score.sum(dim=1)), gather(-(generation.logprobs * mask).sum(dim=1))
+        returns, values = gather(rollout.returns[mask]), gather(rollout.values[mask])
+        clipped = 0.0 if rollout.clipped is None else gather(rollout.clipped).float().mean().item()
+        read_tokens = sum(ranks.exchange(sum(map(len, rollout.rows))))
         metrics = {
             "episode": self.state.global_step * self.args.batch_size,
-            "eps": len(rollout.rows) / total,
-            "objective/entropy": -(generation.logprobs * mask).sum(dim=1).mean().item(),
-            "objective/non_score_reward": non_score.sum(dim=1).mean().item(),
-            "objective/rlhf_reward": (rollout.scores + non_score.sum(dim=1)).mean().item(),
-            "objective/scores": rollout.scores.mean().item(),
-            "objective/scores_raw": rollout.raw_scores.mean().item(),
-            "objective/scores_std": rollout.raw_scores.std(correction=0).item(),
-            "objective/scores_clipped": rollout.clipped_scores,
-            "objective/eos_penalty": (self.args.missing_eos_penalty or 0.0)
-            * (~generation.ended).float().mean().item(),
+            "eps": len(scores) / sum(seconds.values()),
+            "objective/entropy": surprise.mean().item(),
+            "objective/non_score_reward": non_score.mean().item(),
+            "objective/rlhf_reward": (scores + non_score).mean().item(),
+            "objective/scores": scores.mean().item(),
+            "objective/scores_raw": raw_scores.mean().item(),
+            "objective/scores_std": raw_scores.std(correction=0).item(),
+            "objective/scores_clipped": clipped,
+            "objective/eos_penalty": (self.args.missing_eos_penalty or 0.0) * (~ended).float().mean().item(),
             "objective/kl_coef": self.kl_coef,
             **(self._report_kl(rollout) if self.has_reference else {}),
             "policy/approxkl_avg": learned["approxkl"],
@@ -944,16 +981,16 @@ class PPOTrainer(Trainer):
             "val/clipfrac_avg": learned["value_clipped"],
             "val/ratio": learned["ratio"],
             "val/ratio_var": learned["ratio_var"],
-            "val/num_eos_tokens": int(generation.ended.sum()),
+            "val/num_eos_tokens": int(ended.sum()),
             "val/mean": values.mean().item(),
             "val/explained_variance": explained_variance(values, returns).item(),
             "returns/mean": returns.mean().item(),
             "returns/var": returns.var(correction=0).item(),
-            **_report_lengths(mask.sum(dim=1).float(), generation.ended),
+            **_report_lengths(lengths.float(), ended),
             "grad_norm": learned["grad_norm"],
             "lr": self.lr_scheduler.get_last_lr()[0],
             **{f"time/{phase}": value for phase, value in seconds.items()},
-            "tokens_per_second/rollout": tokens / seconds["rollout"],
+            "tokens_per_second/rollout": int(lengths.sum()) / seconds["rollout"],
             "tokens_per_second/score": read_tokens / seconds["score"],
             "tokens_per_second/update": learned["epochs_run"] * read_tokens / seconds["update"],
         }
@@ -964,8 +1001,8 @@ class PPOTrainer(Trainer):
         off = torch.where(rollout.mask, rollout.generation.logprobs - rollout.ref_logprobs, 0.0)
         estimate = off if self.args.kl_estimator == "k1" else (-off).exp() - 1 + off
         return {
-            "objective/kl": estimate.sum(dim=1).mean().item(),
-            "objective/kl_exact": rollout.exact_kl.sum(dim=1).mean().item(),
+            "objective/kl": ranks.gather(estimate.sum(dim=1)).mean().item(),
+            "objective/kl_exact": ranks.gather(rollout.exact_kl.sum(dim=1)).mean().item(),
         }
 
     # --------------------------------------------------------------------------------------------------------------
@@ -997,13 +1034,17 @@ class PPOTrainer(Trainer):
         samples = self.args.eval_num_samples_per_prompt
         repeated = [prompt for prompt in prompts for _ in range(samples)]
         seen = defaultdict(list)
-        for rollout in self._answer(repeated, self.model):
-            seen["score"].append(rollout.raw_scores)
-            seen["mean_length"].append(rollout.mask.sum(dim=1).float())
-            seen["eos_rate"].append(rollout.generation.ended.float())
+        for rollout, size in self._answer(repeated, self.model):
+            numbers = {
+                "score": rollout.raw_scores,
+                "mean_length": rollout.mask.sum(dim=1).float(),
+                "eos_rate": rollout.generation.ended.float(),
+            }
             if self.has_reference:
                 self._read_reference(rollout)
-                seen["kl"].append(rollout.exact_kl.sum(dim=1))
+                numbers["kl"] = rollout.exact_kl.sum(dim=1)
+            for name, values in numbers.items():
+                seen[name].append(ranks.gather(values)[:size])
         found = {name: torch.cat(parts) for name, parts in seen.items()}
         means = {name: values.mean().item() for name, values in found.items()}
         if not self.has_reference:
@@ -1011,7 +1052,8 @@ class PPOTrainer(Trainer):
         base = self.base_eval_scores.get(key)
         if base is None:
             with self._reference() as reference:
-                base = torch.cat([rollout.raw_scores for rollout in self._answer(repeated, reference)])
+                answered = self._answer(repeated, reference)
+                base = torch.cat([ranks.gather(rollout.raw_scores)[:size] for rollout, size in answered])
         if key is not None:
             self.base_eval_scores[key] = base
         against = paired(*(scores.double().cpu().view(-1, samples).numpy() for scores in (base, found["score"])))
@@ -1024,16 +1066,22 @@ class PPOTrainer(Trainer):
             "win_rate": against.win_rate.value,
         }
 
-    def _answer(self, prompts: list[Prompt], model: PreTrainedModel) -> Iterator[Rollout]:
-        """Scored answers of a model to held-out prompts, a batch at a time, always from the same random numbers."""
+    def _answer(self, prompts: list[Prompt], model: PreTrainedModel) -> Iterator[tuple[Rollout, int]]:
+        """Scored answers of a model to held-out prompts, a batch at a time, always from the same random numbers.
+
+        Each rank has its share of a batch; with it comes the size of the batch, as shares may hold its last row again.
+        """
         generator = torch.Generator().manual_seed(self.args.seed)
         for start in range(0, len(prompts), self.args.batch_size):
             batch = prompts[start : start + self.args.batch_size]
-            generation = self._generate(model, [prompt.ids for prompt in batch], generator, keep_hidden=True)
-            rows = [prompt.ids + answer for prompt, answer in zip(batch, generation.lists(), strict=True)]
-            rollout = Rollout(batch, rows, generation, generation.mask)
-            rollout.raw_scores, _ = combine(self._ask_rewards(batch, generation), self.reward_weights, generation.mask)
-            yield rollout
+            rollout = self._roll_out(batch, generator, model)
+            # The next batch begins where the longest answer of all ranks has left the generator.
+            drawn = rollout.mask.size(1)
+            for _ in range(max(ranks.exchange(drawn)) - drawn):
+                torch.rand(len(batch), generator=generator)
+            verdict = self._ask_rewards(rollout.prompts, rollout.generation)
+            rollout.raw_scores, _ = combine(verdict, self.reward_weights, rollout.mask)
+            yield rollout, len(batch)
 
     def generate_completions(
         self, prompts: Sequence[str | dict] | None = None, *, greedy: bool = False
@@ -1064,13 +1112,18 @@ class PPOTrainer(Trainer):
         return made
 
     def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
-        """Save policy and tokenizer as a plain Transformers folder, the value head or model in `value_model/`."""
+        """Save policy and tokenizer as a plain Transformers folder, the value head or model in `value_model/`.
+
+        The first rank writes, the others wait.
+        """
         folder = Path(output_dir or self.args.output_dir)
-        self._save_policy(folder)
-        if self.args.save_value_model and self.is_shared:
-            checkpoint.save_value_head(self.value_model, folder / "value_model")
-        elif self.args.save_value_model:
-            self.value_model.save_pretrained(folder / "value_model")
+        if ranks.is_first():
+            self._save_policy(folder)
+            if self.args.save_value_model and self.is_shared:
+                checkpoint.save_value_head(self.value_model, folder / "value_model")
+            elif self.args.save_value_model:
+                self.value_model.save_pretrained(folder / "value_model")
+        ranks.wait()
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
 
@@ -1079,25 +1132,33 @@ class PPOTrainer(Trainer):
         self.processing_class.save_pretrained(folder)
 
     def save_checkpoint(self) -> Path:
-        """Save the model, and all that is needed to go on exactly as if nothing had happened; returns the folder."""
+        """Save the model, and all that is needed to go on exactly as if nothing had happened; returns the folder.
+
+        All ranks hold the same: the first one writes, the others wait.
+        """
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if ranks.is_first():
+            self._write_checkpoint(folder)
+        ranks.wait()
+        return folder
+
+    def _write_checkpoint(self, folder: Path) -> None:
         tensors, rest = checkpoint.split_optimizer(self.optimizer)
         state = {
             "trainer": {key: value for key, value in asdict(self.state).items() if key != "stateful_callbacks"},
             "optimizer": rest,
-            "scheduler": self.lr_scheduler.last_epoch,
+            "batch_size": self.args.batch_size,
             "kl_coef": self.kl_coef,
             "score_stats": self.score_stats,
         }
-        parent = Path(self.args.output_dir)
-        folder = checkpoint.save(
-            parent / f"checkpoint-{self.state.global_step}",
+        checkpoint.save(
+            folder,
             {"value": dict(self.value_model.named_parameters()), "optimizer": tensors},
             state,
             self._save_policy,
         )
         if self.args.save_total_limit:
-            checkpoint.rotate(parent, self.args.save_total_limit)
-        return folder
+            checkpoint.rotate(folder.parent, self.args.save_total_limit)
 
     def _load_checkpoint(self, folder: Path) -> None:
         tensors, state = checkpoint.load(folder)
@@ -1115,9 +1176,13 @@ class PPOTrainer(Trainer):
             self.optimizer.load_state_dict(checkpoint.join_optimizer(tensors["optimizer"], state["optimizer"]))
         except (RuntimeError, ValueError) as error:
             raise BadInput(f"The checkpoint {folder} is of another model, or trains other parts of it.") from error
-        self.lr_scheduler.last_epoch = state["scheduler"]
+        own = {"is_local_process_zero", "is_world_process_zero", "stateful_callbacks"}
+        own = {name: getattr(self.state, name) for name in own}
+        self.state = TrainerState(**(state["trainer"] | own))
+        if self.args.max_steps <= 0:  # with another batch, as many episodes are other updates
+            self.state.global_step = self.state.global_step * state["batch_size"] // self.args.batch_size
+        self.lr_scheduler.last_epoch = self.state.global_step
         self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
-        self.state = TrainerState(**state["trainer"], stateful_callbacks=self.state.stateful_callbacks)
         self.kl_coef, self.score_stats = state["kl_coef"], state["score_stats"]
 
 
@@ -1148,14 +1213,18 @@ def _mean(steps: list[dict[str, torch.Tensor]], name: str) -> float:
 
 
 def _report_rewards(verdict: Verdict) -> dict[str, float]:
-    """Mean and spread of each reward's scores, and what the functions logged."""
+    """Mean and spread of each reward's scores, and what the functions logged: the mean over ranks that did."""
     metrics = {}
-    for name, scores in verdict.by_reward.items():
+    for name, own in verdict.by_reward.items():
+        scores = ranks.gather_list(own)
         sums = [sum(score) if isinstance(score, list) else score for score in scores if score is not None]
         given = torch.tensor(sums)
         metrics[f"rewards/{name}/mean"] = given.mean().item()
         metrics[f"rewards/{name}/std"] = given.std(correction=0).item()
-    return metrics | verdict.logged
+    logged = defaultdict(list)
+    for name, value in (entry for part in ranks.exchange(verdict.logged) for entry in part.items()):
+        logged[name].append(value)
+    return metrics | {name: sum(values) / len(values) for name, values in logged.items()}
 
 
 def _report_lengths(lengths: torch.Tensor, ended: torch.Tensor) -> dict[str, float]:

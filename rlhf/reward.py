@@ -16,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
+from rlhf import ranks
 from rlhf.config import EVERYDAY, BadInput, RewardArguments
 from rlhf.data import like_length_batches, readable
 from rlhf.everyday import gold_score
@@ -31,13 +32,14 @@ SHOWN_MISTAKES = 10
 
 
 def _in_batches(data: Dataset, args: RewardArguments) -> Dataset:
-    """The pairs in the order of training: pairs of like length share a batch, which saves padding.
+    """The pairs in the order of training: pairs of like length share a batch, of all ranks, which saves padding.
 
     Transformers' own "group_by_length" runs from long to short again and again, and the curves with it.
     """
     data = data.shuffle(seed=args.seed)
     lengths = [len(prompt) + max(map(len, answers)) for prompt, *answers in map(_as_text, data)]
-    batches = like_length_batches(lengths, args.per_device_train_batch_size, random.Random(args.seed))
+    size = args.per_device_train_batch_size * ranks.count()
+    batches = like_length_batches(lengths, size, random.Random(args.seed))
     return data.select([row for batch in batches for row in batch])
 
 

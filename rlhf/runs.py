@@ -199,11 +199,24 @@ class Run:
         return any((folder / "stop").exists() for folder in (self.path, *self.path.parents[:2]))
 
 
-def catch_signals(run: Run) -> None:
-    """Ctrl-C or a termination signal asks the run to stop as the page's Stop does; a second one ends it at once."""
+class WatchedRun(Run):
+    """A run as those processes see it that help another one, which writes: what they would write is left out."""
+
+    def set_status(self, **changes: object) -> None:
+        """Left to the writer."""
+
+    def _append(self, name: str, line: dict) -> None:
+        """Left to the writer."""
+
+
+def catch_signals(run: Run, *, second_ends: bool = True) -> None:
+    """Ctrl-C or a termination signal asks the run to stop as the page's Stop does; a second one ends it at once.
+
+    A launcher sends each signal more than once and ends what does not stop: there the second is as the first.
+    """
 
     def stop(signum: int, frame: object) -> None:
-        if run.stop_requested():
+        if second_ends and run.stop_requested():
             raise KeyboardInterrupt
         run.request_stop()
 

@@ -221,8 +221,6 @@ class Reward:
                 f"The reward function {self.name} gave {len(scores)} scores for {len(answers)} completions; it must "
                 "give one each."
             )
-        if all(score is None for score in scores):
-            raise BadInput(f"The reward function {self.name} gave None for every completion of an update.")
         for row, (score, answer) in enumerate(zip(scores, answers, strict=True)):
             per_token = isinstance(score, list)
             if per_token and len(score) != len(answer):

@@ -1,0 +1,199 @@
+"""Several processes give what one gives, write as one, and end as one: real launches on the CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCHER = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no")
+LAUNCHER += ("--dynamo_backend", "no", "--main_process_port", "0")  # any port that is free
+PPO = ("ppo", "--reward_model_path", ROOT / "assets" / "example" / "reward", "--num_sample_generations", 1)
+PPO += ("--num_mini_batches", 2, "--num_ppo_epochs", 2, "--response_length", 12)
+CLOCK = ("time", "eps", "tokens_per_second", "total_flos")
+CLOCK += tuple(f"{part}_{what}" for part in ("eval", "train") for what in ("runtime", "samples_per", "steps_per"))
+"""How metrics begin that tell the time or count the work."""
+
+
+def command(processes, *words):
+    """Words for Python, under the launcher if it is several processes."""
+    launch = (*LAUNCHER, "--num_processes", processes) if processes > 1 else ()
+    return [sys.executable, *map(str, (*launch, *words))]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Start a command of the program in so many processes; it runs on."""
+    place = tmp_path_factory.mktemp("ranks")
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
+
+    def go(processes, *words):
+        words = words if str(words[0]).endswith(".py") else ("-m", "rlhf", *words)
+        return subprocess.Popen(
+            command(processes, *words),
+            cwd=place,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def finish(start):
+    """Run a command to its end, which must be a good one."""
+
+    def go(processes, *words):
+        process = start(processes, *words)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said[-3000:]
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def lines_of(run, name="metrics.jsonl"):
+    path = run / name
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def assert_alike(one, other):
+    """The same lines with the same keys and, the clock apart, the same numbers but for rounding."""
+    assert len(one) == len(other)
+    for mine, theirs in zip(one, other, strict=True):
+        assert mine.keys() == theirs.keys()
+        for key, value in mine.items():
+            if not key.startswith(CLOCK):
+                # Within the range the two value losses are equal but for rounding, which may count as clipped.
+                off = 0.1 if key == "val/clipfrac_avg" else 1e-5
+                assert theirs[key] == pytest.approx(value, rel=1e-3, abs=off), (mine.get("step"), key)
+
+
+@pytest.fixture(scope="module")
+def one_and_two(finish, folder):
+    """The same PPO run of four updates in one process and in two, with checkpoints."""
+    words = (*PPO, "--max_steps", 4, "--save_steps", 2)
+    finish(1, *words, "--per_device_train_batch_size", 8, "--output_dir", folder / "one")
+    finish(2, *words, "--per_device_train_batch_size", 4, "--output_dir", folder / "two")
+    return folder / "one", folder / "two"
+
+
+def test_two_processes_learn_as_one_does_with_the_same_batch(one_and_two):
+    one, two = map(lines_of, one_and_two)
+    assert [line["step"] for line in two] == [1, 2, 3, 4]
+    assert_alike(one, two)
+
+
+def test_one_process_writes_the_run(one_and_two):
+    one, two = one_and_two
+    assert sorted(path.relative_to(one) for path in one.rglob("*")) == sorted(
+        path.relative_to(two) for path in two.rglob("*")
+    )
+    assert len(lines_of(two, "samples.jsonl")) == len(lines_of(one, "samples.jsonl")) > 0
+    status = json.loads((two / "status.json").read_text())
+    assert (status["state"], status["step"], status["total_steps"]) == ("finished", 4, 4)
+
+
+def test_a_checkpoint_goes_on_in_another_number_of_processes(one_and_two, finish, folder):
+    one, two = one_and_two
+    for processes, came_from in ((1, two), (2, one)):
+        out = folder / f"resumed-in-{processes}"
+        size = ("--per_device_train_batch_size", 8 // processes)
+        checkpoint = came_from / "checkpoints" / "checkpoint-2"
+        finish(processes, *PPO, "--max_steps", 4, *size, "--resume_from_checkpoint", checkpoint, "--output_dir", out)
+        assert_alike(lines_of(one)[2:], lines_of(out))
+
+
+def test_settings_of_all_kinds_give_the_same_in_three_processes(finish, folder):
+    for processes in (1, 3):
+        finish(processes, ROOT / "tests" / "ranks_script.py", folder, 6 // processes)
+    one, three = (json.loads((folder / f"{processes}.json").read_text()) for processes in (1, 3))
+    for name, found in one.items():
+        assert_alike([*found["log"], found["eval"]], [*three[name]["log"], three[name]["eval"]])
+    assert one["careful"]["log"][0]["policy/epochs_run"] < 3  # early stopping had its say
+
+
+def running(process, run):
+    """Wait for the first lines of a run; its ranks, by their process ids."""
+    until = time.time() + 90
+    while not lines_of(run):
+        assert process.poll() is None and time.time() < until, "the run did not begin"
+        time.sleep(0.1)
+    return [child.pid for child in psutil.Process(process.pid).children()]
+
+
+def test_a_wish_to_stop_ends_all_at_the_same_step_and_saves(start, folder):
+    run = folder / "stopped"
+    process = start(2, *PPO, "--max_steps", 1000, "--per_device_train_batch_size", 4, "--output_dir", run)
+    running(process, run)
+    (run / "stop").touch()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said[-3000:]
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "stopped" and status["step"] == lines_of(run)[-1]["step"]
+    assert (run / "model" / "model.safetensors").exists()
+
+
+def test_a_process_that_dies_ends_the_others(start, folder):
+    run = folder / "died"
+    process = start(2, *PPO, "--max_steps", 1000, "--per_device_train_batch_size", 4, "--output_dir", run)
+    ranks = running(process, run)
+    writer = json.loads((run / "status.json").read_text())["pid"]
+    (other,) = (pid for pid in ranks if pid != writer)
+    os.kill(other, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((*PPO, "--learning_rate", "abc"), "learning_rate must be a number"),  # an error of all
+        ((*PPO, "--output_dir", "."), "already exists"),  # an error of the one that writes
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_ends_all(start, tmp_path, words, message):
+    (tmp_path / "taken").touch()
+    words = [tmp_path if word == "." else word for word in words]
+    process = start(2, *words)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_reward_training_in_two_processes_learns_as_in_one(finish, folder):
+    pairs = folder / "pairs.jsonl"
+    rows = [
+        {"prompt": f"What about number {n}?\n", "chosen": "Yes. " * (1 + n % 5), "rejected": "No! " * (1 + n % 3)}
+        for n in range(80)
+    ]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for processes in (1, 2):
+        size = ("--per_device_train_batch_size", 8 // processes, "--per_device_eval_batch_size", 8 // processes)
+        words = ("reward", "--dataset_name", pairs, *size, "--logging_steps", 1, "--eval_steps", 3)
+        finish(processes, *words, "--max_steps", 6, "--output_dir", folder / f"reward-{processes}")
+    one, two = folder / "reward-1", folder / "reward-2"
+    assert_alike(lines_of(one), lines_of(two))
+    assert len([line for line in lines_of(two) if "loss" in line]) == 6
+    assert (two / "model" / "model.safetensors").exists()
+    loss_of_one, loss_of_two = (
+        json.loads((run / "summary.json").read_text())["reward_model"]["loss"]["value"] for run in (one, two)
+    )
+    assert loss_of_two == pytest.approx(loss_of_one, abs=1e-5)
