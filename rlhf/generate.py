@@ -9,10 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from rlhf.config import BadInput
-from rlhf.models import context_size, render_prompt
 from rlhf.packed import GrowingRows, line_up, logits_at, read, use_packed_attention
 
 
@@ -181,42 +179,23 @@ def generate(
     )
 
 
-def encode_prompt(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str, max_new_tokens: int
-) -> list[int]:
-    """Token ids of a question's prompt.
-
-    Raises:
-        BadInput: the question is empty, or longer than the model can read.
-    """
-    ids = tokenizer(render_prompt(tokenizer, question), split_special_tokens=True)["input_ids"]
-    room = context_size(model) - max_new_tokens
-    if len(ids) > room:
-        raise BadInput(f"The question is {len(ids)} tokens long, this model reads at most {room}; please shorten it.")
-    return ids
-
-
 def stream(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    question: str,
+    query: list[int],
     *,
+    eos_id: int | None,
     max_new_tokens: int = 64,
     temperature: float = 0.7,
     seed: int = 0,
 ) -> Iterator[list[int]]:
-    """Answer one question; yields the growing answer's ids after each token, the end token, if it comes, as the last.
-
-    Raises:
-        BadInput: the question is empty, or longer than the model can read.
-    """
+    """Answer one prompt; yields the growing answer's ids after each token, the end token, if it comes, as the last."""
     said: list[int] = []
     for _, token, _, _ in decode(
         model,
-        [encode_prompt(model, tokenizer, question, max_new_tokens)],
+        [query],
         max_new_tokens=max_new_tokens,
         temperature=temperature,
-        eos_id=tokenizer.eos_token_id,
+        eos_id=eos_id,
         generator=torch.Generator().manual_seed(seed),
     ):
         said.append(token.item())

@@ -296,24 +296,6 @@ def revision(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
-    """The prompt text for a question: the tokenizer's chat template if it has one, else the question itself.
-
-    The bos token is left to the tokenizer, which adds it to every text.
-
-    Raises:
-        BadInput: the question is empty.
-    """
-    question = question.strip()
-    if not question:
-        raise BadInput("Please write a question first.")
-    if tokenizer.chat_template is None:
-        return question
-    messages = [{"role": "user", "content": question}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text.removeprefix(tokenizer.bos_token or "")
-
-
 def context_size(model: PreTrainedModel) -> int:
     """How many tokens the model can read, prompt and response together."""
     return model.config.max_position_embeddings

@@ -121,6 +121,33 @@ def give_chat_template(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str
     tokenizer.chat_template = ("{{ bos_token }}" if tokenizer.bos_token_id in begins else "") + PLAIN_CHAT_TEMPLATE
 
 
+def question_prompt(
+    tokenizer: PreTrainedTokenizerBase, question: str, room: int, history: Sequence[dict] = ()
+) -> Prompt:
+    """A person's question as the policy reads it, after what was said before.
+
+    Where the tokenizer has a chat template, the question is the last message of a conversation, whose oldest question
+    and answer give way where there is no room for them; elsewhere it stands alone. What looks like a special token is
+    taken out of it: nobody ends a turn by writing so.
+
+    Raises:
+        BadInput: the question is empty, or longer than the room.
+    """
+    for token in tokenizer.added_tokens_decoder.values():
+        question = question.replace(token.content, " ") if token.special else question
+    question = question.strip()
+    if not question:
+        raise BadInput("Please write a question first.")
+    reader = PromptReader(tokenizer, None)
+    for first in range(0, len(history) + 1, 2):
+        messages = [*history[first:], {"role": "user", "content": question}]
+        given = messages if tokenizer.chat_template else question
+        ids = reader.encode(given)
+        if len(ids) <= room:
+            return Prompt(given, ids, {})
+    raise BadInput(f"The question is {len(ids)} tokens long, this model reads at most {room}; please shorten it.")
+
+
 def fitting(prompts: Sequence[str | list[dict]], reader: PromptReader) -> list[str | list[dict]]:
     """The prompts that leave room for a response; a warning says how many do not.
 

@@ -16,8 +16,9 @@ from transformers import (
 )
 
 from rlhf.config import BadInput
-from rlhf.generate import Generation, batches_by_length, encode_prompt, generate, stream
+from rlhf.generate import Generation, batches_by_length, generate, stream
 from rlhf.packed import line_up, logits_at, read, response_places, use_packed_attention
+from rlhf.prompts import question_prompt
 
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15]]
@@ -196,27 +197,47 @@ def test_batches_by_length_hold_every_row_once_within_the_limits():
     assert list(batches_by_length([[1] * 50], 16)) == [[0]]  # a row longer than the limit goes alone
 
 
-def test_stream_grows_token_by_token_to_the_end_token_and_repeats_with_the_seed(base):
+def answers(base, **settings):
     model, tokenizer = base
-    pieces = list(stream(model, tokenizer, "How do I clean a burnt pan?", seed=1))
+    prompt = question_prompt(tokenizer, "How do I clean a burnt pan?", 64)
+    return list(stream(model, prompt.ids, eos_id=tokenizer.eos_token_id, seed=1, **settings))
+
+
+def test_stream_grows_token_by_token_to_the_end_token_and_repeats_with_the_seed(base):
+    pieces = answers(base)
     assert [len(piece) for piece in pieces] == list(range(1, len(pieces) + 1))
     assert all(later[:-1] == earlier for earlier, later in zip(pieces, pieces[1:], strict=False))
-    assert pieces[-1].index(tokenizer.eos_token_id) == len(pieces) - 1 > 3
-    assert pieces == list(stream(model, tokenizer, "How do I clean a burnt pan?", seed=1))
+    assert pieces[-1].index(base[1].eos_token_id) == len(pieces) - 1 > 3
+    assert pieces == answers(base)
 
 
 def test_an_answer_that_is_cut_off_has_no_end_token(base):
-    model, tokenizer = base
-    *_, last = stream(model, tokenizer, "How do I clean a burnt pan?", seed=1, max_new_tokens=3)
-    assert len(last) == 3 and tokenizer.eos_token_id not in last
+    *_, last = answers(base, max_new_tokens=3)
+    assert len(last) == 3 and base[1].eos_token_id not in last
 
 
-@pytest.mark.parametrize(("question", "message"), [("", "write a question"), ("why " * 200, "shorten it")])
+@pytest.mark.parametrize(
+    ("question", "message"), [("", "write a question"), ("<eos>", "write a question"), ("why " * 200, "shorten it")]
+)
 def test_bad_questions_get_a_sentence(base, question, message):
     with pytest.raises(BadInput, match=message):
-        encode_prompt(*base, question, 64)
+        question_prompt(base[1], question, 64)
 
 
-def test_special_tokens_in_a_question_are_plain_text(base):
-    model, tokenizer = base
-    assert tokenizer.eos_token_id not in encode_prompt(model, tokenizer, "say <eos> now", 64)
+def test_special_tokens_in_a_question_are_taken_out(base):
+    tokenizer = base[1]
+    for question in ("say <eos> now", "say <e<eos>os> now"):
+        ids = question_prompt(tokenizer, question, 64).ids
+        assert tokenizer.eos_token_id not in ids and ids[0] == tokenizer.bos_token_id
+        assert ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_the_oldest_turns_of_a_conversation_give_way(base):
+    tokenizer = base[1]
+    history = [{"role": role, "content": f"{role} {turn}"} for turn in range(9) for role in ("user", "assistant")]
+    whole = question_prompt(tokenizer, "And now?", 1000, history)
+    assert whole.given == [*history, {"role": "user", "content": "And now?"}]
+    some = question_prompt(tokenizer, "And now?", 40, history)
+    assert len(some.ids) <= 40 and some.given == whole.given[-len(some.given) :]
+    assert some.given[0]["role"] == "user"
+    assert question_prompt(tokenizer, "And now?", 8, history).given == whole.given[-1:]
