@@ -15,11 +15,13 @@ from rlhf.config import (
     PPOArguments,
     PreferencesConfig,
     PretrainConfig,
+    PushArguments,
     RewardArguments,
     SweepArguments,
     build,
     field_docs,
 )
+from rlhf.runs import Run
 
 
 COMMANDS = {
@@ -28,6 +30,7 @@ COMMANDS = {
     "ppo": (PPOArguments, "train a policy with PPO against a reward model"),
     "compare": (CompareArguments, "compare any number of models on the same test prompts"),
     "sweep": (SweepArguments, "PPO at several prices of KL, all checkpoints compared: how far is too far"),
+    "push": (PushArguments, "push a run's model with its card to the Hugging Face Hub"),
     "bench": (BenchArguments, "measure the speed of PPO, by itself or against TRL 1.12"),
     "pretrain": (PretrainConfig, "make the embedded base model again"),
     "preferences": (PreferencesConfig, "make the embedded preference pairs again"),
@@ -47,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == "bench":
             command.add_argument("what", choices=["ppo"], help="what to measure")
+        if name == "push":
+            command.add_argument("run", help="directory of a finished run")
         command.add_argument("--config", metavar="FILE", help="YAML file with settings; flags take precedence")
         docs = field_docs(config)
         for field in dataclasses.fields(config):
@@ -172,8 +177,13 @@ def run_command(name: str, given: dict[str, object]) -> None:
         run = Path(given["run"])
         print(write_report(run, Path(given["output_file"]), Path(given["sweep"] or run / "sweep")))
         return
-    given.pop("what", None)
+    named = given.pop("what" if name == "bench" else "run", None)
     config = build(COMMANDS[name][0], settings(given))
+    if name == "push":
+        from rlhf.export import push
+
+        print(push(Run(named), config))
+        return
     if name == "bench":
         from rlhf.bench import bench
 

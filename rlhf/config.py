@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import inspect
 import math
+import re
 import textwrap
 import types
 import typing
@@ -650,3 +651,19 @@ class DemoArguments:
             samples=self.samples,
             seed=self.seed,
         )
+
+
+@dataclass
+class PushArguments:
+    """Settings of `python -m rlhf push RUN`: a run's model with its card, to the Hugging Face Hub."""
+
+    repo_id: str | None = None
+    """Name on the Hub, for example your-name/polite-answers; it is made if it is not there."""
+    private: bool = False
+    """Make it so that only you can see it."""
+    what: Literal["policy", "reward"] = "policy"
+    """Which model of the run: "policy" is the one that PPO trained, "reward" the reward model."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", self.repo_id or ""):
+            raise BadInput("Give --repo_id, the model's name on the Hub, for example your-name/polite-answers.")
