@@ -334,13 +334,23 @@ def _page(run: Run | None, turns: list[dict], voices: dict[str, str]) -> dict:
     return {"sentence": tally(turns), "voices": voices, "scale": scale, "turns": turns}
 
 
+def tidy(question: object) -> str:
+    """A question on one line, no longer than is looked at.
+
+    Raises:
+        BadInput: it is empty.
+    """
+    words = " ".join(str(question).split())[:LONGEST]
+    if not words:
+        raise BadInput("Please write a question first.")
+    return words
+
+
 def talk(question: str, turns: list[dict], run_id: str | None) -> Iterator[tuple]:
     """Answer a question with both models; yields the dialogue, the turns, a note and the box."""
-    question = " ".join(str(question).split())[:LONGEST]
     run = shown_run(run_id)
     try:
-        if not question:
-            raise BadInput("Please write a question first.")
+        question = tidy(question)
         if run is None:
             raise BadInput(absent(run))
         base, ppo, judge = base_voice(run), ppo_voice(run), judge_of(run)

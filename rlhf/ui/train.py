@@ -9,7 +9,7 @@ from gradio.components import Component
 
 from rlhf import jobs
 from rlhf.config import BadInput, DemoArguments, PPOArguments, RewardArguments, build, field_docs
-from rlhf.runs import list_runs
+from rlhf.runs import Run, list_runs
 from rlhf.ui import KIND_NAMES, example_id, is_active, note, run_choices, run_label, shown_run
 from rlhf.ui.live import live_run
 
@@ -39,7 +39,7 @@ class Form:
     def __init__(self, kind: str) -> None:
         self.kind, self.config = kind, CONFIGS[kind]
         self.knobs: dict[str, Component] = {}
-        hidden = ELSEWHERE | COMMAND_LINE | (FREE_NAMES if os.environ.get("SPACE_ID") else set())
+        hidden = ELSEWHERE | COMMAND_LINE | free_names()
         front = {**FRONT[kind], "seed": "Seed"}
         fields = {field.name: field for field in dataclasses.fields(self.config) if field.name not in hidden}
         for name, label in front.items():
@@ -60,19 +60,40 @@ class Form:
         text = "" if field.default is None else f"{field.default:g}" if hint is float else str(field.default)
         return gr.Textbox(text, max_lines=1, **about)
 
-    def settings(self, values: dict[Component, object], **given: object) -> dict[str, object]:
-        """What differs from the defaults, checked.
+    def entered(self, values: dict[Component, object]) -> dict[str, object]:
+        """What stands in the knobs."""
+        return {name: values[knob] for name, knob in self.knobs.items()}
 
-        Raises:
-            BadInput: a value that cannot work.
-        """
-        entered = {name: values[knob] for name, knob in self.knobs.items()}
-        config = build(self.config, {**entered, **given})
-        return {
-            field.name: getattr(config, field.name)
-            for field in dataclasses.fields(config)
-            if getattr(config, field.name) != field.default
-        }
+
+def start_run(kind: str, settings: dict[str, object], reward_run: str | None = None) -> Run:
+    """Check settings and start a run with those that differ from the defaults: what the button and the API both do.
+
+    Args:
+        kind: "demo", "reward" or "ppo".
+        settings: by name, as they were typed.
+        reward_run: id of the run whose reward model PPO is to please.
+
+    Raises:
+        BadInput: a value that cannot work or is not offered here, or another run is under way.
+    """
+    if kind not in CONFIGS:
+        raise BadInput(f"kind must be one of {', '.join(CONFIGS)}, not {kind!r}.")
+    for name in ELSEWHERE | free_names():
+        if name in settings:
+            raise BadInput(f"{name} cannot be set from the page; the command line takes it.")
+    given = {"reward_model_path": _reward_path(reward_run)} if kind == "ppo" else {}
+    config = build(CONFIGS[kind], {**settings, **given})
+    differing = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != field.default
+    }
+    return jobs.launch(kind, differing)
+
+
+def free_names() -> set[str]:
+    """Settings that a public page does not take, because the program would fetch whatever they name."""
+    return FREE_NAMES if os.environ.get("SPACE_ID") else set()
 
 
 class TrainTab:
@@ -113,6 +134,7 @@ class TrainTab:
             self._start,
             {self.mode, self.reward_run, *knobs},
             [picker, self.note, self.started],
+            concurrency_id="start",
             concurrency_limit=1,
             show_progress="hidden",
             api_visibility="private",
@@ -121,8 +143,7 @@ class TrainTab:
     def _start(self, values: dict[Component, object]) -> tuple:
         kind = values[self.mode]
         try:
-            given = {"reward_model_path": _reward_path(values[self.reward_run])} if kind == "ppo" else {}
-            run = jobs.launch(kind, self.forms[kind].settings(values, **given))
+            run = start_run(kind, self.forms[kind].entered(values), values[self.reward_run])
         except BadInput as error:
             return gr.skip(), note(str(error)), gr.skip()
         return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
