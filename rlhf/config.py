@@ -51,7 +51,8 @@ def convert(config: type, name: str, value: object) -> object:
         BadInput: the value is not of that type.
     """
     hint = typing.get_type_hints(config)[name]
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    # Python 3.11 makes a `typing.Union` of a Literal and None.
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     if value is None or (isinstance(value, str) and value.lower() in ("none", "") and type(None) in options):
         if type(None) in options:
             return None

@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -333,6 +334,25 @@ def test_start_launches_what_the_form_says_and_stop_stops_it(page, site, monkeyp
     page.locator("#stop").click()
     page.wait_for_selector("#train-note .note")
     assert stopped == [LIVE_ID]
+
+
+def test_a_run_can_be_copied_and_downloaded_while_it_is_under_way(page, site):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    open_page(page, site, f"?run={LIVE_ID}")
+    page.get_by_role("button", name="Copy as command").click()
+    page.wait_for_selector(".leave .said code")
+    assert page.evaluate("navigator.clipboard.readText()") == "python -m rlhf demo --total_episodes 2560 --seed 0"
+    page.get_by_role("button", name="Copy as Python").click()
+    page.wait_for_function(
+        "navigator.clipboard.readText().then(text => text.includes('DemoArguments(total_episodes'))"
+    )
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download run").click()
+    assert download.value.suggested_filename == f"{LIVE_ID}.zip"
+    with zipfile.ZipFile(download.value.path()) as file:
+        packed = file.read(f"{LIVE_ID}/ppo/metrics.jsonl").decode()
+    assert packed == (site[1] / LIVE_ID / "ppo" / "metrics.jsonl").read_text()
+    assert "without checkpoints" in page.locator(".leave .said").inner_text()
 
 
 def test_a_failed_run_says_what_happened(page, site):
