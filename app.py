@@ -18,6 +18,7 @@ from rlhf import jobs, limits, runs
 from rlhf.config import BadInput
 from rlhf.ui import describe, example_id, run_choices
 from rlhf.ui.about import AboutTab
+from rlhf.ui.api import add_endpoints
 from rlhf.ui.chat import ChatTab, warm_up
 from rlhf.ui.live import PLOTLY_JS
 from rlhf.ui.scores import ScoresTab
@@ -89,6 +90,7 @@ def build_app() -> gr.Blocks:
             with gr.Tab("About", id="about"):
                 AboutTab()
         _wire(demo, picker, origin, train, chat, scores)
+        add_endpoints()
     return demo.queue(max_size=64, default_concurrency_limit=4, api_open=False)
 
 

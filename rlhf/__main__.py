@@ -18,6 +18,7 @@ from rlhf.config import (
     PreferencesConfig,
     PretrainConfig,
     PreviewArguments,
+    PushArguments,
     RewardArguments,
     SweepArguments,
     build,
@@ -25,6 +26,7 @@ from rlhf.config import (
     field_docs,
 )
 from rlhf.recipes import names, read_recipe, read_settings
+from rlhf.runs import Run
 
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ COMMANDS = {
     "ppo": (PPOArguments, "train a policy with PPO against a reward model"),
     "compare": (CompareArguments, "compare any number of models on the same test prompts"),
     "sweep": (SweepArguments, "PPO at several prices of KL, all checkpoints compared: how far is too far"),
+    "push": (PushArguments, "push a run's model with its card to the Hugging Face Hub"),
     "bench": (BenchArguments, "measure the speed of PPO, by itself or against TRL 1.12, or of a comparison"),
     "pretrain": (PretrainConfig, "make the embedded base model again"),
     "preferences": (PreferencesConfig, "make the embedded preference pairs again"),
@@ -60,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("what", choices=["ppo", "compare"], help="what to measure")
         if name == "demo":
             command.add_argument("--recipe", metavar="NAME", help=f"settings under one name: {', '.join(names())}")
+        if name == "push":
+            command.add_argument("run", help="directory of a finished run")
         command.add_argument("--config", metavar="FILE", help="YAML file with settings; flags take precedence")
         docs = field_docs(config)
         for field in dataclasses.fields(config):
@@ -236,12 +241,17 @@ def run_command(name: str, given: dict[str, object]) -> None:
         run = Path(given["run"])
         print(write_report(run, Path(given["output_file"]), Path(given["sweep"] or run / "sweep")))
         return
-    what = given.pop("what", None)
+    named = given.pop("what" if name == "bench" else "run", None)
     config = build(COMMANDS[name][0], settings(given))
+    if name == "push":
+        from rlhf.export import push
+
+        print(push(Run(named), config))
+        return
     if name == "bench":
         from rlhf.bench import bench, bench_compare
 
-        (bench_compare if what == "compare" else bench)(config)
+        (bench_compare if named == "compare" else bench)(config)
         return
     if name == "preview":
         from rlhf.preview import preview

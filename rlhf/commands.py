@@ -17,6 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from rlhf import comparison, data, evaluate, models, ranks, stats
 from rlhf.callbacks import EveryFewSteps, RunCallback
+from rlhf.card import write_card
 from rlhf.config import (
     EVERYDAY,
     BadInput,
@@ -104,6 +105,7 @@ def reward(args: RewardArguments) -> dict:
         tokenizer.save_pretrained(run.path / "model")
         found = report(model, held_out, args.dataset_name)
         write_json(run.path / "summary.json", {"reward_model": found})
+        write_card(run.path / "model")
         run.log(
             {
                 "step": run.status()["step"],
@@ -160,6 +162,7 @@ def ppo(args: PPOArguments) -> dict:
         trainer.train(args.resume_from_checkpoint)
         trainer.model = models.merged(trainer.model)
         trainer.save_model(run.path / "model")
+        write_card(run.path / "model")
         if run.stop_requested():
             raise Stopped
     log = trainer.state.log_history
@@ -436,6 +439,7 @@ def demo(args: DemoArguments) -> dict:
         }
         (run.path / "compare" / "scores.csv").rename(run.path / "scores.csv")
         write_json(run.path / "summary.json", summary)
+        write_card(run.path / "ppo" / "model")  # again, with the comparison
         run.set_status(step=len(stages))
     return summary
 

@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import inspect
 import math
+import re
 import textwrap
 import types
 import typing
@@ -59,7 +60,8 @@ def convert(config: type, name: str, value: object) -> object:
         BadInput: the value is not of that type.
     """
     hint = typing.get_type_hints(config)[name]
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    # Python 3.11 makes a `typing.Union` of a Literal and None.
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     if value is None or (isinstance(value, str) and value.lower() in ("none", "") and type(None) in options):
         if type(None) in options:
             return None
@@ -737,3 +739,19 @@ class DemoArguments(ModelSettings, PromptSettings):
             output_dir=str(output_dir),
             reward_model_path=self.reward_model_path or str(reward_dir),
         )
+
+
+@dataclass
+class PushArguments:
+    """Settings of `python -m rlhf push RUN`: a run's model with its card, to the Hugging Face Hub."""
+
+    repo_id: str | None = None
+    """Name on the Hub, for example your-name/polite-answers; it is made if it is not there."""
+    private: bool = False
+    """Make it so that only you can see it."""
+    what: Literal["policy", "reward"] = "policy"
+    """Which model of the run: "policy" is the one that PPO trained, "reward" the reward model."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", self.repo_id or ""):
+            raise BadInput("Give --repo_id, the model's name on the Hub, for example your-name/polite-answers.")

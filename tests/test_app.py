@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import gradio as gr
@@ -23,7 +24,7 @@ from rlhf.config import BadInput, DemoArguments
 from rlhf.everyday import prompt_splits
 from rlhf.runs import Run
 from rlhf.ui import chat, live, scores
-from rlhf.ui.train import Form
+from rlhf.ui.train import Form, differing
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -155,12 +156,12 @@ def test_fields_of_the_settings_make_the_form(root):
 def test_several_prices_of_kl_are_read_from_one_line(root):
     with gr.Blocks():
         form = Form("sweep")
-    values = {knob: knob.value for knob in form.knobs.values()}
-    assert form.settings(values, reward_model_path="x") == {"reward_model_path": "x"}
-    settings = form.settings(values | {form.knobs["kl_coefs"]: "0 0.1"}, reward_model_path="x")
+    entered = form.entered({knob: knob.value for knob in form.knobs.values()}) | {"reward_model_path": "x"}
+    assert differing("sweep", entered) == {"reward_model_path": "x"}
+    settings = differing("sweep", entered | {"kl_coefs": "0 0.1"})
     assert settings == {"reward_model_path": "x", "kl_coefs": ["0", "0.1"]}
     with pytest.raises(BadInput, match="kl_coefs must be a number"):
-        form.settings(values | {form.knobs["kl_coefs"]: "0, much"}, reward_model_path="x")
+        differing("sweep", entered | {"kl_coefs": "0, much"})
 
 
 def test_page_comes_up_in_ten_seconds_and_without_training_code(tmp_path):
@@ -195,14 +196,14 @@ class Fake:
         self.text = text
 
 
-def speak(voice, question, seed):
+def speak(voice, prompt, seed):
     words = voice.model.text.split(" ")
     for count in range(1, len(words) + 1):
         time.sleep(0.1)
         yield " ".join(words[:count]), []
 
 
-def fake_scores(judge, question, said, written):
+def fake_scores(judge, voice, asked, said, written):
     for name, score in (("base", -0.5), ("ppo", 1.5)):
         said[name]["score"] = score
 
@@ -227,6 +228,7 @@ def site(tmp_path_factory):
         patch.setattr(chat, "ppo_voice", lambda run: chat.Voice(Fake("one two three four"), 0, f"{run.id} P9"))
         patch.setattr(chat, "judge_of", lambda run: (None, None))
         patch.setattr(chat, "give_scores", fake_scores)
+        patch.setattr(chat, "ask", lambda voices, question, turns: dict.fromkeys(voices))
         patch.setattr(chat, "_answer", speak)
         demo = app.build_app()
         port = free_port()
@@ -368,6 +370,25 @@ def test_start_launches_what_the_form_says_and_stop_stops_it(page, site, monkeyp
     page.locator("#stop").click()
     page.wait_for_selector("#train-note .note")
     assert stopped == [LIVE_ID]
+
+
+def test_a_run_can_be_copied_and_downloaded_while_it_is_under_way(page, site):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    open_page(page, site, f"?run={LIVE_ID}")
+    page.get_by_role("button", name="Copy as command").click()
+    page.wait_for_selector(".leave .said code")
+    assert page.evaluate("navigator.clipboard.readText()") == "python -m rlhf demo --total_episodes 2560 --seed 0"
+    page.get_by_role("button", name="Copy as Python").click()
+    page.wait_for_function(
+        "navigator.clipboard.readText().then(text => text.includes('DemoArguments(total_episodes'))"
+    )
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download run").click()
+    assert download.value.suggested_filename == f"{LIVE_ID}.zip"
+    with zipfile.ZipFile(download.value.path()) as file:
+        packed = file.read(f"{LIVE_ID}/ppo/metrics.jsonl").decode()
+    assert packed == (site[1] / LIVE_ID / "ppo" / "metrics.jsonl").read_text()
+    assert "without checkpoints" in page.locator(".leave .said").inner_text()
 
 
 def test_a_failed_run_says_what_happened(page, site):

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; a room may import those before it.
 ROOMS = (
-    "config", "recipes", "ranks", "everyday", "runs", "limits", "jobs", "stats", "comparison", "figures",
-    "score_figures", "data", "packed", "models", "generate", "prompts", "scoring", "preview",
+    "config", "recipes", "ranks", "everyday", "runs", "card", "export", "limits", "jobs", "stats", "comparison",
+    "figures", "score_figures", "data", "packed", "models", "generate", "prompts", "scoring", "preview",
     "checkpoint", "callbacks", "reward", "evaluate", "ppo", "pretrain", "report", "bench", "commands", "ui",
     "__main__", "worker",
 )  # fmt: skip

@@ -204,7 +204,8 @@ def test_the_chat_scores_answers_with_such_a_judge():
     said = {"base": {}, "ppo": {}}
     written = {"base": tokenizer(" was dull.")["input_ids"], "ppo": tokenizer(" was wonderful.")["input_ids"]}
     voice = chat.Voice(policy, tokenizer, "PPO")
-    chat.give_scores(models.load_reward_model(hub.SENTIMENT), voice, "The film", said, written)
+    asked = chat.ask({"base": voice, "ppo": voice}, "The film", [])
+    chat.give_scores(models.load_reward_model(hub.SENTIMENT), voice, asked, said, written)
     expected = sentiment_by_hand(["The film was dull.", "The film was wonderful."])
     assert [said["base"]["score"], said["ppo"]["score"]] == pytest.approx(expected, abs=1e-4)
 
@@ -419,7 +420,7 @@ def test_an_unknown_recipe_is_answered_with_those_there_are(capsys):
 def test_a_recipe_fills_the_form_and_gives_what_the_form_does_not_show():
     import gradio as gr
 
-    from rlhf.ui.train import Form
+    from rlhf.ui.train import Form, differing
 
     with gr.Blocks():
         form = Form("demo")
@@ -427,7 +428,7 @@ def test_a_recipe_fills_the_form_and_gives_what_the_form_does_not_show():
     values = dict(zip(form.knobs.values(), form.filled(recipe), strict=True))
     hidden = {key: value for key, value in recipe.items() if key not in form.knobs}
     assert {"reward_model_path", "prompt_words"} <= set(hidden)
-    assert build(DemoArguments, form.settings(values, **hidden)) == build(DemoArguments, recipe)
+    assert build(DemoArguments, differing("demo", hidden | form.entered(values))) == build(DemoArguments, recipe)
 
 
 # GPT-2 at its full size --------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -19,6 +20,10 @@ from rlhf.config import EVERYDAY, BadInput
 from rlhf.runs import Run, read_json
 from rlhf.ui import empty_state, example_id, is_active, note, policy_folder, ppo_settings, shown_run
 from rlhf.ui.live import HEAD
+
+
+if TYPE_CHECKING:
+    from rlhf.prompts import Prompt
 
 
 QUESTIONS = (
@@ -188,28 +193,58 @@ def warm_up() -> None:
         if run is None:
             base_voice(Run(config.ASSETS))
             return
-        for voice in (base_voice(run), ppo_voice(run)):
-            for _ in _answer(voice, QUESTIONS[0], 0):
-                break
+        voices = {"base": base_voice(run), "ppo": ppo_voice(run)}
+        next(both_answers(voices, ask(voices, QUESTIONS[0], []), 0))
         judge_of(run)
     except (BadInput, OSError):
         return  # the first question will say what is missing
 
 
-def _answer(voice: Voice, question: str, seed: int) -> Iterator[tuple[str, list[int]]]:
+def remembers(run: Run) -> bool:
+    """Whether a run's models can hold a conversation: they have a chat template, and room for more than an answer."""
+    folder = policy_folder(run)
+    of_world = str(ppo_settings(run).get("model_name_or_path") or EVERYDAY) == EVERYDAY
+    return folder is not None and not of_world and (folder / "chat_template.jinja").exists()
+
+
+def ask(voices: dict[str, Voice], question: str, turns: list[dict]) -> "dict[str, Prompt]":
+    """The question as each model reads it, after its own answers in earlier turns.
+
+    Raises:
+        BadInput: the question is longer than a model can read.
+    """
+    from rlhf.models import context_size
+    from rlhf.prompts import question_prompt
+
+    asked = {}
+    for name, voice in voices.items():
+        history = [
+            message
+            for turn in turns
+            for message in (
+                {"role": "user", "content": turn["question"]},
+                {"role": "assistant", "content": turn[name]["text"]},
+            )
+        ]
+        asked[name] = question_prompt(voice.tokenizer, question, context_size(voice.model) - MAX_NEW_TOKENS, history)
+    return asked
+
+
+def _answer(voice: Voice, prompt: "Prompt", seed: int) -> Iterator[tuple[str, list[int]]]:
     """The growing answer, as text and as ids."""
     from rlhf.generate import stream
 
-    for ids in stream(
-        voice.model, voice.tokenizer, question, max_new_tokens=MAX_NEW_TOKENS, temperature=TEMPERATURE, seed=seed
-    ):
+    settings = {"eos_id": voice.tokenizer.eos_token_id, "max_new_tokens": MAX_NEW_TOKENS, "temperature": TEMPERATURE}
+    for ids in stream(voice.model, prompt.ids, seed=seed, **settings):
         yield voice.tokenizer.decode(ids, skip_special_tokens=True).strip(), ids
 
 
-def both_answers(base: Voice, ppo: Voice, question: str, seed: int) -> Iterator[tuple[dict, dict]]:
-    """The two growing answers and their ids; a token each in turn, so that neither waits for the other."""
-    said = {name: {"text": "", "score": None, "done": False} for name in ("base", "ppo")}
-    writing = {"base": _answer(base, question, seed), "ppo": _answer(ppo, question, seed)}
+def both_answers(
+    voices: dict[str, Voice], asked: "dict[str, Prompt]", seed: int
+) -> Iterator[tuple[dict[str, dict], dict[str, list[int]]]]:
+    """The growing answers and their ids by name; a token each in turn, so that neither waits for the other."""
+    said = {name: {"text": "", "score": None, "done": False} for name in voices}
+    writing = {name: _answer(voice, asked[name], seed) for name, voice in voices.items()}
     written: dict[str, list[int]] = {}
     shown = 0.0
     while writing:
@@ -227,19 +262,16 @@ def both_answers(base: Voice, ppo: Voice, question: str, seed: int) -> Iterator[
 
 
 def give_scores(
-    judge: tuple[object, object], voice: Voice, question: str, said: dict[str, dict], written: dict
+    judge: tuple[object, object], voice: Voice, asked: "dict[str, Prompt]", said: dict, written: dict[str, list[int]]
 ) -> None:
     """The reward model's score under each answer, from the very ids that were written where it can read them."""
-    from rlhf.generate import encode_prompt
-    from rlhf.prompts import Prompt, PromptReader
+    from rlhf.prompts import PromptReader
     from rlhf.scoring import RewardModel
 
-    given = [{"role": "user", "content": question}] if voice.tokenizer.chat_template else question
-    prompt = Prompt(given, encode_prompt(voice.model, voice.tokenizer, question, MAX_NEW_TOKENS), {})
     answers = [written[name] for name in said]
     ended = [ids[-1] == voice.tokenizer.eos_token_id for ids in answers]
-    scores = RewardModel(*judge, PromptReader(voice.tokenizer, None))([prompt] * len(said), answers, ended).tolist()
-    for name, score in zip(said, scores, strict=True):
+    judge = RewardModel(*judge, PromptReader(voice.tokenizer, None))
+    for name, score in zip(said, judge([asked[name] for name in said], answers, ended).tolist(), strict=True):
         said[name]["score"] = score
 
 
@@ -288,9 +320,12 @@ class ChatTab:
                     max_length=LONGEST,
                 )
                 self.send = gr.Button("Ask both", variant="primary", scale=0, min_width=120, elem_id="ask")
+            self.remember = gr.Checkbox(
+                True, label="They remember what was said", container=False, visible=False, elem_id="remember"
+            )
             self.note = gr.HTML(elem_id="chat-note")
         self.turns = gr.State([])
-        self.outputs = [self.empty, self.example, self.body, self.dialogue, self.turns, self.note]
+        self.outputs = [self.empty, self.example, self.body, self.dialogue, self.turns, self.note, self.remember]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the box, its button and the chips."""
@@ -302,9 +337,9 @@ class ChatTab:
             "api_visibility": "private",
             "trigger_mode": "once",
         }
-        gr.on([self.box.submit, self.send.click], talk, [self.box, self.turns, picker], **run)
+        gr.on([self.box.submit, self.send.click], talk, [self.box, self.turns, picker, self.remember], **run)
         for chip in self.chips:
-            chip.click(talk, [chip, self.turns, picker], **run)
+            chip.click(talk, [chip, self.turns, picker, self.remember], **run)
 
     def show(self, run_id: str | None) -> tuple:
         """The values of `outputs` for this run: a new conversation."""
@@ -313,7 +348,8 @@ class ChatTab:
         labels = _names(run) if ready else {"base": "", "ppo": ""}
         offer = gr.Button(visible=not ready and bool(example_id()) and run_id != example_id())
         missing = empty_state("" if ready else absent(run))
-        return missing, offer, gr.Column(visible=ready), _page(run, [], labels), [], ""
+        remember = gr.Checkbox(visible=ready and remembers(run))
+        return missing, offer, gr.Column(visible=ready), _page(run, [], labels), [], "", remember
 
 
 def _names(run: Run) -> dict[str, str]:
@@ -326,23 +362,33 @@ def _page(run: Run | None, turns: list[dict], voices: dict[str, str]) -> dict:
     return {"sentence": tally(turns), "voices": voices, "scale": scale, "turns": turns}
 
 
-def talk(question: str, turns: list[dict], run_id: str | None) -> Iterator[tuple]:
+def tidy(question: object) -> str:
+    """A question on one line, no longer than is looked at.
+
+    Raises:
+        BadInput: it is empty.
+    """
+    words = " ".join(str(question).split())[:LONGEST]
+    if not words:
+        raise BadInput("Please write a question first.")
+    return words
+
+
+def talk(question: str, turns: list[dict], run_id: str | None, remember: bool) -> Iterator[tuple]:
     """Answer a question with both models; yields the dialogue, the turns, a note and the box."""
-    question = " ".join(str(question).split())[:LONGEST]
     run = shown_run(run_id)
     try:
-        if not question:
-            raise BadInput("Please write a question first.")
+        question = tidy(question)
         if run is None:
             raise BadInput(absent(run))
-        base, ppo, judge = base_voice(run), ppo_voice(run), judge_of(run)
-        labels = {"base": base.label, "ppo": ppo.label}
+        voices, judge = {"base": base_voice(run), "ppo": ppo_voice(run)}, judge_of(run)
+        labels = {name: voice.label for name, voice in voices.items()}
         turns = turns[1 - KEPT_TURNS :] if len(turns) >= KEPT_TURNS else turns
-        answers = both_answers(base, ppo, question, random.randrange(2**31))
-        for said, written in answers:  # noqa: B007  (needed after the loop)
+        asked = ask(voices, question, turns if remember and remembers(run) else [])
+        for said, written in both_answers(voices, asked, random.randrange(2**31)):  # noqa: B007  (needed after)
             yield _page(run, [*turns, {"question": question, **said}], labels), gr.skip(), "", ""
         if judge:
-            give_scores(judge, ppo, question, said, written)
+            give_scores(judge, voices["ppo"], asked, said, written)
         turns = [*turns, {"question": question, **said}]
         yield _page(run, turns, labels), turns, "", ""
     except BadInput as error:

@@ -69,6 +69,7 @@ class ComparisonForm:
             _start,
             [self.models, self.questions, self.samples, self.seeds, visitor],
             [picker, self.note, self.started],
+            concurrency_id="start",
             concurrency_limit=1,
             **quiet,
         )
@@ -99,15 +100,33 @@ def _checked(questions: list[str]) -> list[str]:
     return questions
 
 
+def start_comparison(
+    chosen: list[str], questions: list[str], samples: object, seeds: object, visitor: str = ""
+) -> Run:
+    """Start a comparison: what the button and the API both do.
+
+    Args:
+        chosen: ids of runs that hold a policy, and best-of-N.
+        questions: a person's own, at least two; none for the test questions.
+        samples: answers to each question, as it was typed.
+        seeds: trainings of each model, as it was typed.
+        visitor: a secret of who asks, see `jobs.launch`.
+
+    Raises:
+        BadInput: nothing can be compared so, or another run is under way.
+    """
+    questions = list(dict.fromkeys(question.strip() for question in questions if question.strip()))
+    if len(questions) == 1:
+        raise BadInput("One question compares nothing: write two at least, better twenty or more.")
+    settings = {**_models(chosen), "samples": samples, "seeds": seeds}
+    config = build(CompareArguments, settings)
+    settings |= {"samples": config.samples, "seeds": config.seeds}
+    return jobs.launch("compare", settings, questions=_checked(questions), visitor=visitor)
+
+
 def _start(chosen: list[str], text: str, samples: str, seeds: str, visitor: str) -> tuple:
-    questions = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     try:
-        if len(questions) == 1:
-            raise BadInput("One question compares nothing: write two at least, better twenty or more.")
-        settings = {**_models(chosen), "samples": samples, "seeds": seeds}
-        config = build(CompareArguments, settings)
-        settings |= {"samples": config.samples, "seeds": config.seeds}
-        run = jobs.launch("compare", settings, questions=_checked(questions), visitor=visitor)
+        run = start_comparison(chosen, text.splitlines(), samples, seeds, visitor)
     except BadInput as error:
         return gr.skip(), note(str(error)), gr.skip()
     return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id

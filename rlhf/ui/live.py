@@ -7,6 +7,7 @@ the same Plotly figure, which keeps a person's zoom and hover.
 Text of models and people reaches the document through `textContent` only.
 """
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import gradio as gr
 import plotly
 import plotly.graph_objects as go
 
-from rlhf import figures
+from rlhf import export, figures
 from rlhf.config import BadInput
 from rlhf.runs import ACTIVE, Run, find_run
 
@@ -141,6 +142,12 @@ TEMPLATE = """
     <figure class="chart" data-part="ppo"><figcaption><b>2</b> PPO learns to please the reward model</figcaption>
       <div class="plot"></div><p class="waiting"></p></figure>
   </div>
+  <div class="leave" hidden>
+    <span class="said" role="status"></span>
+    <button type="button" class="copy" data-what="command">Copy as command</button>
+    <button type="button" class="copy" data-what="python">Copy as Python</button>
+    <button type="button" class="download" title="A zip of all but checkpoints, a card beside each model"></button>
+  </div>
   <div class="pinned">
     <header><h3>The same questions, again and again</h3>
       <label class="when"><span></span><input type="range" min="0" value="0" aria-label="Update to look at"></label>
@@ -157,6 +164,7 @@ const ACTIVE = ['queued', 'running', 'stopping'];
 const WORDS = {queued: 'Starting', running: 'Running', stopping: 'Stopping', stopped: 'Stopped', finished: 'Finished',
                failed: 'Failed', diverged: 'Diverged', interrupted: 'Interrupted', none: 'No run yet'};
 let run = null, seen = {}, samples = [], steps = [], follow = true, active = false, busy = false, timer = null;
+let texts = null;
 
 function reset(id) {
   run = id; seen = {}; samples = []; steps = []; follow = true; active = false;
@@ -165,6 +173,8 @@ function reset(id) {
     if (node.figure) { Plotly.purge(node); node.classList.remove('drawn'); node.figure = null; }
   }
   $('.cards').replaceChildren();
+  $('.leave').hidden = true;
+  setText($('.said'), '');
 }
 
 function setText(node, text) { if (node.textContent !== text) node.textContent = text; }
@@ -285,9 +295,57 @@ function apply(news) {
   active = ACTIVE.includes(news.state);
   seen = news.seen;
   showState(news); showCharts(news); showSamples(news.samples);
+  if (news.leave) showWaysOut(news.leave);
   if (!active) clearInterval(timer);
   if (was && !active) trigger('ended', {run});
 }
+
+function showWaysOut(found) {
+  texts = found;
+  $('.leave').hidden = false;
+  setText($('.download'), 'Download run, ' + megabytes(found.size));
+}
+
+const megabytes = size => number(size, size < 10 ? 1 : 0) + ' MB';
+
+async function copy(text) {
+  // A page that came over plain http from another machine has no clipboard; what is selected can still be copied.
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const box = element.appendChild(el('textarea', '', text));
+  box.select();
+  const done = document.execCommand('copy');
+  box.remove();
+  if (!done) throw new Error();
+}
+
+for (const button of element.querySelectorAll('.copy'))
+  button.addEventListener('click', async () => {
+    const text = texts[button.dataset.what], said = $('.said');
+    try {
+      await copy(text);
+      said.replaceChildren('Copied ', el('code', '', button.dataset.what === 'command' ? text : 'a script'));
+    } catch (error) {
+      said.replaceChildren('Please copy it yourself: ', el('code', 'whole', text));
+    }
+  });
+
+$('.download').addEventListener('click', async event => {
+  const button = event.target, said = $('.said'), asked = run;
+  button.disabled = true;
+  setText(said, 'Packing\u2026');
+  try {
+    const file = await server.download({run: asked});
+    if (asked !== run) return;
+    setText(said, file.error || file.name + ', ' + megabytes(file.size) + ', without checkpoints');
+    if (file.error) return;
+    const link = el('a');
+    link.href = '/gradio_api/file=' + file.path;
+    link.download = file.name;
+    link.click();
+  } catch (error) {
+    setText(said, 'The zip could not be made; is there room on the disk?');
+  } finally { button.disabled = false; }
+});
 
 async function tick() {
   if (!element.isConnected) return clearInterval(timer);
@@ -340,14 +398,41 @@ show();
 # Functions, not subclasses: Gradio writes a stub file beside every module that subclasses a component.
 def live_run(**kwargs: object) -> gr.HTML:
     """The live view of the run whose id is its value; the event `ended` tells that the run has just ended."""
-    return gr.HTML(
+
+    def download(request: dict) -> dict:
+        """A zip of the run {"run": id}, in the cache that Gradio serves files from and clears by the hour."""
+        try:
+            run = find_run(str(request.get("run")))
+        except BadInput as error:
+            return {"error": str(error)}
+        path = zip_of(run, Path(view.GRADIO_CACHE))
+        view.temp_files.add(str(path))
+        return {"path": path.as_posix(), "name": path.name, "size": path.stat().st_size / 1e6}
+
+    view = gr.HTML(
         html_template=TEMPLATE,
         js_on_load=SCRIPT,
         head=PLOTLY_HEAD,
-        server_functions=[poll],
+        server_functions=[poll, download],
         apply_default_css=False,
         **kwargs,
     )
+    return view
+
+
+_packing = threading.Lock()
+
+
+def zip_of(run: Run, cache: Path) -> Path:
+    """A zip of a run's directory as it is now, one for each run: it serves all who ask until the run changes."""
+    target = cache / "runs" / f"{run.id}.zip"
+    with _packing:
+        changed = max(path.stat().st_mtime for path in export.run_files(run))
+        if not target.exists() or target.stat().st_mtime < changed:
+            began = time.time()
+            export.write_zip(run, target)
+            os.utime(target, (began, began))  # what has been written meanwhile makes it old
+    return target
 
 
 def figure_view(height: int, **kwargs: object) -> gr.HTML:
@@ -450,12 +535,22 @@ def news(run: Run, seen: dict[str, int]) -> dict:
         "samples": samples[seen.get("samples", 0) :],
         "seen": {"samples": len(samples)},
     }
+    # Sent once, and again when the run has ended, for it is larger then.
+    active = int(status.get("state") in ACTIVE)
+    if seen.get("active") != active:
+        answer["leave"] = ways_out(run)
+    answer["seen"]["active"] = active
     for name, part in parts.items():
         frame = _frame(name, part, now[name])
         fresh = seen.get(f"{name} frame") != frame
         answer["parts"][name] = _part(name, run, now[name], None if fresh else seen.get(name, 0))
         answer["seen"] |= {name: len(now[name]), f"{name} frame": frame}
     return answer
+
+
+def ways_out(run: Run) -> dict:
+    """How to make this run again, as a command and as Python, and the size of its zip in MB."""
+    return {"command": export.as_command(run), "python": export.as_python(run), "size": export.size_mb(run)}
 
 
 def _stages(run: Run) -> dict[str, Run]:

@@ -21,7 +21,7 @@ from rlhf.config import (
     field_docs,
 )
 from rlhf.recipes import names, read_recipe
-from rlhf.runs import VOLUME, list_runs, runs_root
+from rlhf.runs import VOLUME, Run, list_runs, runs_root
 from rlhf.ui import KIND_NAMES, example_id, is_active, note, run_choices, run_label, shown_run
 from rlhf.ui.live import live_run
 
@@ -96,19 +96,41 @@ class Form:
             for name, knob in self.knobs.items()
         ]
 
-    def settings(self, values: dict[Component, object], **given: object) -> dict[str, object]:
-        """What differs from the defaults, checked.
+    def entered(self, values: dict[Component, object]) -> dict[str, object]:
+        """What stands in the knobs."""
+        return {name: values[knob] for name, knob in self.knobs.items()}
 
-        Raises:
-            BadInput: a value that cannot work.
-        """
-        entered = {name: values[knob] for name, knob in self.knobs.items()}
-        config = build(self.config, {**entered, **given})
-        return {
-            field.name: getattr(config, field.name)
-            for field in dataclasses.fields(config)
-            if getattr(config, field.name) != default_of(field)
-        }
+
+def differing(kind: str, settings: dict[str, object]) -> dict[str, object]:
+    """Settings by name, as they were typed -> those that differ from the defaults, checked.
+
+    Raises:
+        BadInput: a value that cannot work.
+    """
+    config = build(CONFIGS[kind], settings)
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != default_of(field)
+    }
+
+
+def start_run(kind: str, settings: dict[str, object], reward_run: str | None = None, visitor: str = "") -> Run:
+    """Check settings and start a run with those that differ from the defaults: what the button and the API both do.
+
+    Args:
+        kind: "demo", "reward", "ppo" or "sweep".
+        settings: by name, as they were typed.
+        reward_run: id of the run whose reward model PPO is to please.
+        visitor: a secret of who asks, see `jobs.launch`.
+
+    Raises:
+        BadInput: a value that cannot work or is not offered here, or another run is under way.
+    """
+    if kind not in CONFIGS:
+        raise BadInput(f"kind must be one of {', '.join(CONFIGS)}, not {kind!r}.")
+    given = {"reward_model_path": _reward_path(reward_run)} if kind in ON_A_REWARD_MODEL else {}
+    return jobs.launch(kind, differing(kind, {**settings, **given}), visitor=visitor)
 
 
 def _as_typed(value: object) -> str:
@@ -180,6 +202,7 @@ class TrainTab:
             self._start,
             {self.mode, self.reward_run, self.recipe, self.visitor, *knobs},
             [picker, self.note, self.started],
+            concurrency_id="start",
             concurrency_limit=1,
             show_progress="hidden",
             api_visibility="private",
@@ -188,12 +211,10 @@ class TrainTab:
     def _start(self, values: dict[Component, object]) -> tuple:
         kind = values[self.mode]
         try:
-            given = {"reward_model_path": _reward_path(values[self.reward_run])} if kind in ON_A_REWARD_MODEL else {}
-            if kind == "demo":  # what the recipe says beyond the form
-                recipe = read_recipe(values[self.recipe])
-                given = {name: value for name, value in recipe.items() if name not in self.forms[kind].knobs}
-            settings = self.forms[kind].settings(values, **given)
-            run = jobs.launch(kind, settings, visitor=values[self.visitor])
+            settings = self.forms[kind].entered(values)
+            if kind == "demo":  # the recipe may say more than the form shows
+                settings = {**read_recipe(values[self.recipe]), **settings}
+            run = start_run(kind, settings, values[self.reward_run], values[self.visitor])
         except BadInput as error:
             return gr.skip(), note(str(error)), gr.skip()
         return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id

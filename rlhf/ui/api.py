@@ -1,0 +1,136 @@
+"""The page without a browser: named endpoints that a notebook calls with `gradio_client`.
+
+They read and start the same run directories as the page, through the same checks; a mistake comes back as the same
+sentence, in the client's AppError.
+"""
+
+import functools
+import inspect
+import json
+from collections.abc import Callable
+
+import gradio as gr
+
+from rlhf import jobs
+from rlhf.config import BadInput
+from rlhf.runs import Run, find_run, read_json
+from rlhf.ui import chat as chat_tab
+from rlhf.ui import run_choices
+from rlhf.ui.comparison_form import start_comparison
+from rlhf.ui.live import parts_of, rows_of
+from rlhf.ui.scores import comparison_of, missing
+from rlhf.ui.train import ELSEWHERE, start_run
+
+
+def start(kind: str, settings_json: str = "{}", secret: str = "") -> str:
+    """Start a run of kind "demo", "reward", "ppo" or "sweep"; returns its id.
+
+    Args:
+        kind: what to train.
+        settings_json: settings that differ from the defaults, named as the command line's flags, as a JSON object. The
+            reward_model_path of "ppo" and "sweep" is a run's id.
+        secret: on a page that others use too, whoever knows it may stop the run.
+    """
+    try:
+        settings = json.loads(settings_json)
+    except (TypeError, ValueError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise BadInput('settings_json must be a JSON object such as {"seed": 1}.')
+    reward_run = settings.pop("reward_model_path", None)
+    for name in ELSEWHERE & set(settings):
+        raise BadInput(f"{name} cannot be set from here; the command line takes it.")
+    return start_run(str(kind), settings, reward_run, str(secret)).id
+
+
+def compare(
+    run_ids: list[str], questions: list[str] | None = None, samples: int = 4, seeds: int = 1, secret: str = ""
+) -> str:
+    """Start a comparison of runs, or of best-of-N, with their base, on test questions or your own; returns its id."""
+    return start_comparison(list(run_ids), list(questions or ()), samples, seeds, str(secret)).id
+
+
+def status(run_id: str) -> dict:
+    """A run's state, step, total_steps, message and times in seconds; for a demo also those of its `stages`."""
+    run = _run(run_id)
+    stages = {name: _status(part) for name, part in parts_of(run).items() if part.path != run.path}
+    return {"id": run.id, **_status(run), "stages": stages}
+
+
+def metrics(run_id: str, after: int = 0) -> list[dict]:
+    """A run's logged lines in order, without the first `after`; each names its `stage`, "reward" or "ppo"."""
+    _check_whole("after", after)
+    rows = [{"stage": name, **row} for name, part in parts_of(_run(run_id)).items() for row in rows_of(part)]
+    return rows[after:]
+
+
+def stop(run_id: str, secret: str = "") -> str:
+    """Ask a run to save and end after the step it is in; returns the state it is in now."""
+    run = _run(run_id)
+    jobs.stop(run, str(secret))
+    return run.status().get("state", "")
+
+
+def runs() -> list[dict]:
+    """All runs that can be shown, the example first, then the newest: id, label, kind and state."""
+    shown = [(label, find_run(run_id)) for label, run_id in run_choices()]
+    return [{"id": run.id, "label": label, **_status(run, ("kind", "state"))} for label, run in shown]
+
+
+def scores(run_id: str) -> dict:
+    """What a run measured in the end, its summary.json: the reward model on held-out pairs, PPO against the base."""
+    run = _run(run_id)
+    summary = read_json((comparison_of(run) or run.path) / "summary.json")
+    if not summary:
+        raise BadInput(missing(run) or "The comparison is still under way; ask again when the run has ended.")
+    return summary
+
+
+def chat(run_id: str, question: str, seed: int = 0) -> dict:
+    """Ask base and PPO the same; returns {"base": {"text", "score"}, "ppo": {...}}, the same for the same seed."""
+    _check_whole("seed", seed)
+    run, question = _run(run_id), chat_tab.tidy(question)
+    voices, judge = {"base": chat_tab.base_voice(run), "ppo": chat_tab.ppo_voice(run)}, chat_tab.judge_of(run)
+    asked = chat_tab.ask(voices, question, [])
+    for said, written in chat_tab.both_answers(voices, asked, seed):  # noqa: B007  (needed after the loop)
+        pass
+    if judge:
+        chat_tab.give_scores(judge, voices["ppo"], asked, said, written)
+    return {name: {"text": answer["text"], "score": answer["score"]} for name, answer in said.items()}
+
+
+def _run(run_id: object) -> Run:
+    return find_run(str(run_id))
+
+
+def _check_whole(name: str, value: object) -> None:
+    if not isinstance(value, int) or not 0 <= value < 2**31:
+        raise BadInput(f"{name} must be a whole number, at least 0, not {value!r}.")
+
+
+def _status(run: Run, names: tuple[str, ...] | None = None) -> dict:
+    """A run's status, or some entries of it; its process and its owner's mark are nobody's business."""
+    hidden = ("pid", "owner")
+    return {name: value for name, value in run.status().items() if (name in names if names else name not in hidden)}
+
+
+def _told(endpoint: Callable) -> Callable:
+    """The endpoint, its mistakes told in their sentence: all else that goes wrong stays on the server."""
+
+    @functools.wraps(endpoint)
+    def call(*args: object) -> object:
+        try:
+            return endpoint(*args)
+        except BadInput as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return call
+
+
+def add_endpoints() -> None:
+    """Add the endpoints to the page that is being built; the ones that start or load take turns with the page's."""
+    turns = {one: {"concurrency_id": "start", "concurrency_limit": 1} for one in (start, compare)}
+    turns[chat] = {"concurrency_id": "model", "concurrency_limit": 1}
+    for endpoint in (start, compare, status, metrics, stop, runs, scores, chat):
+        about = " ".join(inspect.getdoc(endpoint).split("\n\n")[0].split())
+        gr.api(_told(endpoint), api_name=endpoint.__name__, api_description=about, **turns.get(endpoint, {}))

@@ -1,0 +1,110 @@
+"""The named endpoints, called with `gradio_client` on an app that really runs."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+
+ROOT = Path(__file__).resolve().parent.parent
+ADDRESS = "http://127.0.0.1:7860"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The address of `python app.py`, with no runs of its own yet."""
+    root = tmp_path_factory.mktemp("app")
+    environment = {**os.environ, "RLHF_RUNS": str(root / "runs"), "GRADIO_TEMP_DIR": str(root / "cache")}
+    with (root / "app.log").open("w") as log:
+        app = subprocess.Popen([sys.executable, "-u", "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log)
+    deadline = time.time() + 60
+    while time.time() < deadline and app.poll() is None:
+        found = re.search(r"Running on local URL: +(\S+)", (root / "app.log").read_text())
+        if found:
+            break
+        time.sleep(0.2)
+    else:
+        pytest.fail((root / "app.log").read_text()[-2000:])
+    yield found.group(1)
+    app.terminate()
+    app.wait()
+
+
+@pytest.fixture(scope="module")
+def lab(address):
+    return Client(address, verbose=False)
+
+
+def state_after(lab, run, states, seconds=120):
+    """The first state of a run that is none of these."""
+    deadline = time.time() + seconds
+    while time.time() < deadline:
+        state = lab.predict(run, api_name="/status")["state"]
+        if state not in states:
+            return state
+        time.sleep(0.5)
+    pytest.fail(f"{run} is still {state}")
+
+
+def test_the_readmes_notebook_starts_watches_compares_and_asks(address, lab, capsys):
+    section = (ROOT / "README.md").read_text().split("## From a notebook")[1]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
+    assert ADDRESS in code
+    names = {}
+    exec(code.replace(ADDRESS, address), names)
+    said = capsys.readouterr().out
+    assert [int(step) for step in re.findall(r"^update (\d+): score", said, re.MULTILINE)] == list(range(1, 11))
+    assert re.search(r"PPO's answers score -?\d\.\d\d higher \[", said)
+    assert re.search(r"^base: .+ \(score -?\d", said, re.MULTILINE)
+    run = names["run"]
+    status = lab.predict(run, api_name="/status")
+    assert status["state"] == "finished" and "pid" not in status
+    assert {name: stage["step"] for name, stage in status["stages"].items()} == {"reward": 60, "ppo": 10}
+    assert [found["id"] for found in lab.predict(api_name="/runs")] == ["example", run]
+
+
+def test_the_same_seed_gives_the_same_answers(lab):
+    asked = [lab.predict("example", "How do I clean an oven?", seed, api_name="/chat") for seed in (1, 1, 2)]
+    assert asked[0] == asked[1] != asked[2]
+    assert set(asked[0]) == {"base", "ppo"} and set(asked[0]["ppo"]) == {"text", "score"}
+
+
+def test_a_second_run_waits_and_a_run_can_be_stopped(lab):
+    run = lab.predict("reward", '{"max_steps": 2000, "seed": 4}', api_name="/start")
+    with pytest.raises(AppError, match=f"{run} is still under way"):
+        lab.predict("reward", "{}", api_name="/start")
+    assert state_after(lab, run, ("queued",)) == "running"
+    assert lab.predict(run, api_name="/stop") == "stopping"
+    assert state_after(lab, run, ("running", "stopping")) == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "given", "message"),
+    [
+        ("/start", ("sing",), "kind must be one of demo, reward, ppo, not 'sing'."),
+        ("/start", ("demo", "{"), "settings_json must be a JSON object"),
+        ("/start", ("demo", '{"kl_coef": "abc"}'), "kl_coef must be a number"),
+        ("/start", ("demo", '{"kl_cof": 1}'), "kl_cof is not a setting here"),
+        ("/start", ("demo", '{"output_dir": "/tmp/x"}'), "output_dir cannot be set from the page"),
+        ("/start", ("ppo", '{"reward_model_path": "../.."}'), "PPO needs a reward model"),
+        ("/status", ("../..",), "There is no such run"),
+        ("/metrics", ("example", -1), "after must be a whole number"),
+        ("/stop", ("reward-20260101-000000-0000",), "There is no such run"),
+        ("/chat", ("example", "  "), "Please write a question first."),
+        ("/chat", ("example", "Why?", "x"), "seed must be a whole number"),
+    ],
+)
+def test_mistakes_are_answered_with_the_pages_sentences(lab, endpoint, given, message):
+    with pytest.raises(AppError, match=re.escape(message)):
+        lab.predict(*given, api_name=endpoint)
+
+
+def test_nothing_but_the_named_endpoints_is_offered(lab):
+    offered = {f"/{name}" for name in ("start", "status", "metrics", "stop", "runs", "scores", "chat")}
+    assert set(lab.view_api(return_format="dict", print_info=False)["named_endpoints"]) == offered
