@@ -59,13 +59,13 @@ def test_the_readmes_notebook_starts_watches_compares_and_asks(address, lab, cap
     names = {}
     exec(code.replace(ADDRESS, address), names)
     said = capsys.readouterr().out
-    assert [int(step) for step in re.findall(r"^update (\d+): score", said, re.MULTILINE)] == list(range(1, 11))
+    assert [int(step) for step in re.findall(r"^update (\d+): score", said, re.MULTILINE)] == list(range(1, 6))
     assert re.search(r"PPO's answers score -?\d\.\d\d higher \[", said)
     assert re.search(r"^base: .+ \(score -?\d", said, re.MULTILINE)
     run = names["run"]
     status = lab.predict(run, api_name="/status")
     assert status["state"] == "finished" and "pid" not in status
-    assert {name: stage["step"] for name, stage in status["stages"].items()} == {"reward": 60, "ppo": 10}
+    assert {name: stage["step"] for name, stage in status["stages"].items()} == {"reward": 40, "ppo": 5}
     assert [found["id"] for found in lab.predict(api_name="/runs")] == ["example", run]
 
 

@@ -163,16 +163,14 @@ def test_the_cards_code_gives_the_reward_models_score_in_plain_transformers(unpa
 
 
 def test_code_for_models_without_a_chat_template_reads_plain_text(tmp_path):
-    # The embedded models, their templates taken away: what remains is a tokenizer that knows of no conversation.
-    for part, kind in (("ppo", "ppo"), ("reward", "reward")):
-        shutil.copytree(EXAMPLE / part, tmp_path / part)
-        (tmp_path / part / "model" / "chat_template.jinja").unlink()
-        code = code_of(card.model_card(tmp_path / part / "model"))
-        said = plain_python(code, tmp_path / part / "model")
-        if kind == "reward":
-            model, tokenizer = load_reward_model(str(EXAMPLE))
-            ids = tokenizer(QUESTION + ANSWER + tokenizer.eos_token)["input_ids"]
-            assert float(said) == pytest.approx(score_ids(model, [ids]).item(), abs=1e-4)
+    said = {}
+    for part in ("ppo", "reward"):
+        folder = shutil.copytree(EXAMPLE / part, tmp_path / part) / "model"
+        (folder / "chat_template.jinja").unlink()
+        said[part] = plain_python(code_of(card.model_card(folder)), folder)
+    model, tokenizer = load_reward_model(str(EXAMPLE))
+    ids = tokenizer(QUESTION + ANSWER + tokenizer.eos_token)["input_ids"]
+    assert float(said["reward"]) == pytest.approx(score_ids(model, [ids]).item(), abs=1e-4)
 
 
 # The card ----------------------------------------------------------------------------------------------------------

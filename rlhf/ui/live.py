@@ -537,7 +537,7 @@ def news(run: Run, seen: dict[str, int]) -> dict:
     }
     # Sent once, and again when the run has ended, for it is larger then.
     active = int(status.get("state") in ACTIVE)
-    if seen.get("active") != active:
+    if seen.get("active") != active and run.config().get("kind") in export.CONFIGS:
         answer["leave"] = ways_out(run)
     answer["seen"]["active"] = active
     for name, part in parts.items():
