@@ -162,7 +162,8 @@ def ppo(args: PPOArguments) -> dict:
         trainer.train(args.resume_from_checkpoint)
         trainer.model = models.merged(trainer.model)
         trainer.save_model(run.path / "model")
-        write_card(run.path / "model")
+        if ranks.is_first():
+            write_card(run.path / "model")
         if run.stop_requested():
             raise Stopped
     log = trainer.state.log_history
