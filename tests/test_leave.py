@@ -20,10 +20,10 @@ from huggingface_hub import ModelCard
 from rlhf import __main__ as command_line
 from rlhf import card, export, runs
 from rlhf.config import BadInput, build
-from rlhf.generate import encode_prompt
 from rlhf.models import load_policy, load_reward_model
+from rlhf.prompts import question_prompt
 from rlhf.runs import Run, write_json
-from rlhf.scoring import score_ids, score_texts
+from rlhf.scoring import pair_ids, score_ids
 from rlhf.ui import live
 
 
@@ -150,7 +150,7 @@ def test_the_cards_code_loads_the_policy_in_plain_transformers(unpacked):
     numbers += "    print(json.dumps([inputs['input_ids'].tolist(), model(**inputs).logits[0, -1].tolist()]))"
     [ids], logits = json.loads(plain_python(f"{code}\n{numbers}", folder))
     model, tokenizer = load_policy(str(EXAMPLE))
-    assert ids == encode_prompt(model, tokenizer, QUESTION, 64)
+    assert ids == question_prompt(tokenizer, QUESTION, 64).ids
     with torch.no_grad():
         torch.testing.assert_close(torch.tensor(logits), model(torch.tensor([ids])).logits[0, -1])
 
@@ -159,7 +159,7 @@ def test_the_cards_code_gives_the_reward_models_score_in_plain_transformers(unpa
     folder = unpacked / "reward" / "model"
     said = float(plain_python(code_of((folder / "README.md").read_text()), folder))
     model, tokenizer = load_reward_model(str(EXAMPLE))
-    assert said == pytest.approx(score_texts(model, tokenizer, [f"{QUESTION}\n"], [ANSWER])[0], abs=1e-4)
+    assert said == pytest.approx(score_ids(model, [pair_ids(tokenizer, f"{QUESTION}\n", ANSWER)]).item(), abs=1e-4)
 
 
 def test_code_for_models_without_a_chat_template_reads_plain_text(tmp_path):
