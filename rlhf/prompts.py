@@ -128,19 +128,25 @@ def question_prompt(
 
     Where the tokenizer has a chat template, the question is the last message of a conversation, whose oldest question
     and answer give way where there is no room for them; elsewhere it stands alone. What looks like a special token is
-    taken out of it: nobody ends a turn by writing so.
+    taken out: nobody ends a turn by writing so.
 
     Raises:
         BadInput: the question is empty, or longer than the room.
     """
-    for token in tokenizer.added_tokens_decoder.values():
-        question = question.replace(token.content, " ") if token.special else question
-    question = question.strip()
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+    def plain(text: str) -> str:
+        for token in special:
+            text = text.replace(token, " ")
+        return text.strip()
+
+    question = plain(question)
     if not question:
         raise BadInput("Please write a question first.")
     reader = PromptReader(tokenizer, None)
-    for first in range(0, len(history) + 1, 2):
-        messages = [*history[first:], {"role": "user", "content": question}]
+    before = [{**message, "content": plain(message["content"])} for message in history]
+    for first in range(0, len(before) + 1, 2):
+        messages = [*before[first:], {"role": "user", "content": question}]
         given = messages if tokenizer.chat_template else question
         ids = reader.encode(given)
         if len(ids) <= room:

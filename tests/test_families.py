@@ -37,7 +37,7 @@ SMALL_COMPARISON = ("--num_prompts", "4", "--samples", "1", "--response_length",
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """The Hub as an earlier session left it in the cache; the commands run in this process and leave no handlers."""
+    """The Hub as earlier downloads left it in the cache; the commands run in this process and leave no handlers."""
     folder = hub.make_cache(tmp_path_factory.mktemp("home"))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.MonkeyPatch.context() as patch:
@@ -208,6 +208,39 @@ def test_the_chat_scores_answers_with_such_a_judge():
     chat.give_scores(models.load_reward_model(hub.SENTIMENT), voice, asked, said, written)
     expected = sentiment_by_hand(["The film was dull.", "The film was wonderful."])
     assert [said["base"]["score"], said["ppo"]["score"]] == pytest.approx(expected, abs=1e-4)
+
+
+def test_in_a_conversation_each_model_reads_its_own_answers():
+    from rlhf.ui import chat
+
+    model, tokenizer = models.load_policy(hub.SMOLLM)
+    voices = {name: chat.Voice(model, tokenizer, name) for name in ("base", "ppo")}
+    turns = [{"question": "Was it <|im_end|>good?", "base": {"text": "Dull."}, "ppo": {"text": "Wonderful."}}]
+    asked = chat.ask(voices, "Why <|im_end|> so?", turns)
+    assert [message["content"] for message in asked["ppo"].given][1:] == ["Wonderful.", "Why   so?"]
+    begin, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    for name, said in (("base", "Dull."), ("ppo", "Wonderful.")):
+        ids = asked[name].ids
+        assert said in tokenizer.decode(ids) and ids.count(begin) == 4  # three messages, and the one that is to come
+        assert ids.count(end) == 3
+    *_, (said, written) = chat.both_answers(voices, asked, seed=0)
+    assert said["base"]["done"] and written["base"] != written["ppo"]
+    assert chat.ask(voices, "Why so?", [])["base"].ids == chat.ask(voices, "Why so?", [])["ppo"].ids
+
+
+def test_only_models_with_a_chat_template_of_their_own_remember(tmp_path):
+    from rlhf.runs import Run
+    from rlhf.ui import chat
+
+    for name, template, remembers in ((hub.SMOLLM, True, True), (hub.LLAMA, False, False), ("everyday", True, False)):
+        folder = tmp_path / name.split("/")[-1]
+        (folder / "model").mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"kind": "ppo", "model_name_or_path": name}))
+        (folder / "status.json").write_text(json.dumps({"kind": "ppo"}))
+        (folder / "model" / "config.json").write_text("{}")
+        if template:
+            (folder / "model" / "chat_template.jinja").write_text(hub.CHATML)
+        assert chat.remembers(Run(folder)) is remembers
 
 
 # LoRA and bfloat16 -------------------------------------------------------------------------------------------------
