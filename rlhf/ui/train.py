@@ -47,6 +47,8 @@ COMMAND_LINE = {
     "lora_alpha", "lora_dropout", "lora_target_modules", "prompt_column", "prompt_words",
 }  # fmt: skip
 """Settings for those who write their own experiments: the command line and Python have them, the page does not."""
+NAMES_FIRST = ("model_name_or_path", "dataset_name")
+"""What all else depends on."""
 LISTED = {"model_name_or_path": tuple(limits.ALLOWED_MODELS), "dataset_name": limits.ALLOWED_DATASETS}
 """Fields that make the program fetch what a person names: on a Space there is a list to choose from."""
 FORGETS = "This Space forgets its runs when it sleeps or restarts: download what you want to keep."
@@ -64,9 +66,9 @@ class Form:
         for name, label in front.items():
             self.knobs[name] = self._knob(fields[name], label)
         with gr.Accordion("Advanced", open=False, elem_classes="advanced"):
-            for name, field in fields.items():
+            for name in sorted(fields, key=lambda name: name not in NAMES_FIRST):
                 if name not in front:
-                    self.knobs[name] = self._knob(field, name.replace("_", " "))
+                    self.knobs[name] = self._knob(fields[name], name.replace("_", " "))
                 if name == "dataset_name" and kind in NEEDS_PAIRS:
                     self._preview_button()
 
