@@ -49,16 +49,11 @@ def start(tmp_path_factory):
     return go
 
 
-@pytest.fixture(scope="module")
-def finish(start):
-    """Run a command to its end, which must be a good one."""
-
-    def go(processes, *words):
-        process = start(processes, *words)
-        _, said = process.communicate(timeout=120)
+def finish(*started):
+    """Wait for the end of some commands, which must be a good one."""
+    for process in started:
+        _, said = process.communicate(timeout=180)
         assert process.returncode == 0, said[-3000:]
-
-    return go
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +79,13 @@ def assert_alike(one, other):
 
 
 @pytest.fixture(scope="module")
-def one_and_two(finish, folder):
+def one_and_two(start, folder):
     """The same PPO run of four updates in one process and in two, with checkpoints."""
     words = (*PPO, "--max_steps", 4, "--save_steps", 2)
-    finish(1, *words, "--per_device_train_batch_size", 8, "--output_dir", folder / "one")
-    finish(2, *words, "--per_device_train_batch_size", 4, "--output_dir", folder / "two")
+    finish(
+        start(1, *words, "--per_device_train_batch_size", 8, "--output_dir", folder / "one"),
+        start(2, *words, "--per_device_train_batch_size", 4, "--output_dir", folder / "two"),
+    )
     return folder / "one", folder / "two"
 
 
@@ -108,19 +105,21 @@ def test_one_process_writes_the_run(one_and_two):
     assert (status["state"], status["step"], status["total_steps"]) == ("finished", 4, 4)
 
 
-def test_a_checkpoint_goes_on_in_another_number_of_processes(one_and_two, finish, folder):
+def test_a_checkpoint_goes_on_in_another_number_of_processes(one_and_two, start, folder):
     one, two = one_and_two
+    resumed = {1: folder / "resumed-in-one", 2: folder / "resumed-in-two"}
+    started = []
     for processes, came_from in ((1, two), (2, one)):
-        out = folder / f"resumed-in-{processes}"
-        size = ("--per_device_train_batch_size", 8 // processes)
-        checkpoint = came_from / "checkpoints" / "checkpoint-2"
-        finish(processes, *PPO, "--max_steps", 4, *size, "--resume_from_checkpoint", checkpoint, "--output_dir", out)
-        assert_alike(lines_of(one)[2:], lines_of(out))
+        words = ("--per_device_train_batch_size", 8 // processes, "--output_dir", resumed[processes])
+        words += ("--max_steps", 4, "--resume_from_checkpoint", came_from / "checkpoints" / "checkpoint-2")
+        started.append(start(processes, *PPO, *words))
+    finish(*started)
+    for run in resumed.values():
+        assert_alike(lines_of(one)[2:], lines_of(run))
 
 
-def test_settings_of_all_kinds_give_the_same_in_three_processes(finish, folder):
-    for processes in (1, 3):
-        finish(processes, ROOT / "tests" / "ranks_script.py", folder, 6 // processes)
+def test_settings_of_all_kinds_give_the_same_in_three_processes(start, folder):
+    finish(*(start(count, ROOT / "tests" / "ranks_script.py", folder, 6 // count) for count in (1, 3)))
     one, three = (json.loads((folder / f"{processes}.json").read_text()) for processes in (1, 3))
     for name, found in one.items():
         assert_alike([*found["log"], found["eval"]], [*three[name]["log"], three[name]["eval"]])
@@ -178,17 +177,19 @@ def test_a_mistake_gets_one_sentence_and_ends_all(start, tmp_path, words, messag
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_reward_training_in_two_processes_learns_as_in_one(finish, folder):
+def test_reward_training_in_two_processes_learns_as_in_one(start, folder):
     pairs = folder / "pairs.jsonl"
     rows = [
         {"prompt": f"What about number {n}?\n", "chosen": "Yes. " * (1 + n % 5), "rejected": "No! " * (1 + n % 3)}
         for n in range(80)
     ]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    started = []
     for processes in (1, 2):
         size = ("--per_device_train_batch_size", 8 // processes, "--per_device_eval_batch_size", 8 // processes)
         words = ("reward", "--dataset_name", pairs, *size, "--logging_steps", 1, "--eval_steps", 3)
-        finish(processes, *words, "--max_steps", 6, "--output_dir", folder / f"reward-{processes}")
+        started.append(start(processes, *words, "--max_steps", 6, "--output_dir", folder / f"reward-{processes}"))
+    finish(*started)
     one, two = folder / "reward-1", folder / "reward-2"
     assert_alike(lines_of(one), lines_of(two))
     assert len([line for line in lines_of(two) if "loss" in line]) == 6
