@@ -87,11 +87,11 @@ def test_a_second_run_waits_and_a_run_can_be_stopped(lab):
 @pytest.mark.parametrize(
     ("endpoint", "given", "message"),
     [
-        ("/start", ("sing",), "kind must be one of demo, reward, ppo, not 'sing'."),
+        ("/start", ("sing",), "kind must be one of demo, reward, ppo, sweep, not 'sing'."),
         ("/start", ("demo", "{"), "settings_json must be a JSON object"),
         ("/start", ("demo", '{"kl_coef": "abc"}'), "kl_coef must be a number"),
         ("/start", ("demo", '{"kl_cof": 1}'), "kl_cof is not a setting here"),
-        ("/start", ("demo", '{"output_dir": "/tmp/x"}'), "output_dir cannot be set from the page"),
+        ("/start", ("demo", '{"output_dir": "/tmp/x"}'), "output_dir cannot be set from here"),
         ("/start", ("ppo", '{"reward_model_path": "../.."}'), "PPO needs a reward model"),
         ("/status", ("../..",), "There is no such run"),
         ("/metrics", ("example", -1), "after must be a whole number"),
