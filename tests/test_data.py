@@ -11,6 +11,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 from datasets import Dataset
 from worlds import chat_model
 
@@ -322,6 +323,19 @@ def test_pairs_are_read_as_trl_reads_them(tmp_path, base):
                     rest = other[len(mine) :]
                     assert other[: len(mine)] == mine and tokenizer.decode(rest).strip() == ""
                     assert mine[-1] == tokenizer.eos_token_id
+
+
+def test_a_model_that_pads_with_its_end_token_is_scored_where_training_scores_it(tmp_path):
+    from rlhf.models import load_reward_model
+    from rlhf.scoring import pair_ids, score_ids
+
+    chat_model(tmp_path / "tiny", template=False)
+    model, tokenizer = load_reward_model(str(tmp_path / "tiny"))
+    rows = [pair_ids(tokenizer, "Why?", answer) for answer in (" So.", " Because it is long.")]
+    padded = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+    with torch.no_grad():
+        trained = model(**padded).logits[:, 0]
+    assert torch.allclose(score_ids(model, rows), trained, atol=1e-5)
 
 
 def test_every_text_is_read_once_in_whole_batches_of_like_length():
