@@ -38,6 +38,9 @@ CAPS = {
     "gradient_accumulation_steps": (8, _TURNS),
     "per_device_train_batch_size": (128, _MEMORY),
     "per_device_eval_batch_size": (256, _MEMORY),
+    "reward_batch_size": (128, _MEMORY),
+    "max_prompt_length": (512, _MEMORY),
+    "lora_r": (64, _MEMORY),
 }
 """The most that a Space does in one run, and why."""
 MOST_ENTRIES = 8

@@ -25,7 +25,9 @@ from packaging.specifiers import SpecifierSet
 
 from rlhf import jobs, limits, runs
 from rlhf.config import BadInput, CompareArguments, DemoArguments, PPOArguments, RewardArguments, SweepArguments
+from rlhf.recipes import read_recipe
 from rlhf.runs import ACTIVE, Run
+from rlhf.ui import train
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -293,6 +295,8 @@ def on_space(tmp_path, monkeypatch):
         ({"prompts_file": "/etc/passwd"}, "prompts_file is not offered"),
         ({"kl_coefs": ["0.1"] * 9}, "kl_coefs has at most 8 entries"),
         ({"seeds": 5}, "seeds is at most 4"),
+        ({"lora_r": 1024}, "lora_r is at most 64"),
+        (read_recipe("gpt2-sentiment"), "This Space trains everyday"),
         ({"output_dir": "/etc"}, "output_dir is not offered"),
         ({"save_steps": 1}, "save_steps is not offered"),
         ({"num_train_epochs": 6.0}, "num_train_epochs is at most 5"),
@@ -307,6 +311,11 @@ def test_what_a_space_does_not_do_is_answered_with_a_sentence_where_runs_are_sta
     with pytest.raises(BadInput, match=sentence):
         jobs.launch("ppo", settings)
     assert not on_space.exists()
+
+
+def test_a_preview_reads_no_file_of_a_space(on_space):
+    assert "This Space trains on everyday or" in train._preview("/etc/passwd", "everyday")
+    assert "This Space trains everyday, " in train._preview("everyday", "/etc")
 
 
 def test_the_defaults_and_the_listed_models_pass_on_a_space(on_space):

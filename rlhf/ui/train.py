@@ -234,6 +234,7 @@ def _preview(dataset_name: str, model_name_or_path: str) -> str:
     from rlhf.preview import preview
 
     try:
+        limits.check({"dataset_name": dataset_name.strip(), "model_name_or_path": model_name_or_path.strip()})
         found = preview(dataset_name.strip(), model_name_or_path.strip())
     except BadInput as error:
         return note(str(error))
