@@ -189,7 +189,7 @@ def speak(voice, question, seed):
         yield " ".join(words[:count]), []
 
 
-def fake_scores(judge, question, said, written):
+def fake_scores(judge, voice, question, said, written):
     for name, score in (("base", -0.5), ("ppo", 1.5)):
         said[name]["score"] = score
 
