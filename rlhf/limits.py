@@ -16,7 +16,6 @@ ALLOWED_MODELS = {
     EVERYDAY: 128,
     "openai-community/gpt2": 1024,
     "HuggingFaceTB/SmolLM2-135M-Instruct": 8192,
-    "Qwen/Qwen2.5-0.5B-Instruct": 32_768,
 }
 """Models that a Space loads, and how many tokens each can read."""
 ALLOWED_DATASETS = (EVERYDAY, "trl-lib/ultrafeedback_binarized")

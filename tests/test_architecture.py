@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
     "config", "recipes", "ranks", "everyday", "runs", "card", "export", "limits", "jobs", "stats", "comparison",
     "figures", "score_figures", "data", "packed", "models", "generate", "prompts", "scoring", "preview",
-    "checkpoint", "callbacks", "reward", "evaluate", "ppo", "pretrain", "report", "bench", "commands", "ui",
+    "checkpoint", "callbacks", "reward", "evaluate", "ppo", "pretrain", "report", "bench", "tables", "commands", "ui",
     "__main__", "worker",
 )  # fmt: skip
 FILES = sorted((ROOT / "rlhf").rglob("*.py"))

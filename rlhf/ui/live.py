@@ -481,10 +481,11 @@ def rows_of(run: Run, name: str = "metrics.jsonl") -> list[dict]:
 
 
 def parts_of(run: Run) -> dict[str, Run]:
-    """The training runs in a run: a demo holds two, a reward or PPO run is one itself."""
+    """The training runs in a run: a demo holds two, or PPO alone if a reward model was given; others are themselves one."""
     kind = run.status().get("kind")
     if kind == "demo":
-        return {name: Run(run.path / name) for name in ("reward", "ppo")}
+        stages = ("ppo",) if run.config().get("reward_model_path") else ("reward", "ppo")
+        return {name: Run(run.path / name) for name in stages}
     return {kind: run} if kind in ("reward", "ppo") else {}
 
 
