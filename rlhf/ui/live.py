@@ -481,7 +481,7 @@ def rows_of(run: Run, name: str = "metrics.jsonl") -> list[dict]:
 
 
 def parts_of(run: Run) -> dict[str, Run]:
-    """The training runs in a run: a demo holds two, or PPO alone if a reward model was given; others are themselves one."""
+    """The training runs in a run: two in a demo, or PPO alone if it was given a reward model; others are one."""
     kind = run.status().get("kind")
     if kind == "demo":
         stages = ("ppo",) if run.config().get("reward_model_path") else ("reward", "ppo")
