@@ -1,7 +1,6 @@
 """The Scores tab: is the difference real? Two models' scores on the same unseen questions."""
 
 import shutil
-import tempfile
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -210,10 +209,13 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], caption: str) -> 
     return f'<table class="averages"><caption>{escape(caption)}</caption>{line(head, "th")}{body}</table>'
 
 
-def csv_copy(run: Run) -> str:
-    """A copy of a run's scores.csv to download: the page serves no file of a run itself."""
-    target = Path(tempfile.mkdtemp(prefix="rlhf-scores-")) / f"{run.id}-scores.csv"
-    return str(shutil.copyfile(comparison_of(run) / "scores.csv", target))
+def csv_copy(run: Run, cache: Path) -> str:
+    """A copy of a run's scores.csv to download, one for all who ask: the page serves no file of a run itself."""
+    source, target = comparison_of(run) / "scores.csv", cache / "runs" / f"{run.id}-scores.csv"
+    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    return str(target)
 
 
 def missing(run: Run | None) -> str:
@@ -292,7 +294,7 @@ class ScoresTab:
         return (
             *view(run_id, "score", split, first),
             gr.Button(visible=not folder and not waits and bool(example_id()) and run_id != example_id()),
-            gr.DownloadButton(value=csv_copy(run) if folder else None),
+            gr.DownloadButton(value=csv_copy(run, Path(self.download.GRADIO_CACHE)) if folder else None),
             gr.Radio(value="score", visible=any(found["against_base"][first]["gold"] for found in splits.values())),
             gr.Radio([(SPLITS[name], name) for name in splits], value=split, visible=len(splits) > 1),
             gr.Dropdown([(said_name(name), name) for name in models], value=first, visible=len(models) > 1),
