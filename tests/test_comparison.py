@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rlhf import stats
-from rlhf.comparison import COLUMNS, Writer, cautions, read_rows, summarize
+from rlhf.comparison import COLUMNS, Writer, cautions, over_seeds, read_rows, summarize
+from rlhf.config import BadInput
 
 
 def rows(models, prompts=40, samples=2, gold=True, seed=0):
@@ -68,6 +69,25 @@ def test_the_gain_is_that_of_each_prompt():
 def test_without_a_gold_scorer_there_is_no_gold():
     found = found_for(1.0, 0.0, 0, gold=False)
     assert found["against_base"]["ppo"]["gold"] is None and found["models"]["ppo"]["gold_mean"] is None
+
+
+def test_models_that_answered_other_prompts_are_not_paired():
+    given = list(rows({"base": (0, 0, 0), "ppo": (1.0, 0.1, 0)}))
+    for row in given:
+        row["prompt"] = row["prompt"] + " again" if row["model"] == "ppo" else row["prompt"]
+    with pytest.raises(BadInput, match="ppo and base did not answer the same prompts"):
+        summarize(given, "base")
+
+
+def test_trainings_with_other_seeds_are_joined_by_students_t():
+    names = ["ppo", "ppo-seed-1", "ppo-seed-2"]
+    gains = zip(names, (1.0, 1.5, 0.8), strict=True)
+    against = {name: found_for(score, 0.1, 0)["against_base"]["ppo"] for name, score in gains}
+    found, each = over_seeds(against, names), [against[name]["score"]["gain"]["value"] for name in names]
+    assert found["models"] == names and found["score"]["value"] == pytest.approx(np.mean(each))
+    assert found["score"]["ci_low"] < min(each) and found["score"]["ci_high"] > max(each)  # three say little
+    interval = stats.across([1.0, 2.0, 3.0])  # two degrees of freedom: 4.303 standard errors of 1 / sqrt(3)
+    assert (interval.value, interval.low) == (pytest.approx(2), pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3))
 
 
 @pytest.mark.parametrize(

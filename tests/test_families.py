@@ -243,6 +243,12 @@ def test_only_models_with_a_chat_template_of_their_own_remember(tmp_path):
         assert chat.remembers(Run(folder)) is remembers
 
 
+def test_models_of_two_vocabularies_are_not_compared(capsys):
+    words = ("compare", "--models", f"other={hub.SMOLLM}", "--base_model_name_or_path", hub.GPT2)
+    said = sentence(capsys, *words, "--reward_model_path", hub.SENTIMENT)
+    assert "other has another vocabulary than the base" in said
+
+
 # LoRA and bfloat16 -------------------------------------------------------------------------------------------------
 
 
