@@ -93,6 +93,8 @@ def test_a_second_run_waits_and_a_run_can_be_stopped(lab):
         ("/start", ("demo", '{"kl_cof": 1}'), "kl_cof is not a setting here"),
         ("/start", ("demo", '{"output_dir": "/tmp/x"}'), "output_dir cannot be set from here"),
         ("/start", ("ppo", '{"reward_model_path": "../.."}'), "PPO needs a reward model"),
+        ("/compare", ([],), "Choose a trained model"),
+        ("/compare", (["example"], ["Just one?"]), "One question compares nothing"),
         ("/status", ("../..",), "There is no such run"),
         ("/metrics", ("example", -1), "after must be a whole number"),
         ("/stop", ("reward-20260101-000000-0000",), "There is no such run"),
@@ -106,5 +108,5 @@ def test_mistakes_are_answered_with_the_pages_sentences(lab, endpoint, given, me
 
 
 def test_nothing_but_the_named_endpoints_is_offered(lab):
-    offered = {f"/{name}" for name in ("start", "status", "metrics", "stop", "runs", "scores", "chat")}
+    offered = {f"/{name}" for name in ("start", "compare", "status", "metrics", "stop", "runs", "scores", "chat")}
     assert set(lab.view_api(return_format="dict", print_info=False)["named_endpoints"]) == offered

@@ -154,7 +154,7 @@ def test_a_run_writes_nothing_outside_its_directory(shared, rlhf, tmp_path):
 
 
 def test_the_benchmark_of_a_comparison_prints_how_much_batches_gain(rlhf):
-    done = rlhf("bench", "compare", "--rounds", 1, "--batch_size", 4, "--response_length", 6)
+    done = rlhf("bench", "compare", "--rounds", 1, "--batch_size", 4, "--micro_batch_size", 4, "--response_length", 6)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "4 at a time" in done.stdout and "1 at a time" in done.stdout
     assert float(done.stdout.split("ratio responses_per_second ")[1]) > 0
@@ -193,7 +193,8 @@ def pairs(path, rows):
 
 
 BASE = ROOT / "assets" / "base"
-OWN = ["compare", "--models", f"a={BASE}", "--reward_model_path", "everyday", "--prompts_file"]
+EXAMPLE = ROOT / "assets" / "example"
+OWN = ["compare", "--models", f"a={BASE}", "--reward_model_path", EXAMPLE, "--prompts_file"]
 GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
 
 
