@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rlhf.__main__ import main
+
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -225,7 +227,8 @@ GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
         (["demo", "--seed", "-1"], "seed must be at least 0"),
     ],
 )
-def test_mistakes_get_one_sentence_and_leave_nothing(rlhf, tmp_path, words, message):
+def test_mistakes_get_one_sentence_and_leave_nothing(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
     pairs(tmp_path / "column.jsonl.gz", [{"prompt": "How?", "chosen": "So."}] * 3)
     pairs(tmp_path / "empty.jsonl.gz", [{**GOOD, "chosen": " "}] * 2)
     (tmp_path / "broken.jsonl").write_text('{"prompt": "How?", \n')
@@ -234,8 +237,13 @@ def test_mistakes_get_one_sentence_and_leave_nothing(rlhf, tmp_path, words, mess
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     before = sorted(path.name for path in Path(tmp_path).iterdir())
-    done = rlhf(*words)
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert main(list(map(str, words))) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ") and message in said
     assert sorted(path.name for path in Path(tmp_path).iterdir()) == before  # no half-written run
+
+
+def test_a_mistake_ends_the_process_without_a_traceback(rlhf, tmp_path):
+    done = rlhf("reward", "--dataset_name", "nowhere.jsonl")
+    assert done.returncode == 2 and done.stderr == "error: There is no file nowhere.jsonl; check the path.\n"
+    assert list(tmp_path.iterdir()) == []
