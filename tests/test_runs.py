@@ -93,7 +93,7 @@ def test_a_launched_process_that_fails_leaves_its_reason(root):
     while run.status()["state"] in ("queued", "running") and time.time() < deadline:
         time.sleep(0.2)
     assert run.status()["state"] == "failed"
-    assert "No model could be loaded" in run.status()["message"]
+    assert "is neither a folder nor a Hub name" in run.status()["message"]
     assert "Traceback" not in (run.path / "train.log").read_text()
 
 
