@@ -325,12 +325,13 @@ def test_pairs_are_read_as_trl_reads_them(tmp_path, base):
                     assert mine[-1] == tokenizer.eos_token_id
 
 
-def test_a_model_that_pads_with_its_end_token_is_scored_where_training_scores_it(tmp_path):
+def test_a_model_from_elsewhere_that_pads_with_its_end_token_is_scored_before_it_as_in_its_training(tmp_path):
     from rlhf.models import load_reward_model
     from rlhf.scoring import pair_ids, score_ids
 
     chat_model(tmp_path / "tiny", template=False)
     model, tokenizer = load_reward_model(str(tmp_path / "tiny"))
+    model.config.pad_token_id = tokenizer.eos_token_id
     rows = [pair_ids(tokenizer, "Why?", answer) for answer in (" So.", " Because it is long.")]
     padded = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
     with torch.no_grad():

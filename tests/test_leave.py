@@ -71,7 +71,7 @@ def test_command_and_python_of_a_run_make_its_settings_again(tmp_path, monkeypat
 
 
 def test_the_command_names_what_differs_and_nothing_else():
-    assert export.as_command(Run(EXAMPLE)) == "python -m rlhf demo --seed 0"
+    assert export.as_command(Run(EXAMPLE)) == "python -m rlhf demo --seeds 3 --seed 0"
 
 
 # A zip -------------------------------------------------------------------------------------------------------------
