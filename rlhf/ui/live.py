@@ -303,7 +303,7 @@ function apply(news) {
 function showWaysOut(found) {
   texts = found;
   $('.leave').hidden = false;
-  setText($('.download'), 'Download run, ' + megabytes(found.size));
+  setText($('.download'), 'Download run' + (found.size < 0.1 ? '' : ', ' + megabytes(found.size)));
 }
 
 const megabytes = size => number(size, size < 10 ? 1 : 0) + ' MB';
