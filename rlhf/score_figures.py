@@ -19,6 +19,8 @@ NARROW = 320
 """Pixels between the axes on a phone; labels are kept apart for this width."""
 BOLD, PLAIN, LINE, BESIDE = 7.0, 6.2, 15, 9
 """Pixels of a letter's width in bold and not, of a line's height, and from a point to its label."""
+SPREAD = 40
+"""Pixels that labels of neighbours keep apart: on a wide screen their points lie further from each other."""
 EDGE = 44
 """Pixels for the heading above the panels, and for the axis below them."""
 HALO = ", ".join([f"0 0 2px {PAPER}"] * 4)
@@ -305,7 +307,8 @@ def _write_beside(
             place = _free_place(right * point.kl, up * (score.value - span[0]), size, taken, tall)
             if place:
                 side, lift, box = place
-                taken.append(box)
+                first, last, *heights = box
+                taken.append((first - SPREAD, last + SPREAD, *heights))
                 anchor = {"xanchor": "left" if side > 0 else "right", "yanchor": "middle", "yref": axis}
                 lead = {"showarrow": True, "arrowhead": 0, "arrowwidth": 1, "arrowcolor": GREY, "standoff": BESIDE}
                 _label(figure, text, point.kl, score.value, color, ax=side * BESIDE, ay=-lift, **lead, **anchor)

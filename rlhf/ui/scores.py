@@ -358,7 +358,7 @@ def seeds_sentence(found: dict, measure: str, other: str) -> list[str]:
             gains = [found["against_base"][model][measure]["gain"]["value"] for model in seeds["models"]]
             mean = seeds[measure]
             return [
-                f"Trained {len(gains)} times with other seeds, {said_name(name)} gained "
+                f"Trained {len(gains)} times, each with a seed of its own, {said_name(name)} gained "
                 f"{', '.join(map(_signed, gains))}: {_signed(mean['value'])} on average (95 % interval over seeds "
                 f"{_signed(mean['ci_low'])} to {_signed(mean['ci_high'])})."
             ]
