@@ -19,6 +19,7 @@ from rlhf.config import (
     PushArguments,
     RewardArguments,
     SweepArguments,
+    default_of,
 )
 from rlhf.runs import Run
 
@@ -47,7 +48,7 @@ def given_settings(run: Run) -> dict[str, object]:
     config = run.config()
     given = {}
     for field in dataclasses.fields(CONFIGS[config["kind"]]):
-        default = field.default_factory() if field.default is dataclasses.MISSING else field.default
+        default = default_of(field)
         value = config.get(field.name, default)
         if field.name == "seed" or (field.name != "output_dir" and value != default):
             given[field.name] = value

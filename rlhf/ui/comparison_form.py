@@ -115,7 +115,9 @@ def start_comparison(
     Raises:
         BadInput: nothing can be compared so, or another run is under way.
     """
-    questions = list(dict.fromkeys(question.strip() for question in questions if question.strip()))
+    # Half a surrogate pair, which a request can carry, has no place in a file.
+    texts = (question.encode(errors="ignore").decode().strip() for question in questions)
+    questions = list(dict.fromkeys(filter(None, texts)))
     if len(questions) == 1:
         raise BadInput("One question compares nothing: write two at least, better twenty or more.")
     settings = {**_models(chosen), "samples": samples, "seeds": seeds}
