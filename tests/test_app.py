@@ -473,5 +473,11 @@ def test_dark_page_draws_in_dark_colours_and_nothing_overflows_a_phone(page, sit
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
+def test_a_question_is_one_line_of_text_that_a_tokenizer_reads():
+    assert chat.tidy(" why \ud800 \n so") == "why so"
+    with pytest.raises(BadInput, match="write a question"):
+        chat.tidy("\ud800 ")
+
+
 def test_the_questions_to_click_are_test_questions_of_the_world():
     assert set(chat.QUESTIONS) <= set(prompt_splits()["test"])

@@ -368,7 +368,8 @@ def tidy(question: object) -> str:
     Raises:
         BadInput: it is empty.
     """
-    words = " ".join(str(question).split())[:LONGEST]
+    # Half a surrogate pair, which a request can carry, is text to no tokenizer.
+    words = " ".join(str(question).encode(errors="ignore").decode().split())[:LONGEST]
     if not words:
         raise BadInput("Please write a question first.")
     return words
