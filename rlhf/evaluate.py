@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from rlhf.data import Messages, readable
 from rlhf.generate import batches_by_length, generate
-from rlhf.packed import line_up, logits_at, read, response_places, use_packed_attention
+from rlhf.packed import line_up_responses, logits_at, read, use_packed_attention
 from rlhf.prompts import Prompt
 from rlhf.scoring import RewardModel
 from rlhf.stats import best_of_n_kl
@@ -102,15 +102,15 @@ def distances(
     for model in (policy, base):
         use_packed_attention(model)
     for part in batches_by_length(answers.rows, READ_AT_ONCE):
-        ids, rows = line_up([answers.rows[i] for i in part], base.device)
-        places, targets = response_places(ids, rows, [answers.prompt_lengths[i] for i in part])
-        of_base = read(base, ids, rows)[places]
-        log_p = logits_at(policy, read(policy, ids, rows)[places], temperature).log_softmax(dim=-1)
+        prompt_lengths = [answers.prompt_lengths[i] for i in part]
+        ids, rows, places, targets = line_up_responses([answers.rows[i] for i in part], prompt_lengths, base.device)
+        of_base = read(base, ids, rows, places)
+        log_p = logits_at(policy, read(policy, ids, rows, places), temperature).log_softmax(dim=-1)
         log_q = logits_at(base, of_base, temperature).log_softmax(dim=-1)
         token_kl = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
         plain = logits_at(base, of_base, 1.0).log_softmax(dim=-1)
         token_nll = -plain.gather(1, targets.unsqueeze(1)).squeeze(1)
-        lengths = [len(answers.rows[i]) - answers.prompt_lengths[i] for i in part]
+        lengths = [len(answers.rows[i]) - length for i, length in zip(part, prompt_lengths, strict=True)]
         for row, kl, nll in zip(part, token_kl.split(lengths), token_nll.split(lengths), strict=True):
             kls[row], nlls[row] = kl.sum().item(), nll.sum().item()
     return kls, nlls

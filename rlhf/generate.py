@@ -104,7 +104,7 @@ def decode(
     distinct = {query: number for number, query in enumerate(dict.fromkeys(map(tuple, queries)))}
     ids, _ = line_up(list(distinct), model.device)
     rows = GrowingRows([len(query) for query in distinct], max_new_tokens, model.device)
-    hidden = read(model, ids, rows)[rows.starts + rows.lengths - 1]
+    hidden = read(model, ids, rows, rows.starts + rows.lengths - 1)
     if len(distinct) < len(queries):
         copies = torch.tensor([distinct[tuple(query)] for query in queries], device=model.device)
         rows.keep(copies)

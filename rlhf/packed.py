@@ -8,6 +8,8 @@ any other way, a model with this attention works as always.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -205,18 +207,56 @@ def use_packed_attention(model: PreTrainedModel) -> None:
         )
 
 
-def read(model: PreTrainedModel, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """Last hidden states (N, d) of a line of tokens, ids (N,); the model has been given to `use_packed_attention`."""
+def read(
+    model: PreTrainedModel, ids: torch.Tensor, rows: Rows, places: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Last hidden states (N, d) of a line of tokens, ids (N,), or those (n, d) at some places of it (n,).
+
+    The model has been given to `use_packed_attention`. For the states at n places only, the last layer's MLP, half of
+    its work and more, reads n tokens instead of N: no other token's state there is of use to anyone.
+    """
     trunk = plain_model(model).base_model
     # A mask of four dimensions is taken as it is, which keeps Transformers from building one that nobody reads.
     unread = torch.empty(1, 1, 1, 1, device=ids.device)
-    return trunk(
-        input_ids=ids.unsqueeze(0),
-        position_ids=rows.positions.unsqueeze(0),
-        attention_mask=unread,
-        use_cache=False,
-        rows=rows,
-    ).last_hidden_state[0]
+    with nullcontext() if places is None else _last_mlp_at(trunk, places):
+        states = trunk(
+            input_ids=ids.unsqueeze(0),
+            position_ids=rows.positions.unsqueeze(0),
+            attention_mask=unread,
+            use_cache=False,
+            rows=rows,
+        ).last_hidden_state[0]
+    return states if places is None else states.index_select(0, places)
+
+
+@contextmanager
+def _last_mlp_at(trunk: PreTrainedModel, places: torch.Tensor) -> Iterator[None]:
+    """Within it, the MLP of a trunk's last layer reads these places of the line and adds nothing to the others.
+
+    Recomputed activations (gradient checkpointing) would be recomputed outside of it, so there it does nothing.
+    """
+    modules = list(trunk.named_modules())
+    mlps = [module for name, module in modules if name.endswith(".mlp")]
+    recomputes = trunk.training and any(getattr(module, "gradient_checkpointing", False) for _, module in modules)
+    if not mlps or recomputes:
+        yield
+        return
+    length = None
+
+    def take(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        nonlocal length
+        length = inputs[0].size(1)
+        return (inputs[0].index_select(1, places),)
+
+    def put_back(_: nn.Module, __: tuple, output: torch.Tensor) -> torch.Tensor:
+        return output.new_zeros(1, length, output.size(-1)).index_copy(1, places, output)
+
+    hooks = [mlps[-1].register_forward_pre_hook(take), mlps[-1].register_forward_hook(put_back)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def logits_at(model: PreTrainedModel, states: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -233,9 +273,16 @@ def line_up(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, 
     return ids, Rows([len(row) for row in rows], device)
 
 
-def response_places(ids: torch.Tensor, rows: Rows, prompt_lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a line of N tokens: where the states lie that predict a response token (n,), and which token that is (n,)."""
-    prompts = torch.tensor(prompt_lengths, device=ids.device).repeat_interleave(rows.lengths)
-    ends = rows.lengths.repeat_interleave(rows.lengths)
-    places = ((rows.positions >= prompts - 1) & (rows.positions < ends - 1)).nonzero().squeeze(1)
-    return places, ids[places + 1]
+def line_up_responses(
+    rows: list[list[int]], prompt_lengths: list[int], device: torch.device
+) -> tuple[torch.Tensor, Rows, torch.Tensor, torch.Tensor]:
+    """Rows of prompt and response as one line, each without its last token, which predicts nothing.
+
+    Returns ids (N,), where the rows lie, and of the n response tokens the places of the states that predict them and
+    the tokens themselves, (n,) each.
+    """
+    ids, lined_up = line_up([row[:-1] for row in rows], device)
+    prompts = torch.tensor(prompt_lengths, device=device).repeat_interleave(lined_up.lengths)
+    places = (lined_up.positions >= prompts - 1).nonzero().squeeze(1)
+    said = [token for row, length in zip(rows, prompt_lengths, strict=True) for token in row[length:]]
+    return ids, lined_up, places, torch.tensor(said, device=device)

@@ -50,7 +50,7 @@ from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 from rlhf import checkpoint, models, ranks
 from rlhf.config import BadInput, PPOSettings, check_range
 from rlhf.generate import Generation, batches_by_length, generate
-from rlhf.packed import Rows, is_peft, line_up, logits_at, plain_model, read, response_places, use_packed_attention
+from rlhf.packed import Rows, is_peft, line_up_responses, logits_at, plain_model, read, use_packed_attention
 from rlhf.prompts import Prompt, PromptReader, PromptSet, PromptStream, held_out_prompts, prompts_of
 from rlhf.scoring import RewardFunc, Verdict, ask, combine, rewards_of
 from rlhf.stats import paired
@@ -738,9 +738,9 @@ class PPOTrainer(Trainer):
 
     @staticmethod
     def _line_up(rollout: Rollout, part: list[int]) -> tuple[torch.Tensor, Rows, torch.Tensor, torch.Tensor]:
-        """Some rows as a line: their ids (N,), where they lie, places and ids of their response tokens (n,) each."""
-        ids, rows = line_up([rollout.rows[i] for i in part], rollout.mask.device)
-        return ids, rows, *response_places(ids, rows, [len(rollout.prompts[i].ids) for i in part])
+        """Some rows as a line; see `rlhf.packed.line_up_responses`."""
+        prompt_lengths = [len(rollout.prompts[i].ids) for i in part]
+        return line_up_responses([rollout.rows[i] for i in part], prompt_lengths, rollout.mask.device)
 
     def _ask_rewards(self, prompts: list[Prompt], generation: Generation) -> Verdict:
         """What the rewards say of B answers."""
@@ -772,7 +772,7 @@ class PPOTrainer(Trainer):
         logprobs, kls = [], []
         with self.accelerator.autocast():
             with self._reference() as reference:
-                states = read(reference, ids, rows).index_select(0, places)
+                states = read(reference, ids, rows, places)
             for part in self._chunks(len(targets)):
                 with self._reference() as reference:
                     log_q = logits_at(reference, states[part], self.args.temperature).log_softmax(dim=-1)
@@ -790,7 +790,7 @@ class PPOTrainer(Trainer):
     def _read_values(self, ids: torch.Tensor, rows: Rows, places: torch.Tensor) -> torch.Tensor:
         """Values (n,) of a separate value model."""
         with self.accelerator.autocast():
-            states = read(self.value_model, ids, rows).index_select(0, places)
+            states = read(self.value_model, ids, rows, places)
             return plain_model(self.value_model).score(states).squeeze(1).float()
 
     def _micro_batches(self, chosen: Sequence[int], rollout: Rollout) -> Iterator[list[int]]:
@@ -922,7 +922,7 @@ class PPOTrainer(Trainer):
                 sums[name] = sums.get(name, 0.0) + (values.detach().float() * weight[chunk]).sum()
 
         with self.accelerator.autocast():
-            states = read(self.model, ids, rows).index_select(0, places)
+            states = read(self.model, ids, rows, places)
         leaf = states.detach().requires_grad_()
         for chunk in self._chunks(len(targets)):
             with self.accelerator.autocast():
@@ -938,12 +938,19 @@ class PPOTrainer(Trainer):
             see(policy_loss=loss, policy_clipped=clipped, ratio=ratio, entropy=entropy)
             see(approxkl=0.5 * off**2, moved=ratio - 1 - off)
         chunk = slice(None)
-        values = self.value_model(leaf) if self.is_shared else self._read_values(ids, rows, places)
-        loss, clipped = value_losses(values, old_values, returns, args.cliprange_value)
-        (args.vf_coef * (loss * weight).sum() / tokens).backward()
-        see(value_loss=loss, value_clipped=clipped)
+
+        def learn_values(values: torch.Tensor) -> None:
+            loss, clipped = value_losses(values, old_values, returns, args.cliprange_value)
+            (args.vf_coef * (loss * weight).sum() / tokens).backward()
+            see(value_loss=loss, value_clipped=clipped)
+
+        if self.is_shared:
+            learn_values(self.value_model(leaf))
         if not warming_up:
             states.backward(leaf.grad)
+        del states  # with its graph: the activations of policy and value model need not be in memory together
+        if not self.is_shared:
+            learn_values(self._read_values(ids, rows, places))
         return sums
 
     # 6. Report -----------------------------------------------------------------------------------------------------

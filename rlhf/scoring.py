@@ -36,9 +36,8 @@ def score_ids(reward_model: PreTrainedModel, rows: list[list[int]], batch_tokens
     if config.pad_token_id == config.eos_token_id:
         rows = [_before_end(row, config.eos_token_id) for row in rows]
     for chosen in batches_by_length(rows, batch_tokens):
-        ids, places = line_up([rows[row] for row in chosen], reward_model.device)
-        hidden = read(reward_model, ids, places)
-        last = hidden[places.starts + places.lengths - 1]
+        ids, lined_up = line_up([rows[row] for row in chosen], reward_model.device)
+        last = read(reward_model, ids, lined_up, lined_up.starts + lined_up.lengths - 1)
         scores[chosen] = plain_model(reward_model).score(last).squeeze(1).float().cpu()
     return scores
 

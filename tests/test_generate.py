@@ -17,7 +17,7 @@ from transformers import (
 
 from rlhf.config import BadInput
 from rlhf.generate import Generation, batches_by_length, generate, stream
-from rlhf.packed import line_up, logits_at, read, response_places, use_packed_attention
+from rlhf.packed import line_up, line_up_responses, logits_at, read, use_packed_attention
 from rlhf.prompts import question_prompt
 
 
@@ -111,11 +111,11 @@ def test_logprobs_are_those_of_teacher_forcing(family, tiny_gpt2):
 def test_the_hidden_states_kept_are_those_each_token_came_from(tiny_gpt2):
     generation = sample(tiny_gpt2, PROMPTS * 4)
     rows = [prompt + said for prompt, said in zip(PROMPTS * 4, generation.lists(), strict=True)]
-    ids, places = line_up(rows, tiny_gpt2.device)
-    at, targets = response_places(ids, places, [len(prompt) for prompt in PROMPTS * 4])
+    prompt_lengths = [len(prompt) for prompt in PROMPTS * 4]
+    ids, lined_up, places, targets = line_up_responses(rows, prompt_lengths, tiny_gpt2.device)
     assert torch.equal(targets, generation.responses[generation.mask])
     with torch.no_grad():
-        states = read(tiny_gpt2, ids, places)[at]
+        states = read(tiny_gpt2, ids, lined_up, places)
     assert (states - generation.hidden[generation.mask]).abs().max() < 1e-5
 
 

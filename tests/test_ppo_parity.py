@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from rlhf.generate import Generation
-from rlhf.packed import line_up, read, response_places, use_packed_attention
+from rlhf.packed import line_up_responses, read, use_packed_attention
 from rlhf.ppo import PPOConfig, PPOTrainer, compute_gae, value_losses, whiten
 
 
@@ -92,9 +92,9 @@ def say(answers):
     def generate(model, queries, *, max_new_tokens, temperature, eos_id, generator, keep_hidden):
         use_packed_attention(model)
         said = [answers[tuple(query)] for query in queries]
-        ids, rows = line_up([query + answer for query, answer in zip(queries, said, strict=True)], model.device)
-        places, targets = response_places(ids, rows, [len(query) for query in queries])
-        states = read(model, ids, rows)[places]
+        rows = [query + answer for query, answer in zip(queries, said, strict=True)]
+        ids, lined_up, places, targets = line_up_responses(rows, [len(query) for query in queries], model.device)
+        states = read(model, ids, lined_up, places)
         distribution = torch.log_softmax(model.get_output_embeddings()(states) / temperature, dim=-1)
         mask = torch.arange(max_new_tokens) < torch.tensor([len(answer) for answer in said]).unsqueeze(1)
         responses, logprobs = torch.zeros(mask.shape, dtype=torch.long), torch.zeros(mask.shape)
