@@ -213,21 +213,25 @@ def matmul_peak(device: object) -> float:
 def update_share(policy: object, job: dict, watch: Stopwatch, peak: float) -> float:
     """Share of the matrix-product peak that the update phase reached, median over updates.
 
-    Counted are the products of the trunk with every token read and of the vocabulary projection with every response
-    token, forward (2 operations a weight) and backward (4), in every epoch; attention's own products are left out.
+    Counted are the products with weights that are done: of the trunk with every token that is read, of its last MLP
+    and of the vocabulary projection with every response token; forward (2 operations a weight) and backward (4), in
+    every epoch. Attention's own products are left out.
     """
     head = policy.get_output_embeddings().weight.numel()
     embeddings = {id(policy.get_input_embeddings().weight), id(policy.get_output_embeddings().weight)}
-    trunk = sum(
-        weight.numel()
+    trunk = {
+        name: weight.numel()
         for name, weight in policy.named_parameters()
         if weight.ndim == 2 and id(weight) not in embeddings and "wpe" not in name
-    )
-    epochs = job["num_ppo_epochs"]
-    shares = [
-        6 * epochs * (trunk * update["read_tokens"] + head * update["said_tokens"]) / update["seconds_update"] / peak
-        for update in watch.updates[1:]
-    ]
+    }
+    last_layer = [name.split(".mlp.")[0] for name in trunk if ".mlp." in name][-1]
+    last_mlp = sum(size for name, size in trunk.items() if name.startswith(f"{last_layer}.mlp."))
+    whole = sum(trunk.values()) - last_mlp
+    shares = []
+    for update in watch.updates[1:]:
+        read = update["read_tokens"] - job["batch_size"]  # no row's last token is read
+        products = whole * read + (last_mlp + head) * update["said_tokens"]
+        shares.append(6 * job["num_ppo_epochs"] * products / update["seconds_update"] / peak)
     return statistics.median(shares)
 
 
@@ -359,8 +363,8 @@ def _job(args: BenchArguments, task: dict, trainer: str, seed: int) -> dict:
         "use_cpu": args.use_cpu,
         "threads": args.threads,
         "stop_at_score": None,
-        # Lambda is each trainer's own: TRL's default is 0.95.
-        "ours": {"lam": PPOArguments.lam},
+        # Each trainer's own: TRL's defaults are 0.95 and 0.1.
+        "ours": {"lam": PPOArguments.lam, "vf_coef": PPOArguments.vf_coef},
     }
 
 
@@ -444,7 +448,7 @@ def _shipped(args: BenchArguments, task: dict, trl: dict) -> dict:
     job = _job(args, task, "ours", trl["seed"])
     job |= {"stop_at_score": trl["score"], "total_episodes": PPOArguments.total_episodes}
     job |= {"num_ppo_epochs": PPOArguments.num_ppo_epochs, "learning_rate": PPOArguments.learning_rate}
-    names = ("num_mini_batches", "lam", "reward_normalization", "missing_eos_penalty")
+    names = ("num_mini_batches", "vf_coef", "lam", "reward_normalization", "missing_eos_penalty")
     job["ours"] = {name: getattr(PPOArguments, name) for name in names}
     return _run(sys.executable, job)
 

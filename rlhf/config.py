@@ -442,6 +442,8 @@ class PPOArguments(PPOSettings, ModelSettings, PromptSettings):
     """Passes over the responses of one update."""
     num_mini_batches: int = 4
     """Optimizer steps an epoch: the responses are dealt into this many parts."""
+    vf_coef: float = 0.02
+    """Weight of the value loss; on a shared trunk its gradient competes with the policy's."""
     lam: float = 1.0
     """Lambda of generalised advantage estimation; at 1 every token is told the whole score, values or no."""
     response_length: int = 64

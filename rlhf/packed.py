@@ -8,8 +8,7 @@ any other way, a model with this attention works as always.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 
 import torch
 from torch import nn
@@ -171,6 +170,24 @@ def _attention(
     return rows.attend(module.layer_idx, query, key, value, scaling, sliding_window), None
 
 
+_WANTED: ContextVar[tuple[torch.Tensor, int] | None] = ContextVar("wanted", default=None)
+"""While `read` runs, in its thread alone: places (n,) of the last states that are wanted, of how many, N."""
+
+
+def _take_wanted(mlp: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+    """Before the last MLP: of its input (1, N, d) the places that are wanted, (1, n, d)."""
+    wanted = _WANTED.get()
+    return None if wanted is None else (inputs[0].index_select(1, wanted[0]),)
+
+
+def _put_back(mlp: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor | None:
+    """After the last MLP: its output (1, n, d) at those places of (1, N, d), and nothing elsewhere."""
+    wanted = _WANTED.get()
+    if wanted is None:
+        return None
+    return output.new_zeros(1, wanted[1], output.size(-1)).index_copy(1, wanted[0], output)
+
+
 AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
@@ -205,20 +222,26 @@ def use_packed_attention(model: PreTrainedModel) -> None:
             f"{type(inner).__name__} cannot be read without padding ({', '.join([*layers, *unusual]) or 'attention'} "
             "of its own); take a model of the GPT-2, Llama, Qwen, SmolLM, Mistral, Pythia or OPT families."
         )
+    last_mlp = [module for name, module in inner.base_model.named_modules() if name.endswith(".mlp")][-1:]
+    for mlp in last_mlp:  # of those that have one; a copy of a model has the hooks already
+        if _take_wanted not in mlp._forward_pre_hooks.values():
+            mlp.register_forward_pre_hook(_take_wanted)
+            mlp.register_forward_hook(_put_back)
 
 
-def read(
-    model: PreTrainedModel, ids: torch.Tensor, rows: Rows, places: torch.Tensor | None = None
-) -> torch.Tensor:
+def read(model: PreTrainedModel, ids: torch.Tensor, rows: Rows, places: torch.Tensor | None = None) -> torch.Tensor:
     """Last hidden states (N, d) of a line of tokens, ids (N,), or those (n, d) at some places of it (n,).
 
     The model has been given to `use_packed_attention`. For the states at n places only, the last layer's MLP, half of
-    its work and more, reads n tokens instead of N: no other token's state there is of use to anyone.
+    its work and more, reads n tokens instead of N: what it says of the others is of use to no one.
     """
     trunk = plain_model(model).base_model
     # A mask of four dimensions is taken as it is, which keeps Transformers from building one that nobody reads.
     unread = torch.empty(1, 1, 1, 1, device=ids.device)
-    with nullcontext() if places is None else _last_mlp_at(trunk, places):
+    # Activations that are recomputed in the backward pass would be so for all N tokens.
+    recomputes = trunk.training and any(getattr(module, "gradient_checkpointing", False) for module in trunk.modules())
+    before = _WANTED.set(None if places is None or recomputes else (places, len(ids)))
+    try:
         states = trunk(
             input_ids=ids.unsqueeze(0),
             position_ids=rows.positions.unsqueeze(0),
@@ -226,37 +249,9 @@ def read(
             use_cache=False,
             rows=rows,
         ).last_hidden_state[0]
-    return states if places is None else states.index_select(0, places)
-
-
-@contextmanager
-def _last_mlp_at(trunk: PreTrainedModel, places: torch.Tensor) -> Iterator[None]:
-    """Within it, the MLP of a trunk's last layer reads these places of the line and adds nothing to the others.
-
-    Recomputed activations (gradient checkpointing) would be recomputed outside of it, so there it does nothing.
-    """
-    modules = list(trunk.named_modules())
-    mlps = [module for name, module in modules if name.endswith(".mlp")]
-    recomputes = trunk.training and any(getattr(module, "gradient_checkpointing", False) for _, module in modules)
-    if not mlps or recomputes:
-        yield
-        return
-    length = None
-
-    def take(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        nonlocal length
-        length = inputs[0].size(1)
-        return (inputs[0].index_select(1, places),)
-
-    def put_back(_: nn.Module, __: tuple, output: torch.Tensor) -> torch.Tensor:
-        return output.new_zeros(1, length, output.size(-1)).index_copy(1, places, output)
-
-    hooks = [mlps[-1].register_forward_pre_hook(take), mlps[-1].register_forward_hook(put_back)]
-    try:
-        yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        _WANTED.reset(before)
+    return states if places is None else states.index_select(0, places)
 
 
 def logits_at(model: PreTrainedModel, states: torch.Tensor, temperature: float) -> torch.Tensor:

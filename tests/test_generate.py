@@ -1,6 +1,7 @@
 """Sampling and reading without padding: the same tokens and numbers as Transformers, in every family."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -84,6 +85,45 @@ def test_a_line_of_rows_is_read_as_each_row_alone(family, tiny_gpt2):
         model(torch.tensor([row]), use_cache=False).logits.logsumexp(dim=-1).sum().backward()
     for parameter, gradient in zip(model.parameters(), packed, strict=True):
         assert torch.allclose(parameter.grad, gradient, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_at_some_places_are_those_of_a_whole_read_and_the_last_mlp_reads_no_others(family, tiny_gpt2):
+    model = copy.deepcopy(model_of(family, tiny_gpt2))
+    use_packed_attention(model)
+    rows = [[3, *prompt, 4, 17, 30, 5] for prompt in PROMPTS]
+    ids, lined_up, places, _ = line_up_responses(rows, [1 + len(prompt) for prompt in PROMPTS], model.device)
+    lengths = []
+    mlps = [module for name, module in model.named_modules() if name.endswith(".mlp")]
+    for mlp in mlps:
+        mlp.register_forward_hook(lambda mlp, inputs, output: lengths.append(inputs[0].size(1)))
+    whole = read(model, ids, lined_up)[places]
+    whole.logsumexp(dim=-1).sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    some = read(model, ids, lined_up, places)
+    some.logsumexp(dim=-1).sum().backward()
+    assert lengths == [len(ids), len(ids), len(ids), len(places)] and len(places) == 4 * len(rows) < len(ids)
+    assert (some - whole).abs().max() < 1e-5
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        if gradient is not None:  # the head's
+            assert torch.allclose(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_reads_of_one_model_in_two_threads_do_not_meet(tiny_gpt2):
+    """Two visitors talk to one model: what one wants of its line is nothing to the other."""
+    use_packed_attention(tiny_gpt2)
+    rows = [[3, *prompt, 4, 17, 30, 5] for prompt in PROMPTS]
+    ids, lined_up, places, _ = line_up_responses(rows, [1 + len(prompt) for prompt in PROMPTS], tiny_gpt2.device)
+    whole = read(tiny_gpt2, ids, lined_up)
+
+    def reads(wanted):
+        for _ in range(200):
+            found = read(tiny_gpt2, ids, lined_up, wanted)
+            assert torch.allclose(found, whole if wanted is None else whole[wanted], atol=1e-5)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(reads, (places, None)))
 
 
 @pytest.mark.parametrize("bias", [False, True])
