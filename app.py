@@ -236,6 +236,8 @@ def main() -> None:
         folder = runs.page_folder()
     except BadInput as error:
         sys.exit(f"error: {error}")
+    if limits.on_zero_gpu():
+        jobs.gpu_call()
     tempfile.tempdir = str(folder)  # Gradio's folder lies within it
     os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))  # Gradio loads it and has it list its fonts
     demo = build_app()

@@ -47,6 +47,8 @@ def recorded(run: Run) -> Iterator[None]:
             yield
     except Stopped:
         run.finish("stopped", "Stopped. What was learned until then is saved.")
+        if ranks.is_first() and not _is_part(run):
+            tqdm.write(f"Stopped. What was learned until then is saved in {run.path}.")
     except Diverged as error:
         run.finish("diverged", str(error))
         raise BadInput(str(error)) from error
@@ -70,9 +72,14 @@ def _open(args: RewardArguments | PPOArguments | CompareArguments | DemoArgument
         ranks.from_first(run.path)
     else:
         run = WatchedRun(ranks.from_first(None))
-    if not (run.path.parent / "status.json").exists():  # a stage of a demo leaves the signals to the demo
+    if not _is_part(run):
         catch_signals(run, second_ends=ranks.count() == 1)
     return run
+
+
+def _is_part(run: Run) -> bool:
+    """Whether a run is a stage of another, which catches the signals and speaks for all."""
+    return (run.path.parent / "status.json").exists()
 
 
 def reward(args: RewardArguments) -> dict:
@@ -240,8 +247,11 @@ def _check_reward(path: str) -> None:
         )
 
 
-def compare(args: CompareArguments) -> dict:
-    """Compare any number of models with the base; writes `scores.csv` and `summary.json`, returns the summary."""
+def compare(args: CompareArguments) -> dict | None:
+    """Compare any number of models with the base; writes `scores.csv` and `summary.json`, returns the summary.
+
+    Nothing is returned where somebody stopped it, here and below.
+    """
     entries = [args.contender(entry) for entry in args.models or () if entry != "base"]
     if not entries:
         raise BadInput("There is nothing to compare: give --models, for example ppo=DIR with a PPO run's directory.")
@@ -276,7 +286,8 @@ def compare(args: CompareArguments) -> dict:
         summary = {"reward_model": _reward_report(reward_path), "size_mb": sizes, "splits": _conclude(run, repeats)}
         _add_cautions(summary)
         write_json(run.path / "summary.json", summary)
-    return summary
+        return summary
+    return None  # stopped
 
 
 def _shared_tokenizer(paths: dict[str, str]) -> PreTrainedTokenizerBase:
@@ -409,7 +420,7 @@ def _write_scores(
                 raise Stopped
 
 
-def demo(args: DemoArguments) -> dict:
+def demo(args: DemoArguments) -> dict | None:
     """Reward model, PPO and comparison in a row, in one directory; returns the whole summary."""
     run = _open(args, "demo")
     with recorded(run):
@@ -442,10 +453,11 @@ def demo(args: DemoArguments) -> dict:
         write_json(run.path / "summary.json", summary)
         write_card(run.path / "ppo" / "model")  # again, with the comparison
         run.set_status(step=len(stages))
-    return summary
+        return summary
+    return None  # stopped
 
 
-def sweep(args: SweepArguments) -> dict:
+def sweep(args: SweepArguments) -> dict | None:
     """PPO at several prices of KL and several seeds, all checkpoints compared; writes and returns `sweep.json`."""
     run = _open(args, "sweep")
     with recorded(run):
@@ -466,10 +478,13 @@ def sweep(args: SweepArguments) -> dict:
                 points[f"{name}-{step}"] = point
         run.set_status(step=len(runs), message="Comparison of all checkpoints")
         summary = compare(args.compare_arguments(points, run.path / "compare"))
+        if summary is None:
+            raise Stopped
         found = {"settings": asdict(args), **_frontier(summary, points)}
         write_json(run.path / "sweep.json", found)
         run.set_status(step=len(runs) + 1)
-    return found
+        return found
+    return None  # stopped
 
 
 def _frontier(summary: dict, points: dict[str, dict]) -> dict:

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from pathlib import Path
 
 import psutil
@@ -40,6 +41,8 @@ _launching = threading.Lock()
 def prepare() -> None:
     """Have a worker ready for the next run; it costs memory only while it waits, and ends with this program."""
     global _ready
+    if limits.on_zero_gpu():  # there a worker must be born within the call that has the GPU
+        return
     with _taking:
         if _ready is None or _ready.poll() is not None:
             _ready = _worker()
@@ -111,11 +114,22 @@ def _begin(run: Run, kind: str, settings: dict[str, object], visitor: str) -> No
     command = [kind, "--output_dir", str(run.path)]
     for name, value in settings.items():
         command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    worker = _take_worker()
+    if limits.on_zero_gpu():
+        run.set_status(pid=os.getpid(), message="Waiting for a GPU")
+        # The call goes by the request of who pressed the button, which the context holds: it is that person's quota.
+        work = (copy_context().run, _ask_for_gpu, run, command)
+    else:
+        worker = _take_worker()
+        _hand_over(worker, run, command)
+        work = (_reap, worker, run)
+    threading.Thread(target=work[0], args=work[1:], daemon=True).start()
+
+
+def _hand_over(worker: subprocess.Popen, run: Run, command: list[str]) -> None:
+    """Give a worker its work."""
     run.set_status(pid=worker.pid)
     with worker.stdin as line:
         line.write(json.dumps({"command": command, "log": str(run.path / "train.log")}).encode() + b"\n")
-    threading.Thread(target=_reap, args=(worker, run), daemon=True).start()
 
 
 def _step_back(pid: int) -> None:
@@ -126,16 +140,43 @@ def _step_back(pid: int) -> None:
 
 
 def _reap(process: subprocess.Popen, run: Run) -> None:
+    """Wait for a run's process, and have the next one ready."""
+    _wait(process, run)
+    prepare()
+
+
+def _wait(process: subprocess.Popen, run: Run) -> None:
     """Wait for the child, so that it leaves no zombie, and record an end that it could not record itself."""
     try:
-        process.wait(limits.LONGEST_RUN if limits.on_space() else None)
+        process.wait(limits.longest_run())
     except subprocess.TimeoutExpired:
         _end(run)
         process.wait()
     if run.status().get("state") in ACTIVE:
         ended = f"The process ended with code {process.returncode}; the program's console may say why."
         run.finish("failed", last_words(run) or ended)
-    prepare()
+
+
+def gpu_call() -> Callable[[str, list[str]], None]:
+    """`_train_in_call` as a call that has a GPU; ZeroGPU wants to know of it before the page is served."""
+    import spaces  # there on ZeroGPU, where it must be imported before torch
+
+    return spaces.GPU(duration=limits.gpu_seconds())(_train_in_call)
+
+
+def _ask_for_gpu(run: Run, command: list[str]) -> None:
+    try:
+        gpu_call()(str(run.path), command)
+    except Exception as error:  # whatever Hugging Face's side says: a used-up quota, no GPU free, a lost worker
+        run.finish("failed", f"No GPU for this run: {getattr(error, 'message', error)}")
+
+
+def _train_in_call(path: str, command: list[str]) -> None:
+    """Train a run to its end, within a call that has a GPU: in a fork of the page, whose children have it too."""
+    run = Run(Path(path))
+    worker = _worker()
+    _hand_over(worker, run, command)
+    _wait(worker, run)
 
 
 def last_words(run: Run) -> str:
@@ -192,6 +233,7 @@ def _end(run: Run) -> None:
 
 
 def _kill(run: Run) -> None:
-    if run.status().get("state") in ACTIVE and _alive(run):
+    waits_for_gpu = run.status().get("pid") == os.getpid()
+    if run.status().get("state") in ACTIVE and _alive(run) and not waits_for_gpu:
         os.killpg(run.status()["pid"], signal.SIGKILL)
         run.finish("interrupted", "It did not stop in time and was ended.")

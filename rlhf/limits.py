@@ -46,6 +46,8 @@ MOST_ENTRIES = 8
 """Of a setting that is a list: models, prices of KL, baselines."""
 LONGEST_RUN = 3600.0
 """Seconds after which a Space asks a run to save and end."""
+SAVING = 20.0
+"""Seconds before the end of a ZeroGPU call in which a run saves what it has learned."""
 MOST_BYTES = 2_000_000_000
 """What all runs of a Space may take up together, before the oldest give up their models."""
 
@@ -53,6 +55,23 @@ MOST_BYTES = 2_000_000_000
 def on_space() -> bool:
     """Whether this is a Hugging Face Space."""
     return bool(os.environ.get("SPACE_ID"))
+
+
+def on_zero_gpu() -> bool:
+    """Whether this Space has a GPU only within calls, which Hugging Face shares out (ZeroGPU)."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
+def gpu_seconds() -> int:
+    """How long a ZeroGPU call may take, which is a whole run."""
+    return int(os.environ.get("RLHF_GPU_SECONDS") or 120)
+
+
+def longest_run() -> float | None:
+    """Seconds after which a run is asked to save and end; None on a person's own computer."""
+    if on_zero_gpu():
+        return max(SAVING, gpu_seconds() - SAVING)
+    return LONGEST_RUN if on_space() else None
 
 
 def shared() -> bool:

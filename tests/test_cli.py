@@ -3,11 +3,18 @@
 import csv
 import gzip
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from rlhf import commands
 from rlhf.__main__ import main
+from rlhf.runs import EXAMPLE, Run
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +54,36 @@ def test_a_tiny_demo_ends_with_everything_in_place(rlhf, shared):
     assert statuses == ["finished"] * 3
     samples = [json.loads(line) for line in (out / "ppo" / "samples.jsonl").read_text().splitlines()]
     assert {sample["step"] for sample in samples} >= {0, 2} and len({sample["index"] for sample in samples}) == 6
+
+
+def test_ctrl_c_during_a_demo_saves_what_was_learned_and_says_where(tmp_path):
+    command = [sys.executable, "-m", "rlhf", "demo", "--output_dir", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
+    part = Run(tmp_path / "out" / "reward")
+    while process.poll() is None and not part.status().get("step"):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=200)
+    assert process.returncode == 0 and "Traceback" not in errors, errors[-2000:]
+    assert said.strip() == f"Stopped. What was learned until then is saved in out."
+    assert Run(tmp_path / "out").status()["state"] == part.status()["state"] == "stopped"
+    assert (part.path / "model" / "model.safetensors").exists()
+
+
+def test_a_comparison_and_a_sweep_that_are_stopped_end_without_a_result(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(Run, "stop_requested", lambda run: True)
+    monkeypatch.setattr(commands, "catch_signals", lambda run, **settings: None)  # the signals are pytest's here
+    example = str(EXAMPLE)
+    few = ["--num_prompts", "2", "--samples", "1", "--seeds", "1"]
+    assert main(["compare", "--models", "best-of-2", "--reward_model_path", example, *few,
+                 "--output_dir", str(tmp_path / "compare")]) == 0  # fmt: skip
+    assert main(["sweep", "--reward_model_path", example, "--kl_coefs", "0.1", *few, "--total_episodes", "64",
+                 "--output_dir", str(tmp_path / "sweep")]) == 0  # fmt: skip
+    for name in ("compare", "sweep"):
+        assert Run(tmp_path / name).status()["state"] == "stopped"
+    assert capfd.readouterr().out.count("Stopped. What was learned until then is saved in ") == 2
 
 
 def test_any_number_of_models_are_compared_with_the_base(rlhf, shared):

@@ -15,8 +15,10 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import yaml
@@ -90,7 +92,7 @@ class Network:
 class Space:
     """The program as it runs on a Space: a copy of the tracked files, two cores, an empty home, no way out."""
 
-    def __init__(self, folder, python=sys.executable):
+    def __init__(self, folder, *command, **environment):
         tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
         if not tracked:
             pytest.skip("not a git checkout")
@@ -106,7 +108,7 @@ class Space:
         self.address, self.log = f"http://127.0.0.1:{port}", folder / "log"
         out = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), self.network.address)
         self.process = subprocess.Popen(
-            [python, folder / "app" / "app.py"],
+            [*(command or [sys.executable]), folder / "app" / "app.py"],
             cwd=folder / "work",
             env={
                 **out,
@@ -115,6 +117,7 @@ class Space:
                 **{"CPU_CORES": "2", "GRADIO_SERVER_PORT": str(port), "PYTHONDONTWRITEBYTECODE": "1"},
                 **{"PATH": os.environ["PATH"], "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")},
                 "RLHF_RUNS": str(folder / "data"),
+                **environment,
             },
             stdout=self.log.open("w"),
             stderr=subprocess.STDOUT,
@@ -269,6 +272,85 @@ def test_a_clean_environment_from_the_requirements_serves_the_page(tmp_path):
         assert done and "total_episodes is at most" in answer
     finally:
         space.close()
+
+
+# ZeroGPU ----------------------------------------------------------------------------------------------------------
+
+
+class Devices(BaseHTTPRequestHandler):
+    """Hugging Face's side of ZeroGPU: grants or refuses a GPU, and notes what it was asked."""
+
+    def do_POST(self):
+        asked = urlsplit(self.path)
+        self.server.asked.append((asked.path, dict(parse_qsl(asked.query))))
+        granted = {"idle": False, "nvidiaIndex": 0, "nvidiaUUID": "GPU-1", "allowToken": "token"}
+        refused = asked.path == "/schedule" and self.server.refuses
+        answer = json.dumps({"left": 0, "wait": 60} if refused else granted).encode()
+        self.send_response(429 if refused else 200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def zero_gpu(tmp_path_factory):
+    """A Space whose runs may take 60 seconds of a GPU, and the devices it asks."""
+    devices = ThreadingHTTPServer(("127.0.0.1", 0), Devices)
+    devices.asked, devices.refuses = [], False
+    threading.Thread(target=devices.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{devices.server_port}"
+    zero = {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": url, "RLHF_GPU_SECONDS": "60"}
+    script = ROOT / "tests" / "zero_gpu.py"
+    space = Space(tmp_path_factory.mktemp("zero"), sys.executable, script, **zero)
+    try:
+        yield space.wait(), devices
+    finally:
+        space.close()
+        devices.shutdown()
+
+
+def ended(space, seconds=200):
+    """The status of a Space's last run, once it is no longer under way, and the processes that had it."""
+    run, pids, deadline = max(space.runs(), key=lambda run: run.status()["created"]), [], time.time() + seconds
+    while run.status()["state"] in ACTIVE and time.time() < deadline:
+        pid = run.status().get("pid")
+        pids += [pid] if pid not in pids else []
+        time.sleep(0.1)
+    return run, pids
+
+
+def test_on_zero_gpu_a_run_is_one_call_that_ends_in_time_and_keeps_what_was_learned(zero_gpu):
+    space, devices = zero_gpu
+    assert devices.asked[0][0] == "/startup-report"  # a Space that names no call is not served
+    page = space.visit()
+    assert "60 seconds of GPU at most" in json.dumps(page["config"])
+    done, answer = space.press(page, "start")
+    assert done, answer
+    run, pids = ended(space)
+    assert run.status()["state"] == Run(run.path / "reward").status()["state"] == "stopped", space.log.read_text()
+    assert (run.path / "reward" / "model" / "model.safetensors").exists()
+    assert "Traceback" not in (run.path / "train.log").read_text()
+    assert len(pids) == 2 and pids[0] == space.process.pid  # waits in the page, trains in a process of its own
+    while devices.asked[-1][0] != "/release":
+        time.sleep(0.1)
+    names = [name for name, _ in devices.asked]
+    assert names == ["/startup-report", "/schedule", "/allow", "/release"]
+    assert float(devices.asked[1][1]["durationSeconds"]) >= 60 and devices.asked[3][1]["fail"] == "false"
+
+
+def test_a_run_that_gets_no_gpu_says_why_and_the_page_goes_on(zero_gpu):
+    space, devices = zero_gpu
+    devices.refuses = True
+    done, answer = space.press(space.visit(), "start")
+    assert done, answer
+    run, _ = ended(space)
+    assert run.status()["state"] == "failed"
+    assert run.status()["message"].startswith("No GPU for this run: ") and "GPU limit" in run.status()["message"]
+    assert space.get()[0] == 200
 
 
 # What a page allows that strangers use ----------------------------------------------------------------------------

@@ -305,4 +305,5 @@ def _space_note() -> str:
     copy = escape(f"https://huggingface.co/spaces/{os.environ['SPACE_ID']}?duplicate=true")
     link = f'<a href="{copy}" target="_blank" rel="noopener noreferrer">duplicate this Space</a>'
     forgets = "" if runs_root().is_relative_to(VOLUME) else f"{FORGETS} "
-    return f'<p class="gloss">{forgets}One run at a time, an hour at most; {link} for one of your own.</p>'
+    longest = f"{limits.gpu_seconds():,} seconds of GPU" if limits.on_zero_gpu() else "an hour"
+    return f'<p class="gloss">{forgets}One run at a time, {longest} at most; {link} for one of your own.</p>'
