@@ -67,7 +67,7 @@ def test_ctrl_c_during_a_demo_saves_what_was_learned_and_says_where(tmp_path):
     process.send_signal(signal.SIGINT)
     said, errors = process.communicate(timeout=200)
     assert process.returncode == 0 and "Traceback" not in errors, errors[-2000:]
-    assert said.strip() == f"Stopped. What was learned until then is saved in out."
+    assert said.strip() == "Stopped. What was learned until then is saved in out."
     assert Run(tmp_path / "out").status()["state"] == part.status()["state"] == "stopped"
     assert (part.path / "model" / "model.safetensors").exists()
 
@@ -232,8 +232,7 @@ def pairs(path, rows):
 
 
 BASE = ROOT / "assets" / "base"
-EXAMPLE = ROOT / "assets" / "example"
-OWN = ["compare", "--models", f"a={BASE}", "--reward_model_path", EXAMPLE, "--prompts_file"]
+OWN = ["compare", "--models", f"a={BASE}", "--reward_model_path", str(EXAMPLE), "--prompts_file"]
 GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
 
 
