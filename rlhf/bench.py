@@ -363,8 +363,8 @@ def _job(args: BenchArguments, task: dict, trainer: str, seed: int) -> dict:
         "use_cpu": args.use_cpu,
         "threads": args.threads,
         "stop_at_score": None,
-        # Each trainer's own: TRL's defaults are 0.95 and 0.1.
-        "ours": {"lam": PPOArguments.lam, "vf_coef": PPOArguments.vf_coef},
+        # Each trainer's own: TRL's defaults are 0.95 and 0.1. Values with a trunk of their own take no less weight.
+        "ours": {"lam": PPOArguments.lam, **({"vf_coef": PPOArguments.vf_coef} if trainer == "ours" else {})},
     }
 
 

@@ -60,6 +60,7 @@ def test_the_front_matter_names_what_is_tested_here():
     assert len(matter["short_description"]) <= 60
     assert matter["suggested_hardware"] == "cpu-basic"
     assert {"rlhf", "ppo"} <= set(matter["tags"])
+    assert matter["license"] == "apache-2.0"
 
 
 def test_everything_that_is_installed_satisfies_the_requirements_and_runs_on_the_spaces_python():
