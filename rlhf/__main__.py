@@ -153,4 +153,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if SEVERAL:  # what is left of a process group can abort a process that is taken down (pytorch #179291, #190489)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
