@@ -3,6 +3,7 @@
 RLHF_SLOW=1 also makes the Space's environment from requirements.txt, which takes minutes.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+import psutil
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -310,7 +312,11 @@ def zero_gpu(tmp_path_factory):
     try:
         yield space.wait(), devices
     finally:
+        forks = psutil.Process(space.process.pid).children(recursive=True)
         space.close()
+        for fork in forks:  # waits for the next call; on the Space it ends with the container
+            with contextlib.suppress(psutil.NoSuchProcess):
+                fork.kill()
         devices.shutdown()
 
 
