@@ -234,10 +234,10 @@ def main() -> None:
     """Serve the page on port 7860; meanwhile load the models for the chat, then get a process ready for training."""
     try:
         folder = runs.page_folder()
+        if limits.on_zero_gpu():
+            jobs.gpu_call()
     except BadInput as error:
         sys.exit(f"error: {error}")
-    if limits.on_zero_gpu():
-        jobs.gpu_call()
     tempfile.tempdir = str(folder)  # Gradio's folder lies within it
     os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))  # Gradio loads it and has it list its fonts
     demo = build_app()

@@ -46,7 +46,7 @@ MOST_ENTRIES = 8
 """Of a setting that is a list: models, prices of KL, baselines."""
 LONGEST_RUN = 3600.0
 """Seconds after which a Space asks a run to save and end."""
-SAVING = 20.0
+SAVING = 20
 """Seconds before the end of a ZeroGPU call in which a run saves what it has learned."""
 MOST_BYTES = 2_000_000_000
 """What all runs of a Space may take up together, before the oldest give up their models."""
@@ -63,14 +63,21 @@ def on_zero_gpu() -> bool:
 
 
 def gpu_seconds() -> int:
-    """How long a ZeroGPU call may take, which is a whole run."""
-    return int(os.environ.get("RLHF_GPU_SECONDS") or 120)
+    """How long a ZeroGPU call may take, which is a whole run.
+
+    Raises:
+        BadInput: `RLHF_GPU_SECONDS` is no number, or leaves no time beside that for saving.
+    """
+    given = os.environ.get("RLHF_GPU_SECONDS") or "120"
+    if not given.isdecimal() or int(given) <= SAVING:
+        raise BadInput(f"RLHF_GPU_SECONDS must be a whole number of seconds, more than {SAVING}, not {given!r}.")
+    return int(given)
 
 
 def longest_run() -> float | None:
     """Seconds after which a run is asked to save and end; None on a person's own computer."""
     if on_zero_gpu():
-        return max(SAVING, gpu_seconds() - SAVING)
+        return gpu_seconds() - SAVING
     return LONGEST_RUN if on_space() else None
 
 

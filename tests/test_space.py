@@ -342,7 +342,8 @@ def test_on_zero_gpu_a_run_is_one_call_that_ends_in_time_and_keeps_what_was_lear
     assert (run.path / "reward" / "model" / "model.safetensors").exists()
     assert "Traceback" not in (run.path / "train.log").read_text()
     assert len(pids) == 2 and pids[0] == space.process.pid  # waits in the page, trains in a process of its own
-    while devices.asked[-1][0] != "/release":
+    deadline = time.time() + 30
+    while devices.asked[-1][0] != "/release" and time.time() < deadline:
         time.sleep(0.1)
     names = [name for name, _ in devices.asked]
     assert names == ["/startup-report", "/schedule", "/allow", "/release"]
@@ -358,6 +359,13 @@ def test_a_run_that_gets_no_gpu_says_why_and_the_page_goes_on(zero_gpu):
     assert run.status()["state"] == "failed"
     assert run.status()["message"].startswith("No GPU for this run: ") and "GPU limit" in run.status()["message"]
     assert space.get()[0] == 200
+
+
+def test_a_time_of_gpu_that_is_no_number_of_seconds_is_answered_with_a_sentence(monkeypatch):
+    for given in ("two minutes", "0", "-5", "1e9x"):
+        monkeypatch.setenv("RLHF_GPU_SECONDS", given)
+        with pytest.raises(BadInput, match="RLHF_GPU_SECONDS must be a whole number of seconds, more than 20"):
+            limits.gpu_seconds()
 
 
 # What a page allows that strangers use ----------------------------------------------------------------------------
