@@ -14,8 +14,9 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from rlhf import jobs, limits, runs
 from rlhf.config import BadInput
+from rlhf.launch import jobs, limits
+from rlhf.runs import directory as runs
 from rlhf.ui import describe, example_id, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.api import add_endpoints

@@ -25,8 +25,8 @@ from rlhf.config import (
     field_docs,
 )
 from rlhf.recipes import names, read_recipe, read_settings
-from rlhf.runs import Run
-from rlhf.tables import comparison_table, demo_table, preview_table, sweep_table
+from rlhf.runs.directory import Run
+from rlhf.write.tables import comparison_table, demo_table, preview_table, sweep_table
 
 
 COMMANDS = {
@@ -101,7 +101,7 @@ def run_command(name: str, given: dict[str, object]) -> None:
     if SEVERAL and name not in ("reward", "ppo"):
         raise BadInput(f"{name} runs in one process; start it without a launcher.")
     if name == "report":
-        from rlhf.report import write_report
+        from rlhf.write.report import write_report
 
         run = Path(given["run"])
         print(write_report(run, Path(given["output_file"]), Path(given["sweep"] or run / "sweep")))
@@ -109,7 +109,7 @@ def run_command(name: str, given: dict[str, object]) -> None:
     named = given.pop("what" if name == "bench" else "run", None)
     config = build(COMMANDS[name][0], settings(given))
     if name == "push":
-        from rlhf.export import push
+        from rlhf.write.export import push
 
         print(push(Run(named), config))
         return
@@ -119,7 +119,7 @@ def run_command(name: str, given: dict[str, object]) -> None:
         (bench_compare if named == "compare" else bench)(config)
         return
     if name == "preview":
-        from rlhf.preview import preview
+        from rlhf.data.preview import preview
 
         print(preview_table(preview(**vars(config))))
         return

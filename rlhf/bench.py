@@ -296,7 +296,7 @@ def everyday_work(args: BenchArguments) -> dict:
     """The embedded model, the example run's reward model, and the prompts of PPO's split."""
     from rlhf import models
     from rlhf.data import load_prompts
-    from rlhf.prompts import PromptReader
+    from rlhf.models.prompts import PromptReader
 
     _, tokenizer = models.load_policy(args.model_name_or_path)
     reader = PromptReader(tokenizer, room=None)
@@ -417,23 +417,24 @@ def bench(args: BenchArguments) -> dict:
 
 def bench_compare(args: BenchArguments) -> dict:
     """Measure how much faster the comparison is in batches than one prompt at a time; prints and returns it."""
-    from rlhf import evaluate, models
+    from rlhf import models
+    from rlhf.compare import answers
     from rlhf.data import load_prompts
-    from rlhf.prompts import PromptReader
-    from rlhf.scoring import RewardModel
+    from rlhf.models.prompts import PromptReader
+    from rlhf.models.scoring import RewardModel
 
     policy, tokenizer = models.load_policy(args.model_name_or_path)
     reward_model, its_tokenizer = models.load_reward_model(args.reward_model_path or str(ASSETS / "example"))
     reader = PromptReader(tokenizer, models.context_size(policy) - args.response_length)
     judge = RewardModel(reward_model, its_tokenizer, reader)
-    judge = evaluate.Judge(judge, args.response_length, PPOArguments.temperature)
+    judge = answers.Judge(judge, args.response_length, PPOArguments.temperature)
     prompts = {"test": load_prompts(args.dataset_name, "test")[: 2 * args.batch_size]}
-    contenders = [evaluate.Contender("base", lambda: policy)]
+    contenders = [answers.Contender("base", lambda: policy)]
     speeds: dict[int, list[float]] = {args.batch_size: [], 1: []}
     for turn in range(args.rounds):
         for batch, found in speeds.items():
             began = time.perf_counter()
-            rows = evaluate.compare(contenders, judge, prompts, samples=1, seed=args.seed + turn, batch=batch)
+            rows = answers.compare(contenders, judge, prompts, samples=1, seed=args.seed + turn, batch=batch)
             found.append(sum(map(len, rows)) / (time.perf_counter() - began))
             say(f"Round {turn + 1} of {args.rounds}, {batch} at a time: {found[-1]:.1f} responses a second")
     in_turn = [fast / slow for fast, slow in zip(*speeds.values(), strict=True)]

@@ -19,12 +19,13 @@ from tqdm.auto import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, set_seed
 
 from rlhf.config import PreferencesConfig, PretrainConfig
-from rlhf.data import as_prompt, like_length_batches
+from rlhf.data.load import as_prompt
 from rlhf.everyday import gold_score, plain_reaction, prefer, prompt_splits, subject_of, write_answer, write_reaction
 from rlhf.everyday.answers import REACTION_RATE, WRITERS
 from rlhf.everyday.world import Topic
-from rlhf.generate import generate
 from rlhf.models import load_policy
+from rlhf.models.generate import generate
+from rlhf.models.packed import like_length_batches
 
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"

@@ -17,12 +17,13 @@ from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from rlhf import ranks
+from rlhf.compare.stats import calibration
 from rlhf.config import EVERYDAY, BadInput, RewardArguments
-from rlhf.data import like_length_batches, readable
 from rlhf.everyday import gold_score
 from rlhf.models import merged, padding_id, size_mb
-from rlhf.scoring import pair_ids, score_ids
-from rlhf.stats import calibration
+from rlhf.models.packed import like_length_batches
+from rlhf.models.prompts import readable
+from rlhf.models.scoring import pair_ids, score_ids
 
 
 QUICK_EVAL_PAIRS = 256
@@ -161,7 +162,7 @@ def label_ceiling(gold: torch.Tensor) -> float:
 def report(model: PreTrainedModel, held_out: Dataset, dataset_name: str) -> dict[str, object]:
     """How well a reward model judges `tokenized` held-out pairs, from the score of every single text.
 
-    Returns what `rlhf.stats.calibration` finds; in the embedded world also label_ceiling, the accuracy of the rubric
+    Returns what `rlhf.compare.stats.calibration` finds; in the embedded world also label_ceiling, the accuracy of the rubric
     itself on these noisy labels, and rubric_agreement, how often the model prefers what the rubric prefers; and the
     pairs that it gets most wrong.
     """

@@ -19,10 +19,12 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from rlhf import comparison, jobs, runs
+from rlhf.compare import table as comparison
 from rlhf.config import BadInput, DemoArguments
 from rlhf.everyday import prompt_splits
-from rlhf.runs import Run
+from rlhf.launch import jobs
+from rlhf.runs import directory as runs
+from rlhf.runs.directory import Run
 from rlhf.ui import chat, live, scores
 from rlhf.ui.train import Form, differing
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import commands
 from rlhf.__main__ import main
-from rlhf.runs import EXAMPLE, Run
+from rlhf.commands import lifecycle
+from rlhf.runs.directory import EXAMPLE, Run
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +74,7 @@ def test_ctrl_c_during_a_demo_saves_what_was_learned_and_says_where(tmp_path):
 
 def test_a_comparison_and_a_sweep_that_are_stopped_end_without_a_result(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(Run, "stop_requested", lambda run: True)
-    monkeypatch.setattr(commands, "catch_signals", lambda run, **settings: None)  # the signals are pytest's here
+    monkeypatch.setattr(lifecycle, "catch_signals", lambda run, **settings: None)  # the signals are pytest's here
     example = str(EXAMPLE)
     few = ["--num_prompts", "2", "--samples", "1", "--seeds", "1"]
     assert main(["compare", "--models", "best-of-2", "--reward_model_path", example, *few,

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from rlhf import stats
-from rlhf.comparison import COLUMNS, Writer, cautions, over_seeds, read_rows, summarize
+from rlhf.compare import stats
+from rlhf.compare.table import COLUMNS, Writer, cautions, over_seeds, read_rows, summarize
 from rlhf.config import BadInput
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rlhf import runs
+from rlhf.runs import directory as runs
 from rlhf.ui import comparison_form, scores
 from rlhf.ui.comparison_form import _read_upload, _start
 

@@ -16,8 +16,10 @@ from datasets import Dataset
 from worlds import chat_model
 
 from rlhf.config import BadInput
-from rlhf.data import fingerprint, like_length_batches, load_preferences, load_prompts, readable
-from rlhf.preview import preview
+from rlhf.data.load import fingerprint, load_preferences, load_prompts
+from rlhf.data.preview import preview
+from rlhf.models.packed import like_length_batches
+from rlhf.models.prompts import readable
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -305,7 +307,7 @@ def test_pairs_are_read_as_trl_reads_them(tmp_path, base):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from trl import RewardConfig, RewardTrainer
 
-    from rlhf.prompts import give_chat_template
+    from rlhf.models.prompts import give_chat_template
     from rlhf.reward import tokenized
 
     for template in (True, False):
@@ -327,7 +329,7 @@ def test_pairs_are_read_as_trl_reads_them(tmp_path, base):
 
 def test_a_model_from_elsewhere_that_pads_with_its_end_token_is_scored_before_it_as_in_its_training(tmp_path):
     from rlhf.models import load_reward_model
-    from rlhf.scoring import pair_ids, score_ids
+    from rlhf.models.scoring import pair_ids, score_ids
 
     chat_model(tmp_path / "tiny", template=False)
     model, tokenizer = load_reward_model(str(tmp_path / "tiny"))

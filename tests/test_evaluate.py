@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf.evaluate import Answers, Contender, Judge, compare, distances
+from rlhf.compare.answers import Answers, Contender, Judge, compare, distances
+from rlhf.compare.stats import best_of_n_kl, paired
 from rlhf.models import load_reward_model
-from rlhf.prompts import PromptReader
-from rlhf.scoring import RewardModel
-from rlhf.stats import best_of_n_kl, paired
+from rlhf.models.prompts import PromptReader
+from rlhf.models.scoring import RewardModel
 
 
 PROMPTS = {"test": ["How do I cook rice?\n", "hello\n", "Who won?\n", "Is honey vegan?\n"], "unseen": ["Why?\n"]}

@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf import models
 from rlhf.__main__ import main
 from rlhf.config import BadInput, DemoArguments, build
-from rlhf.prompts import PromptReader
+from rlhf.models.prompts import PromptReader
+from rlhf.models.scoring import RewardModel, score_ids
 from rlhf.recipes import FOLDER, names, read_recipe
-from rlhf.scoring import RewardModel, score_ids
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -229,7 +229,7 @@ def test_in_a_conversation_each_model_reads_its_own_answers():
 
 
 def test_only_models_with_a_chat_template_of_their_own_remember(tmp_path):
-    from rlhf.runs import Run
+    from rlhf.runs.directory import Run
     from rlhf.ui import chat
 
     for name, template, remembers in ((hub.SMOLLM, True, True), (hub.LLAMA, False, False), ("everyday", True, False)):

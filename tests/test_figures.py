@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlhf import figures
+from rlhf.figures import curves as figures
 
 
 def ppo_rows(count):

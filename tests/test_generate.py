@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from rlhf.config import BadInput
-from rlhf.generate import Generation, batches_by_length, generate, stream
-from rlhf.packed import line_up, line_up_responses, logits_at, read, use_packed_attention
-from rlhf.prompts import question_prompt
+from rlhf.models.generate import Generation, generate, stream
+from rlhf.models.packed import batches_by_length, line_up, line_up_responses, logits_at, read, use_packed_attention
+from rlhf.models.prompts import question_prompt
 
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15]]

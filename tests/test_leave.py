@@ -19,13 +19,14 @@ import torch
 from huggingface_hub import ModelCard
 
 from rlhf import __main__ as command_line
-from rlhf import card, export, runs
 from rlhf.config import BadInput, build
 from rlhf.models import load_policy, load_reward_model
-from rlhf.prompts import question_prompt
-from rlhf.runs import Run, write_json
-from rlhf.scoring import pair_ids, score_ids
+from rlhf.models.prompts import question_prompt
+from rlhf.models.scoring import pair_ids, score_ids
+from rlhf.runs import directory as runs
+from rlhf.runs.directory import Run, write_json
 from rlhf.ui import live
+from rlhf.write import card, export
 
 
 EXAMPLE = runs.EXAMPLE

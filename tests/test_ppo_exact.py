@@ -14,8 +14,8 @@ import pytest
 import torch
 from worlds import BOS, EOS, small_model, trainer_for
 
-from rlhf.packed import logits_at
-from rlhf.ppo import (
+from rlhf.models.packed import logits_at
+from rlhf.ppo.trainer import (
     PPOTrainer,
     adapt_kl_coef,
     compute_gae,
@@ -430,7 +430,7 @@ def forget_temperature_in_learning(monkeypatch):
     def patched(model, states, temperature):
         return logits_at(model, states, 1.0 if torch.is_grad_enabled() else temperature)
 
-    monkeypatch.setattr("rlhf.ppo.logits_at", patched)
+    monkeypatch.setattr("rlhf.ppo.trainer.logits_at", patched)
 
 
 def forget_temperature_in_reference(monkeypatch):
@@ -453,7 +453,7 @@ def score_after_the_end(monkeypatch):
         late[:, -1] += earned[:, -1]
         return compute_rewards(late, logprobs, ref_logprobs, mask, kl_coef)
 
-    monkeypatch.setattr("rlhf.ppo.compute_rewards", patched)
+    monkeypatch.setattr("rlhf.ppo.trainer.compute_rewards", patched)
 
 
 def end_is_no_action(monkeypatch):
@@ -507,7 +507,7 @@ def test_at_another_temperature_it_reaches_the_tilt_of_the_tempered_reference(tm
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_another_price_of_kl_misses_the_tilt(tmp_path, monkeypatch, estimator):
-    monkeypatch.setattr("rlhf.ppo.compute_rewards", pay_by(ESTIMATORS[estimator]))
+    monkeypatch.setattr("rlhf.ppo.trainer.compute_rewards", pay_by(ESTIMATORS[estimator]))
     outcome = play(bandit(), tmp_path)
     assert outcome.after > 0.1
     assert outcome.regret > 0.05

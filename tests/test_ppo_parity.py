@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from rlhf.generate import Generation
-from rlhf.packed import line_up_responses, read, use_packed_attention
-from rlhf.ppo import PPOConfig, PPOTrainer, compute_gae, value_losses, whiten
+from rlhf.models.generate import Generation
+from rlhf.models.packed import line_up_responses, read, use_packed_attention
+from rlhf.ppo.trainer import PPOConfig, PPOTrainer, compute_gae, value_losses, whiten
 
 
 FIXTURE = Path(__file__).parent / "fixtures" / "trl_1_12"
@@ -86,7 +86,7 @@ class WatchedTrainer(PPOTrainer):
 
 
 def say(answers):
-    """A stand-in for `rlhf.generate.generate`: each prompt gets its answer, read instead of sampled."""
+    """A stand-in for `rlhf.models.generate.generate`: each prompt gets its answer, read instead of sampled."""
 
     @torch.no_grad()
     def generate(model, queries, *, max_new_tokens, temperature, eos_id, generator, keep_hidden):
@@ -142,7 +142,7 @@ def train(numbers, weights, name, folder, patch):
     policy, reference = (model_of(GPT2LMHeadModel, numbers, weights, role) for role in ("policy", "ref"))
     reward, value = (model_of(GPT2ForSequenceClassification, numbers, weights, role) for role in ("reward", "value"))
     answers = {tuple(prompt): answer for prompt, answer in zip(prompts, case["responses"], strict=True)}
-    patch.setattr("rlhf.ppo.generate", say(answers))
+    patch.setattr("rlhf.ppo.trainer.generate", say(answers))
     # TRL clips no gradient, so here the limit is out of reach.
     args = PPOConfig(
         str(folder), **case["settings"], max_grad_norm=1e9, use_cpu=True, report_to="none", save_strategy="no",

@@ -22,9 +22,9 @@ from transformers import (
 )
 from worlds import EOS, small_model, tokenizer_of, trainer_for
 
-import rlhf.ppo
+import rlhf.ppo.trainer
 from rlhf.config import BadInput
-from rlhf.generate import generate
+from rlhf.models.generate import generate
 from rlhf.ppo import Diverged, PPOConfig, PPOTrainer
 
 
@@ -238,7 +238,7 @@ def expected_weights(tmp_path_factory):
 
 @pytest.mark.parametrize("tokens", [1, 20, 60])
 def test_weights_do_not_depend_on_the_tokens_of_a_micro_batch(tokens, expected_weights, tmp_path, monkeypatch):
-    monkeypatch.setitem(rlhf.ppo.MICRO_BATCH_TOKENS, "cpu", tokens)
+    monkeypatch.setitem(rlhf.ppo.trainer.MICRO_BATCH_TOKENS, "cpu", tokens)
     found = weights_after(quick(tmp_path, total_episodes=32, num_mini_batches=2))
     assert torch.allclose(found, expected_weights, atol=2e-6)
 
@@ -256,7 +256,7 @@ def test_weights_do_not_depend_on_the_split_into_accumulation_steps(per_device, 
 def test_weights_do_not_depend_on_how_the_vocabulary_projection_is_cut(
     entries, expected_weights, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(rlhf.ppo, "LOGITS_AT_ONCE", entries)
+    monkeypatch.setattr(rlhf.ppo.trainer, "LOGITS_AT_ONCE", entries)
     found = weights_after(quick(tmp_path, total_episodes=32, num_mini_batches=2))
     assert torch.allclose(found, expected_weights, atol=2e-6)
 
@@ -288,7 +288,7 @@ def rearranged(monkeypatch, change):
     def sampled(*args, **kwargs):
         return change(generate(*args, **kwargs))
 
-    monkeypatch.setattr(rlhf.ppo, "generate", sampled)
+    monkeypatch.setattr(rlhf.ppo.trainer, "generate", sampled)
 
 
 def test_the_order_of_the_rows_does_not_matter(tmp_path, monkeypatch):

@@ -9,9 +9,9 @@ import time
 import psutil
 import pytest
 
-from rlhf import jobs
 from rlhf.config import BadInput
-from rlhf.runs import ACTIVE, Run, find_run, list_runs
+from rlhf.launch import jobs
+from rlhf.runs.directory import ACTIVE, Run, find_run, list_runs
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_launched_process_that_fails_leaves_its_reason(root):
 
 
 def test_a_process_that_was_kept_ready_ends_with_the_page(root):
-    code = "from rlhf import jobs; jobs.prepare(); print(jobs._ready.pid)"
+    code = "from rlhf.launch import jobs; jobs.prepare(); print(jobs._ready.pid)"
     page = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     deadline = time.time() + 60
     while psutil.pid_exists(int(page.stdout)) and time.time() < deadline:
@@ -107,7 +107,7 @@ def test_a_process_that_was_kept_ready_ends_with_the_page(root):
 
 
 def test_a_run_goes_on_when_the_page_that_started_it_is_gone(root):
-    code = "from rlhf import jobs; print(jobs.launch('reward', {'max_steps': 1}).path)"
+    code = "from rlhf.launch import jobs; print(jobs.launch('reward', {'max_steps': 1}).path)"
     page = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     run = Run(page.stdout.strip())
     deadline = time.time() + 120

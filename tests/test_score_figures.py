@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from rlhf import figures, score_figures
-from rlhf.score_figures import FrontierPoint
-from rlhf.stats import Interval, Overoptimization, ReliabilityBin
+from rlhf.compare.stats import Interval, Overoptimization, ReliabilityBin
+from rlhf.figures import curves as figures
+from rlhf.figures import scores as score_figures
+from rlhf.figures.scores import FrontierPoint
 
 
 COLORS = {

@@ -27,10 +27,11 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from rlhf import jobs, limits, runs
 from rlhf.config import BadInput, CompareArguments, DemoArguments, PPOArguments, RewardArguments, SweepArguments
+from rlhf.launch import jobs, limits
 from rlhf.recipes import read_recipe
-from rlhf.runs import ACTIVE, Run
+from rlhf.runs import directory as runs
+from rlhf.runs.directory import ACTIVE, Run
 from rlhf.ui import train
 
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from rlhf import stats
-from rlhf.stats import (
+from rlhf.compare import stats
+from rlhf.compare.stats import (
     CHANCE_LOSS,
     Interval,
     Overoptimization,

@@ -4,9 +4,9 @@ import time
 from html import escape
 from pathlib import Path
 
-from rlhf import runs
 from rlhf.config import BadInput
-from rlhf.runs import ACTIVE, Run, find_run, list_runs
+from rlhf.runs import directory as runs
+from rlhf.runs.directory import ACTIVE, Run, find_run, list_runs
 
 
 KIND_NAMES = {

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from rlhf import jobs
 from rlhf.config import BadInput
-from rlhf.runs import Run, find_run, read_json
+from rlhf.launch import jobs
+from rlhf.runs.directory import Run, find_run, read_json
 from rlhf.ui import chat as chat_tab
 from rlhf.ui import run_choices
 from rlhf.ui.comparison_form import start_comparison

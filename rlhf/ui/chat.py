@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from rlhf import config, limits
+from rlhf import config
 from rlhf.config import EVERYDAY, BadInput
-from rlhf.runs import Run, read_json
+from rlhf.launch import limits
+from rlhf.runs.directory import Run, read_json
 from rlhf.ui import empty_state, example_id, is_active, note, policy_folder, ppo_settings, shown_run
 from rlhf.ui.live import HEAD
 
 
 if TYPE_CHECKING:
-    from rlhf.prompts import Prompt
+    from rlhf.models.prompts import Prompt
 
 
 QUESTIONS = (
@@ -214,7 +215,7 @@ def ask(voices: dict[str, Voice], question: str, turns: list[dict]) -> "dict[str
         BadInput: the question is longer than a model can read.
     """
     from rlhf.models import context_size
-    from rlhf.prompts import question_prompt
+    from rlhf.models.prompts import question_prompt
 
     asked = {}
     for name, voice in voices.items():
@@ -232,7 +233,7 @@ def ask(voices: dict[str, Voice], question: str, turns: list[dict]) -> "dict[str
 
 def _answer(voice: Voice, prompt: "Prompt", seed: int) -> Iterator[tuple[str, list[int]]]:
     """The growing answer, as text and as ids."""
-    from rlhf.generate import stream
+    from rlhf.models.generate import stream
 
     settings = {"eos_id": voice.tokenizer.eos_token_id, "max_new_tokens": MAX_NEW_TOKENS, "temperature": TEMPERATURE}
     for ids in stream(voice.model, prompt.ids, seed=seed, **settings):
@@ -265,8 +266,8 @@ def give_scores(
     judge: tuple[object, object], voice: Voice, asked: "dict[str, Prompt]", said: dict, written: dict[str, list[int]]
 ) -> None:
     """The reward model's score under each answer, from the very ids that were written where it can read them."""
-    from rlhf.prompts import PromptReader
-    from rlhf.scoring import RewardModel
+    from rlhf.models.prompts import PromptReader
+    from rlhf.models.scoring import RewardModel
 
     answers = [written[name] for name in said]
     ended = [ids[-1] == voice.tokenizer.eos_token_id for ids in answers]

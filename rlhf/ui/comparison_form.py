@@ -2,9 +2,9 @@
 
 import gradio as gr
 
-from rlhf import jobs
 from rlhf.config import EVERYDAY, BadInput, CompareArguments, build
-from rlhf.runs import Run, list_runs
+from rlhf.launch import jobs
+from rlhf.runs.directory import Run, list_runs
 from rlhf.ui import example_id, note, policy_folder, ppo_settings, run_choices, run_label, shown_run
 
 
@@ -84,7 +84,7 @@ class ComparisonForm:
 
 def _read_upload(path: str | None) -> tuple:
     """The questions of an uploaded file, one a line, to be looked at before they are asked."""
-    from rlhf.data import read_questions  # loads Datasets, which the page needs for nothing else
+    from rlhf.data.load import read_questions  # loads Datasets, which the page needs for nothing else
 
     try:
         return "\n".join(_checked(read_questions(path))), ""

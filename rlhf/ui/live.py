@@ -18,9 +18,10 @@ import gradio as gr
 import plotly
 import plotly.graph_objects as go
 
-from rlhf import export, figures
 from rlhf.config import BadInput
-from rlhf.runs import ACTIVE, Run, find_run
+from rlhf.figures import curves as figures
+from rlhf.runs.directory import ACTIVE, Run, find_run
+from rlhf.write import export
 
 
 _HERE = Path(__file__).parent

@@ -8,10 +8,11 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 
-from rlhf import figures, score_figures
-from rlhf.comparison import read_rows
-from rlhf.runs import Run, read_json
-from rlhf.stats import Interval, Overoptimization, Paired, ReliabilityBin, paired
+from rlhf.compare.stats import Interval, Overoptimization, Paired, ReliabilityBin, paired
+from rlhf.compare.table import read_rows
+from rlhf.figures import curves as figures
+from rlhf.figures import scores as score_figures
+from rlhf.runs.directory import Run, read_json
 from rlhf.ui import empty_state, example_id, is_active, shown_run
 from rlhf.ui.comparison_form import ComparisonForm
 from rlhf.ui.live import HEAD, figure_view, live_run

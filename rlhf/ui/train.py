@@ -8,7 +8,6 @@ from html import escape
 import gradio as gr
 from gradio.components import Component
 
-from rlhf import jobs, limits
 from rlhf.config import (
     EVERYDAY,
     BadInput,
@@ -20,8 +19,9 @@ from rlhf.config import (
     default_of,
     field_docs,
 )
+from rlhf.launch import jobs, limits
 from rlhf.recipes import names, read_recipe
-from rlhf.runs import VOLUME, Run, list_runs, runs_root
+from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
 from rlhf.ui import KIND_NAMES, example_id, is_active, note, run_choices, run_label, shown_run
 from rlhf.ui.live import live_run
 
@@ -231,7 +231,7 @@ class TrainTab:
 def _preview(dataset_name: str, model_name_or_path: str) -> str:
     """What a data set holds, as HTML, or a sentence on why it cannot be read."""
     # Takes seconds to import, and only this button needs it.
-    from rlhf.preview import preview
+    from rlhf.data.preview import preview
 
     try:
         limits.check({"dataset_name": dataset_name.strip(), "model_name_or_path": model_name_or_path.strip()})

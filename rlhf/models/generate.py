@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from rlhf.packed import GrowingRows, line_up, logits_at, read, use_packed_attention
+from rlhf.models.packed import GrowingRows, line_up, logits_at, read, use_packed_attention
 
 
 CROWDED = 0.75
@@ -50,25 +50,6 @@ class Generation:
 
         ended = torch.cat([part.ended for part in parts])
         return Generation(column("responses"), column("mask"), column("logprobs"), ended, column("hidden"))
-
-
-def batches_by_length(rows: list[list[int]], batch_tokens: int, batch_rows: int | None = None) -> Iterator[list[int]]:
-    """Indices of rows, shortest first, in batches of about `batch_tokens` tokens and at most `batch_rows` rows.
-
-    The tokens are dealt out evenly, so that the last batch is not a crumb.
-    """
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-    total = sum(map(len, rows))
-    share = total / -(-total // batch_tokens)
-    batch: list[int] = []
-    tokens = 0
-    for row in order:
-        if batch and (tokens + len(rows[row]) / 2 > share or len(batch) == batch_rows):
-            yield batch
-            batch, tokens = [], 0
-        batch.append(row)
-        tokens += len(rows[row])
-    yield batch
 
 
 def pick(logits: torch.Tensor, uniform: torch.Tensor, *, greedy: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from rlhf import limits
 from rlhf.config import BadInput
-from rlhf.runs import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
+from rlhf.launch import limits
+from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
 
 
 NICENESS = 10
@@ -30,7 +30,7 @@ PASSED_ON = (
     "SSL_CERT_", "OMP_", "MKL_", "TOKENIZERS_", "CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "PYTHON", "SPACE_ID", "RLHF_",
 )  # fmt: skip
 """How the names begin of what a training process on a Space is told of the environment: no token, no secret."""
-_PACKAGE_PARENT = Path(__file__).resolve().parent.parent
+_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 _ready: subprocess.Popen | None = None
@@ -57,7 +57,7 @@ def _take_worker() -> subprocess.Popen:
 
 def _worker() -> subprocess.Popen:
     worker = subprocess.Popen(
-        [sys.executable, "-m", "rlhf.worker"],
+        [sys.executable, "-m", "rlhf.launch.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,

@@ -6,7 +6,7 @@ from tqdm.auto import tqdm
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
 from rlhf import ranks
-from rlhf.runs import Run
+from rlhf.runs.directory import Run
 
 
 class RunCallback(TrainerCallback):

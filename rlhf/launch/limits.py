@@ -1,7 +1,7 @@
 """What a page allows that strangers use: which models, how much work, whose run it is. A Hugging Face Space is one.
 
 On a person's own computer everything is allowed. The limits are asked where a run is started and stopped
-(`rlhf/jobs.py`), not where fields are drawn: a request that no form sent is answered alike.
+(`jobs.py`), not where fields are drawn: a request that no form sent is answered alike.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from rlhf.config import EVERYDAY, BadInput
-from rlhf.runs import EXAMPLE, list_runs
+from rlhf.runs.directory import EXAMPLE, list_runs
 
 
 ALLOWED_MODELS = {

@@ -47,13 +47,23 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
-from rlhf import checkpoint, models, ranks
+from rlhf import models, ranks
+from rlhf.compare.stats import paired
 from rlhf.config import BadInput, PPOSettings, check_range
-from rlhf.generate import Generation, batches_by_length, generate
-from rlhf.packed import Rows, is_peft, line_up_responses, logits_at, plain_model, read, use_packed_attention
-from rlhf.prompts import Prompt, PromptReader, PromptSet, PromptStream, held_out_prompts, prompts_of
-from rlhf.scoring import RewardFunc, Verdict, ask, combine, rewards_of
-from rlhf.stats import paired
+from rlhf.models.generate import Generation, generate
+from rlhf.models.packed import (
+    Rows,
+    batches_by_length,
+    is_peft,
+    line_up_responses,
+    logits_at,
+    plain_model,
+    read,
+    use_packed_attention,
+)
+from rlhf.models.prompts import Prompt, PromptReader, PromptSet, PromptStream, held_out_prompts, prompts_of
+from rlhf.models.scoring import RewardFunc, Verdict, ask, combine, rewards_of
+from rlhf.runs import checkpoint
 
 
 __all__ = ["Diverged", "PPOConfig", "PPOTrainer"]
@@ -681,7 +691,7 @@ class PPOTrainer(Trainer):
         greedy: bool = False,
         keep_hidden: bool = False,
     ) -> Generation:
-        """Answers to some prompts, or to a share of them; see `rlhf.generate.generate`."""
+        """Answers to some prompts, or to a share of them; see `rlhf.models.generate.generate`."""
         share = range(len(queries)) if share is None else share
         size = self.args.local_rollout_forward_batch_size or len(share)
         parts = []
@@ -738,7 +748,7 @@ class PPOTrainer(Trainer):
 
     @staticmethod
     def _line_up(rollout: Rollout, part: list[int]) -> tuple[torch.Tensor, Rows, torch.Tensor, torch.Tensor]:
-        """Some rows as a line; see `rlhf.packed.line_up_responses`."""
+        """Some rows as a line; see `rlhf.models.packed.line_up_responses`."""
         prompt_lengths = [len(rollout.prompts[i].ids) for i in part]
         return line_up_responses([rollout.rows[i] for i in part], prompt_lengths, rollout.mask.device)
 

@@ -8,11 +8,10 @@ embedded world's prompts end with a line break, which stands between a question 
 
 import hashlib
 import os
-import random
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from itertools import takewhile
 from pathlib import Path
 
@@ -24,10 +23,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from rlhf.config import ASSETS, EVERYDAY, BadInput
 from rlhf.everyday import prompt_splits
+from rlhf.models.prompts import Messages, readable
 
 
-Messages = list[dict[str, str]]
-"""A conversation: a role and a content each."""
 PREFERENCES = ASSETS / "preferences.jsonl.gz"
 EVAL_SHARE = 0.1
 """Share of the prompts whose pairs are held out of reward training."""
@@ -51,15 +49,6 @@ PINNED_PROMPTS = 6
 def as_prompt(question: str) -> str:
     """A question of the embedded world as its base model reads it."""
     return f"{question}\n"
-
-
-def readable(given: str | Messages) -> str:
-    """A text or a conversation as a person reads it; the only message of a conversation stands for itself."""
-    if isinstance(given, str):
-        return given
-    if len(given) == 1:
-        return given[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in given)
 
 
 class _Unusable(Exception):  # noqa: N818  (a row is left out, nothing fails)
@@ -409,16 +398,3 @@ def fingerprint(texts: Iterable[str]) -> str:
     for text in texts:
         digest.update(text.encode() + b"\0")
     return digest.hexdigest()[:16]
-
-
-def like_length_batches(lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[list[int]]:
-    """Indices of texts that are in random order, `size` at a time, each batch with texts of like length: less padding.
-
-    Sorted by length within a stretch of forty batches, so that batches are of mixed make, and then shuffled; a batch
-    that is not full comes last.
-    """
-    for start in range(0, len(lengths), 40 * size):
-        stretch = sorted(range(start, min(start + 40 * size, len(lengths))), key=lambda row: lengths[row])
-        cut = [stretch[first : first + size] for first in range(0, len(stretch), size)]
-        rng.shuffle(cut)
-        yield from sorted(cut, key=len, reverse=True)

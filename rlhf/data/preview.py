@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf import models
-from rlhf.data import read_preferences, readable
-from rlhf.prompts import give_chat_template
-from rlhf.scoring import pair_ids
+from rlhf.data.load import read_preferences
+from rlhf.models.prompts import give_chat_template, readable
+from rlhf.models.scoring import pair_ids
 
 
 SHOWN_PAIRS = 3

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from rlhf.data import Messages, readable
-from rlhf.generate import batches_by_length, generate
-from rlhf.packed import line_up_responses, logits_at, read, use_packed_attention
-from rlhf.prompts import Prompt
-from rlhf.scoring import RewardModel
-from rlhf.stats import best_of_n_kl
+from rlhf.compare.stats import best_of_n_kl
+from rlhf.models.generate import generate
+from rlhf.models.packed import batches_by_length, line_up_responses, logits_at, read, use_packed_attention
+from rlhf.models.prompts import Messages, Prompt, readable
+from rlhf.models.scoring import RewardModel
 
 
 BATCH = 64

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf import stats
+from rlhf.compare import stats
 from rlhf.config import BadInput
 
 

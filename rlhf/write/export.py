@@ -10,7 +10,6 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
-from rlhf.card import CARD, has_model, model_card
 from rlhf.config import (
     BadInput,
     CompareArguments,
@@ -21,7 +20,8 @@ from rlhf.config import (
     SweepArguments,
     default_of,
 )
-from rlhf.runs import Run
+from rlhf.runs.directory import Run
+from rlhf.write.card import CARD, has_model, model_card
 
 
 CONFIGS = {

@@ -10,10 +10,10 @@ import numpy as np
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
 
-from rlhf.comparison import read_rows  # noqa: E402
+from rlhf.compare.stats import Overoptimization  # noqa: E402
+from rlhf.compare.table import read_rows  # noqa: E402
 from rlhf.config import BadInput  # noqa: E402
-from rlhf.runs import Run, read_json  # noqa: E402
-from rlhf.stats import Overoptimization  # noqa: E402
+from rlhf.runs.directory import Run, read_json  # noqa: E402
 
 
 BASE, PPO, GOLD, GREY = "#0072B2", "#D55E00", "#009E73", "#6b7280"

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from rlhf.preview import Preview
+    from rlhf.data.preview import Preview
 
 
 def interval(entry: dict, digits: int = 3) -> str:

@@ -17,11 +17,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import BadInput
-from rlhf.data import Messages
-from rlhf.generate import batches_by_length
-from rlhf.models import context_size, load_reward_model
-from rlhf.packed import is_peft, line_up, plain_model, read, use_packed_attention
-from rlhf.prompts import Prompt, PromptReader, require_chat_template
+from rlhf.models.loading import context_size, load_reward_model
+from rlhf.models.packed import batches_by_length, is_peft, line_up, plain_model, read, use_packed_attention
+from rlhf.models.prompts import Messages, Prompt, PromptReader, require_chat_template
 
 
 RewardFunc = Callable[..., list[float | None] | list[list[float]]]

@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.config import BadInput
 
 
+Messages = list[dict[str, str]]
+"""A conversation: a role and a content each."""
 PLAIN_CHAT_TEMPLATE = (
     "{% for message in messages %}{% if not loop.first %}{{ '\n\n' }}{% endif %}"
     "{% if message.role == 'user' %}{{ 'Human: ' }}{% endif %}"
@@ -20,6 +22,15 @@ PLAIN_CHAT_TEMPLATE = (
 )
 """Conversations as the transcripts of HH-RLHF; the end token stands at the very end only, where a response ends."""
 TOKEN_COLUMNS = ("prompt", "input_ids", "attention_mask")
+
+
+def readable(given: str | Messages) -> str:
+    """A text or a conversation as a person reads it; the only message of a conversation stands for itself."""
+    if isinstance(given, str):
+        return given
+    if len(given) == 1:
+        return given[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in given)
 
 
 @dataclass

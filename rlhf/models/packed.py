@@ -8,6 +8,8 @@ any other way, a model with this attention works as always.
 """
 
 import math
+import random
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 
 import torch
@@ -281,3 +283,35 @@ def line_up_responses(
     places = (lined_up.positions >= prompts - 1).nonzero().squeeze(1)
     said = [token for row, length in zip(rows, prompt_lengths, strict=True) for token in row[length:]]
     return ids, lined_up, places, torch.tensor(said, device=device)
+
+
+def batches_by_length(rows: list[list[int]], batch_tokens: int, batch_rows: int | None = None) -> Iterator[list[int]]:
+    """Indices of rows, shortest first, in batches of about `batch_tokens` tokens and at most `batch_rows` rows.
+
+    The tokens are dealt out evenly, so that the last batch is not a crumb.
+    """
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    total = sum(map(len, rows))
+    share = total / -(-total // batch_tokens)
+    batch: list[int] = []
+    tokens = 0
+    for row in order:
+        if batch and (tokens + len(rows[row]) / 2 > share or len(batch) == batch_rows):
+            yield batch
+            batch, tokens = [], 0
+        batch.append(row)
+        tokens += len(rows[row])
+    yield batch
+
+
+def like_length_batches(lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[list[int]]:
+    """Indices of texts that are in random order, `size` at a time, each batch with texts of like length: less padding.
+
+    Sorted by length within a stretch of forty batches, so that batches are of mixed make, and then shuffled; a batch
+    that is not full comes last.
+    """
+    for start in range(0, len(lengths), 40 * size):
+        stretch = sorted(range(start, min(start + 40 * size, len(lengths))), key=lambda row: lengths[row])
+        cut = [stretch[first : first + size] for first in range(0, len(stretch), size)]
+        rng.shuffle(cut)
+        yield from sorted(cut, key=len, reverse=True)

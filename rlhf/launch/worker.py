@@ -1,6 +1,6 @@
 """A training process that is ready before it is needed: it loads the libraries, then waits to be told what to train.
 
-Loading torch and TRL takes some ten seconds. The page keeps one such process (`rlhf/jobs.py`), so that the curves
+Loading torch and TRL takes some ten seconds. The page keeps one such process (`jobs.py`), so that the curves
 begin soon after the button is pressed. Its work is one line of JSON on standard input; without one the page is gone,
 and so is the worker.
 """

@@ -32,7 +32,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rlhf.config import ASSETS, EVERYDAY, BadInput, ModelSettings
-from rlhf.packed import is_peft, plain_model
+from rlhf.models.packed import is_peft, plain_model
 
 
 BASE = ASSETS / "base"

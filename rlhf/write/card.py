@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from rlhf.config import EVERYDAY, PPOArguments, RewardArguments
-from rlhf.runs import Run, read_json
+from rlhf.runs.directory import Run, read_json
 
 
 CARD = "README.md"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from rlhf.figures import BASE, CLEAR, GOLD, GREY, GRID, INK, LEFT, PAPER, PPO, PPO_INK, blank, heading, minus
-from rlhf.stats import Interval, Overoptimization, ReliabilityBin
+from rlhf.compare.stats import Interval, Overoptimization, ReliabilityBin
+from rlhf.figures.curves import BASE, CLEAR, GOLD, GREY, GRID, INK, LEFT, PAPER, PPO, PPO_INK, blank, heading, minus
 
 
 NARROW = 320

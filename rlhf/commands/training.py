@@ -1,0 +1,184 @@
+"""`reward` and `ppo`: load and check everything, make the run directory, train, save."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from rlhf import models, ranks
+from rlhf.commands.lifecycle import Stopped, open_run, recorded
+from rlhf.config import EVERYDAY, BadInput, CompareArguments, PPOArguments, PPOSettings, RewardArguments
+from rlhf.data.load import fingerprint, load_beginnings, load_preferences, load_prompts, pinned_prompts
+from rlhf.models.prompts import PromptReader, fitting, give_chat_template, readable
+from rlhf.models.scoring import scores_at_last_token
+from rlhf.ppo import PPOConfig, PPOTrainer
+from rlhf.runs.callbacks import EveryFewSteps, RunCallback
+from rlhf.runs.directory import read_json, write_json
+from rlhf.write.card import write_card
+
+
+def reward(args: RewardArguments) -> dict:
+    """Train a reward model; returns what `reward_model` in `summary.json` says, on the first rank."""
+    # Takes seconds to import, and only this command needs it.
+    from rlhf.reward import gold_margins, label_ceiling, report, tokenized, train_reward_model
+
+    train, held_out = load_preferences(args.dataset_name)
+    set_seed(args.seed)  # the score head is new
+    model, tokenizer = models.load_reward_model(args.model_name_or_path, _frozen(args))
+    if not scores_at_last_token(model):
+        raise BadInput(
+            f"{args.model_name_or_path} is an encoder, and reward training starts from a causal language model; one "
+            "that judges already can be given to ppo as --reward_model_path."
+        )
+    adapters = models.lora(args, model, "SEQ_CLS")
+    texts = (readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
+    give_chat_template(tokenizer, train["prompt"])
+    max_length = min(args.max_length, models.context_size(model))
+    train, held_out = (tokenized(pairs, tokenizer, max_length) for pairs in (train, held_out))
+    run = open_run(args, "reward", model_revision=models.revision(model), data_fingerprint=fingerprint(texts))
+    with recorded(run):
+        callback = RunCallback(run, "Reward model", "step")
+        if args.dataset_name == EVERYDAY:
+            run.log({"step": 0, "label_ceiling": label_ceiling(gold_margins(held_out))})
+        train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
+        if not ranks.is_first():  # what is left is written, or read, by one
+            return {}
+        model.save_pretrained(run.path / "model")
+        tokenizer.save_pretrained(run.path / "model")
+        found = report(model, held_out, args.dataset_name)
+        write_json(run.path / "summary.json", {"reward_model": found})
+        write_card(run.path / "model")
+        run.log(
+            {
+                "step": run.status()["step"],
+                "eval_loss": found["loss"]["value"],
+                "eval_accuracy": found["accuracy"]["value"],
+                "eval_margin": found["mean_margin"],
+            }
+        )
+        if run.stop_requested():
+            raise Stopped
+    return found
+
+
+def ppo(args: PPOArguments) -> dict:
+    """Train a policy with PPO; returns the last line of its metrics."""
+    if args.reward_model_path is None:
+        raise BadInput(
+            "PPO needs a reward model: give --reward_model_path, for example the run directory of `reward`."
+        )
+    if not args.allow_chance_reward:
+        _check_reward(args.reward_model_path)
+    policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=_frozen(args))
+    reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path, trained=True)
+    prompts = split_prompts(args, "ppo")
+    for reads in (tokenizer, reward_tokenizer):
+        give_chat_template(reads, prompts)
+    reader = PromptReader(tokenizer, prompt_room(args, policy))
+    prompts = fitting(prompts, reader)
+    pinned = pinned_prompts(fitting(split_prompts(args, "test"), reader))
+    trainer = PPOTrainer(
+        policy,
+        _ppo_config(args),
+        tokenizer,
+        reward_model,
+        reward_processing_classes=reward_tokenizer,
+        train_dataset=prompts,
+        value_model=_critic(args, reward_model, reward_tokenizer, tokenizer),
+        peft_config=models.lora(args, policy, "CAUSAL_LM"),
+    )
+    trainer.remove_callback(PrinterCallback)
+    data_fingerprint = fingerprint(map(readable, prompts))
+    run = open_run(args, "ppo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
+    with recorded(run):
+        trainer.args.output_dir = str(run.path / "checkpoints")
+        trainer.add_callback(RunCallback(run, "PPO", "update"))
+        if args.num_sample_generations:
+            every = max(1, trainer.args.num_total_batches // args.num_sample_generations)
+
+            def sample(step: int) -> None:
+                samples = trainer.generate_completions(pinned, greedy=True)
+                run.log_samples(step, [{**sample, "prompt": readable(sample["prompt"])} for sample in samples])
+
+            trainer.add_callback(EveryFewSteps(every, sample))
+        trainer.train(args.resume_from_checkpoint)
+        trainer.model = models.merged(trainer.model)
+        trainer.save_model(run.path / "model")
+        if ranks.is_first():
+            write_card(run.path / "model")
+        if run.stop_requested():
+            raise Stopped
+    log = trainer.state.log_history
+    return log[-1] if log else {}
+
+
+def _critic(
+    args: PPOArguments,
+    reward_model: PreTrainedModel,
+    reward_tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
+) -> PreTrainedModel | None:
+    """A value model with adapters; None leaves the trainer to make its value head, or a value model without."""
+    if not args.use_peft or args.value_head != "separate":
+        return None
+    begins_as_reward = scores_at_last_token(reward_model) and reward_tokenizer.get_vocab() == tokenizer.get_vocab()
+    start = args.reward_model_path if begins_as_reward else args.model_name_or_path
+    value_model, _ = models.load_reward_model(start, _frozen(args))
+    if not begins_as_reward:
+        torch.nn.init.zeros_(value_model.score.weight)
+    from peft import get_peft_model
+
+    return get_peft_model(value_model, models.lora(args, value_model, "SEQ_CLS"))
+
+
+def _frozen(args: RewardArguments | PPOArguments) -> torch.dtype:
+    """How weights are loaded: those that are trained in full precision, or small steps would be lost in rounding."""
+    return torch.bfloat16 if args.use_peft and args.dtype == "bfloat16" else torch.float32
+
+
+def split_prompts(args: PPOArguments | CompareArguments, split: str) -> list:
+    """Prompts of a split, from the column that the settings name, whole or their first words."""
+    if args.prompt_column == "prompt" and args.prompt_words is None:
+        return load_prompts(args.dataset_name, split)
+    return load_beginnings(args.dataset_name, split, args.prompt_column, args.prompt_words)
+
+
+def prompt_room(args: PPOArguments | CompareArguments, policy: PreTrainedModel) -> int:
+    """Tokens that a prompt may have."""
+    room = models.context_size(policy) - args.response_length
+    return room if args.max_prompt_length is None else min(room, args.max_prompt_length)
+
+
+def _ppo_config(args: PPOArguments) -> PPOConfig:
+    """The trainer's settings of a run, which makes its own directory, progress bar and samples."""
+    shared = {field.name: getattr(args, field.name) for field in fields(PPOSettings)}
+    return PPOConfig(
+        ".",  # the run's directory is made when everything has been checked
+        **shared,
+        save_strategy="steps" if args.save_steps else "no",
+        save_steps=args.save_steps or 500,
+        save_value_model=False,
+        bf16=args.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available() and args.dtype == "bfloat16",  # Transformers asks to be told so
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def reward_report(path: str) -> dict | None:
+    """What the run that made a reward model says of it; None for a model that no run made."""
+    return read_json(Path(path) / "summary.json").get("reward_model")
+
+
+def _check_reward(path: str) -> None:
+    """Refuse a reward model that knows no more than a coin: PPO would only learn its noise."""
+    found = reward_report(path)
+    if found and not found["told_from_chance"]:
+        loss = found["loss"]
+        raise BadInput(
+            f"The reward model's loss on unseen pairs is {loss['value']:.3f} nats [{loss['ci_low']:.3f}, "
+            f"{loss['ci_high']:.3f}], which cannot be told from guessing (0.693); train it longer or on more pairs, "
+            "or set allow_chance_reward to true to go on regardless."
+        )
