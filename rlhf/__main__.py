@@ -93,7 +93,7 @@ def _joined() -> AbstractContextManager:
         return nullcontext()
     from rlhf import ranks
 
-    return ranks.joined()
+    return ranks.init_process_group()
 
 
 def run_command(name: str, given: dict[str, object]) -> None:

@@ -17,7 +17,7 @@ from torch import distributed, nn
 from rlhf.config import BadInput, FailedElsewhere
 
 
-def count() -> int:
+def world_size() -> int:
     """Number of ranks."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
@@ -27,7 +27,7 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the rank that writes and speaks."""
     return rank() == 0
 
@@ -36,69 +36,69 @@ def is_first() -> bool:
 # What they share
 
 
-def share(rows: int) -> list[int]:
+def shard(rows: int) -> list[int]:
     """Numbers of this rank's rows among so many: equal parts in order, the last row repeated where that needs more."""
-    size = -(-rows // count())
+    size = -(-rows // world_size())
     return [min(row, rows - 1) for row in range(rank() * size, (rank() + 1) * size)]
 
 
-def exchange(part: object) -> list[object]:
+def all_gather_object(part: object) -> list[object]:
     """What every rank gives, in the order of ranks."""
-    if count() == 1:
+    if world_size() == 1:
         return [part]
-    parts = [None] * count()
+    parts = [None] * world_size()
     distributed.all_gather_object(parts, part)
     return parts
 
 
 def gather(part: torch.Tensor) -> torch.Tensor:
     """Rows (n, ...) of all ranks, one after another; their numbers may differ."""
-    return part if count() == 1 else torch.cat(exchange(part.cpu())).to(part.device)
+    return part if world_size() == 1 else torch.cat(all_gather_object(part.cpu())).to(part.device)
 
 
 def gather_list(part: list) -> list:
     """Entries of all ranks, one after another."""
-    return [entry for entries in exchange(part) for entry in entries]
+    return [entry for entries in all_gather_object(part) for entry in entries]
 
 
-def add(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | float]:
+def sum_over_ranks(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | float]:
     """Sums by name, added over ranks; a rank that has seen nothing may give none."""
-    if count() == 1:
+    if world_size() == 1:
         return sums
     added: dict[str, float] = defaultdict(float)
-    for part in exchange({name: float(value) for name, value in sums.items()}):
+    for part in all_gather_object({name: float(value) for name, value in sums.items()}):
         for name, value in part.items():
             added[name] += value
     return dict(added)
 
 
-def any_of(wish: bool) -> bool:
+def any_rank(wish: bool) -> bool:
     """Whether any rank wishes it: then all of them know at the same step."""
-    return any(exchange(wish))
+    return any(all_gather_object(wish))
 
 
-def from_first(value: object) -> object:
+def broadcast_object(value: object) -> object:
     """What the first rank holds."""
-    if count() == 1:
+    if world_size() == 1:
         return value
     held = [value]
     distributed.broadcast_object_list(held)
     return held[0]
 
 
-def start_equal(model: nn.Module) -> None:
+def broadcast_weights(model: nn.Module) -> None:
     """Give every rank the first one's weights: new ones may have been drawn at random."""
-    if count() > 1:
+    if world_size() > 1:
         for tensor in (*model.parameters(), *model.buffers()):
             distributed.broadcast(tensor.data, src=0)
 
 
-def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
+def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Add gradients over ranks, in place. One that no rank has stays None, so that its parameter does not move."""
-    if count() == 1:
+    if world_size() == 1:
         return
     parameters = list(parameters)
-    owned = exchange([parameter.grad is not None for parameter in parameters])
+    owned = all_gather_object([parameter.grad is not None for parameter in parameters])
     under_way = []
     for parameter, some in zip(parameters, map(any, zip(*owned, strict=True)), strict=True):
         if some:
@@ -109,9 +109,9 @@ def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
         work.wait()
 
 
-def wait() -> None:
+def barrier() -> None:
     """Go on when every rank has come to this line."""
-    if count() > 1:
+    if world_size() > 1:
         distributed.barrier()
 
 
@@ -120,18 +120,18 @@ def wait() -> None:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def init_process_group() -> Iterator[None]:
     """Meet the other ranks of this launch, work as `together`, and part."""
     if not torch.accelerator.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"  # Transformers and accelerate form no group without
     PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1"))
-    with together():
+    with fail_together():
         yield
     PartialState().destroy_process_group()
 
 
 @contextmanager
-def together(*alike: type[Exception]) -> Iterator[None]:
+def fail_together(*alike: type[Exception]) -> Iterator[None]:
     """An error of one rank ends all, with the sentence of the first that fails.
 
     That one leaves its sentence with the launcher before it exits; then the next exchange of every other breaks off,
@@ -143,7 +143,7 @@ def together(*alike: type[Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if count() == 1 or isinstance(error, alike):
+        if world_size() == 1 or isinstance(error, alike):
             raise
         sentence = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
         where, _, said = _first_failure(sentence).partition(" ")

@@ -39,7 +39,7 @@ def _in_batches(data: Dataset, args: RewardArguments) -> Dataset:
     """
     data = data.shuffle(seed=args.seed)
     lengths = [len(prompt) + max(map(len, answers)) for prompt, *answers in map(_as_text, data)]
-    size = args.per_device_train_batch_size * ranks.count()
+    size = args.per_device_train_batch_size * ranks.world_size()
     batches = like_length_batches(lengths, size, random.Random(args.seed))
     return data.select([row for batch in batches for row in batch])
 
@@ -162,7 +162,7 @@ def label_ceiling(gold: torch.Tensor) -> float:
 def report(model: PreTrainedModel, held_out: Dataset, dataset_name: str) -> dict[str, object]:
     """How well a reward model judges `tokenized` held-out pairs, from the score of every single text.
 
-    Returns what `rlhf.compare.stats.calibration` finds; in the embedded world also label_ceiling, the accuracy of the rubric
+    Returns what `stats.calibration` finds; in the embedded world also label_ceiling, the accuracy of the rubric
     itself on these noisy labels, and rubric_agreement, how often the model prefers what the rubric prefers; and the
     pairs that it gets most wrong.
     """

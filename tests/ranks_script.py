@@ -61,5 +61,5 @@ def run(folder: Path, rows: int, name: str) -> dict:
 if __name__ == "__main__":
     folder, rows = Path(sys.argv[1]), int(sys.argv[2])
     found = {name: run(folder, rows, name) for name in SETTINGS}
-    if ranks.is_first():
-        (folder / f"{ranks.count()}.json").write_text(json.dumps(found))
+    if ranks.is_main_process():
+        (folder / f"{ranks.world_size()}.json").write_text(json.dumps(found))

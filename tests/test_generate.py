@@ -18,7 +18,7 @@ from transformers import (
 
 from rlhf.config import BadInput
 from rlhf.models.generate import Generation, generate, stream
-from rlhf.models.packed import batches_by_length, line_up, line_up_responses, logits_at, read, use_packed_attention
+from rlhf.models.packed import batches_by_length, hidden_states, logits_at, pack, pack_responses, use_packed_attention
 from rlhf.models.prompts import question_prompt
 
 
@@ -73,8 +73,8 @@ def test_a_line_of_rows_is_read_as_each_row_alone(family, tiny_gpt2):
     rows = [[3, *prompt, 4, 17, 30, 5] for prompt in PROMPTS]
     expected = torch.cat([alone(model, row) for row in rows])
     use_packed_attention(model)
-    ids, places = line_up(rows, model.device)
-    found = model.get_output_embeddings()(read(model, ids, places))
+    ids, positions = pack(rows, model.device)
+    found = model.get_output_embeddings()(hidden_states(model, ids, positions))
     assert (found - expected).abs().max() < 1e-4
     # Their gradients too: what stands in for pads gets none and gives none.
     found.logsumexp(dim=-1).sum().backward()
@@ -92,18 +92,18 @@ def test_states_at_some_places_are_those_of_a_whole_read_and_the_last_mlp_reads_
     model = copy.deepcopy(model_of(family, tiny_gpt2))
     use_packed_attention(model)
     rows = [[3, *prompt, 4, 17, 30, 5] for prompt in PROMPTS]
-    ids, lined_up, places, _ = line_up_responses(rows, [1 + len(prompt) for prompt in PROMPTS], model.device)
+    ids, lined_up, positions, _ = pack_responses(rows, [1 + len(prompt) for prompt in PROMPTS], model.device)
     lengths = []
     mlps = [module for name, module in model.named_modules() if name.endswith(".mlp")]
     for mlp in mlps:
         mlp.register_forward_hook(lambda mlp, inputs, output: lengths.append(inputs[0].size(1)))
-    whole = read(model, ids, lined_up)[places]
+    whole = hidden_states(model, ids, lined_up)[positions]
     whole.logsumexp(dim=-1).sum().backward()
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
-    some = read(model, ids, lined_up, places)
+    some = hidden_states(model, ids, lined_up, positions)
     some.logsumexp(dim=-1).sum().backward()
-    assert lengths == [len(ids), len(ids), len(ids), len(places)] and len(places) == 4 * len(rows) < len(ids)
+    assert lengths == [len(ids), len(ids), len(ids), len(positions)] and len(positions) == 4 * len(rows) < len(ids)
     assert (some - whole).abs().max() < 1e-5
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         if gradient is not None:  # the head's
@@ -114,16 +114,16 @@ def test_reads_of_one_model_in_two_threads_do_not_meet(tiny_gpt2):
     """Two visitors talk to one model: what one wants of its line is nothing to the other."""
     use_packed_attention(tiny_gpt2)
     rows = [[3, *prompt, 4, 17, 30, 5] for prompt in PROMPTS]
-    ids, lined_up, places, _ = line_up_responses(rows, [1 + len(prompt) for prompt in PROMPTS], tiny_gpt2.device)
-    whole = read(tiny_gpt2, ids, lined_up)
+    ids, lined_up, positions, _ = pack_responses(rows, [1 + len(prompt) for prompt in PROMPTS], tiny_gpt2.device)
+    whole = hidden_states(tiny_gpt2, ids, lined_up)
 
     def reads(wanted):
         for _ in range(200):
-            found = read(tiny_gpt2, ids, lined_up, wanted)
+            found = hidden_states(tiny_gpt2, ids, lined_up, wanted)
             assert torch.allclose(found, whole if wanted is None else whole[wanted], atol=1e-5)
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(reads, (places, None)))
+        list(pool.map(reads, (positions, None)))
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -152,10 +152,10 @@ def test_the_hidden_states_kept_are_those_each_token_came_from(tiny_gpt2):
     generation = sample(tiny_gpt2, PROMPTS * 4)
     rows = [prompt + said for prompt, said in zip(PROMPTS * 4, generation.lists(), strict=True)]
     prompt_lengths = [len(prompt) for prompt in PROMPTS * 4]
-    ids, lined_up, places, targets = line_up_responses(rows, prompt_lengths, tiny_gpt2.device)
+    ids, lined_up, positions, targets = pack_responses(rows, prompt_lengths, tiny_gpt2.device)
     assert torch.equal(targets, generation.responses[generation.mask])
     with torch.no_grad():
-        states = read(tiny_gpt2, ids, lined_up, places)
+        states = hidden_states(tiny_gpt2, ids, lined_up, positions)
     assert (states - generation.hidden[generation.mask]).abs().max() < 1e-5
 
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from rlhf.models.generate import Generation
-from rlhf.models.packed import line_up_responses, read, use_packed_attention
+from rlhf.models.packed import hidden_states, pack_responses, use_packed_attention
 from rlhf.ppo.trainer import PPOConfig, PPOTrainer, compute_gae, value_losses, whiten
 
 
@@ -93,8 +93,8 @@ def say(answers):
         use_packed_attention(model)
         said = [answers[tuple(query)] for query in queries]
         rows = [query + answer for query, answer in zip(queries, said, strict=True)]
-        ids, lined_up, places, targets = line_up_responses(rows, [len(query) for query in queries], model.device)
-        states = read(model, ids, lined_up, places)
+        ids, lined_up, positions, targets = pack_responses(rows, [len(query) for query in queries], model.device)
+        states = hidden_states(model, ids, lined_up, positions)
         distribution = torch.log_softmax(model.get_output_embeddings()(states) / temperature, dim=-1)
         mask = torch.arange(max_new_tokens) < torch.tensor([len(answer) for answer in said]).unsqueeze(1)
         responses, logprobs = torch.zeros(mask.shape, dtype=torch.long), torch.zeros(mask.shape)

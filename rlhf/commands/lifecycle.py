@@ -20,11 +20,11 @@ class Stopped(Exception):  # noqa: N818  (a wish, not an error)
 def recorded(run: Run) -> Iterator[None]:
     """Record how the work inside ends in the run's status; an error of one rank is the error of all."""
     try:
-        with ranks.together(Stopped, Diverged):
+        with ranks.fail_together(Stopped, Diverged):
             yield
     except Stopped:
         run.finish("stopped", "Stopped. What was learned until then is saved.")
-        if ranks.is_first() and not is_part(run):
+        if ranks.is_main_process() and not is_part(run):
             tqdm.write(f"Stopped. What was learned until then is saved in {run.path}.")
     except Diverged as error:
         run.finish("diverged", str(error))
@@ -46,13 +46,13 @@ def open_run(
     args: RewardArguments | PPOArguments | CompareArguments | DemoArguments, kind: str, **made_from: str
 ) -> Run:
     """The directory of a new run; of several ranks the first makes it and alone writes there."""
-    if ranks.is_first():
+    if ranks.is_main_process():
         run = Run.create(args.output_dir, kind, {**asdict(args), **made_from})
-        ranks.from_first(run.path)
+        ranks.broadcast_object(run.path)
     else:
-        run = WatchedRun(ranks.from_first(None))
+        run = WatchedRun(ranks.broadcast_object(None))
     if not is_part(run):
-        catch_signals(run, second_ends=ranks.count() == 1)
+        catch_signals(run, second_ends=ranks.world_size() == 1)
     return run
 
 

@@ -43,7 +43,7 @@ def reward(args: RewardArguments) -> dict:
         if args.dataset_name == EVERYDAY:
             run.log({"step": 0, "label_ceiling": label_ceiling(gold_margins(held_out))})
         train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
-        if not ranks.is_first():  # what is left is written, or read, by one
+        if not ranks.is_main_process():  # what is left is written, or read, by one
             return {}
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
@@ -106,7 +106,7 @@ def ppo(args: PPOArguments) -> dict:
         trainer.train(args.resume_from_checkpoint)
         trainer.model = models.merged(trainer.model)
         trainer.save_model(run.path / "model")
-        if ranks.is_first():
+        if ranks.is_main_process():
             write_card(run.path / "model")
         if run.stop_requested():
             raise Stopped

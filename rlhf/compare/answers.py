@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from rlhf.compare.stats import best_of_n_kl
 from rlhf.models.generate import generate
-from rlhf.models.packed import batches_by_length, line_up_responses, logits_at, read, use_packed_attention
+from rlhf.models.packed import batches_by_length, hidden_states, logits_at, pack_responses, use_packed_attention
 from rlhf.models.prompts import Messages, Prompt, readable
 from rlhf.models.scoring import RewardModel
 
@@ -102,9 +102,9 @@ def distances(
         use_packed_attention(model)
     for part in batches_by_length(answers.rows, READ_AT_ONCE):
         prompt_lengths = [answers.prompt_lengths[i] for i in part]
-        ids, rows, places, targets = line_up_responses([answers.rows[i] for i in part], prompt_lengths, base.device)
-        of_base = read(base, ids, rows, places)
-        log_p = logits_at(policy, read(policy, ids, rows, places), temperature).log_softmax(dim=-1)
+        ids, rows, positions, targets = pack_responses([answers.rows[i] for i in part], prompt_lengths, base.device)
+        of_base = hidden_states(base, ids, rows, positions)
+        log_p = logits_at(policy, hidden_states(policy, ids, rows, positions), temperature).log_softmax(dim=-1)
         log_q = logits_at(base, of_base, temperature).log_softmax(dim=-1)
         token_kl = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
         plain = logits_at(base, of_base, 1.0).log_softmax(dim=-1)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from rlhf.models.packed import GrowingRows, line_up, logits_at, read, use_packed_attention
+from rlhf.models.packed import KVCache, hidden_states, logits_at, pack, use_packed_attention
 
 
-CROWDED = 0.75
+COMPACT_BELOW = 0.75
 """Ended rows are taken out of the cache when fewer than this share of its rows go on: taking out copies the rest."""
 
 
@@ -52,7 +52,7 @@ class Generation:
         return Generation(column("responses"), column("mask"), column("logprobs"), ended, column("hidden"))
 
 
-def pick(logits: torch.Tensor, uniform: torch.Tensor, *, greedy: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_token(logits: torch.Tensor, uniform: torch.Tensor, *, greedy: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (B, V), uniform numbers (B,) -> token (B,), the sampled one or the best, its log-probability (B,)."""
     probabilities = torch.softmax(logits, dim=-1)
     if greedy:
@@ -83,30 +83,30 @@ def decode(
     """
     use_packed_attention(model)
     distinct = {query: number for number, query in enumerate(dict.fromkeys(map(tuple, queries)))}
-    ids, _ = line_up(list(distinct), model.device)
-    rows = GrowingRows([len(query) for query in distinct], max_new_tokens, model.device)
-    hidden = read(model, ids, rows, rows.starts + rows.lengths - 1)
+    ids, _ = pack(list(distinct), model.device)
+    rows = KVCache([len(query) for query in distinct], max_new_tokens, model.device)
+    hidden = hidden_states(model, ids, rows, rows.starts + rows.lengths - 1)
     if len(distinct) < len(queries):
         copies = torch.tensor([distinct[tuple(query)] for query in queries], device=model.device)
         rows.keep(copies)
         hidden = hidden[copies]
     alive = torch.arange(len(queries), device=model.device)
-    goes_on = torch.ones_like(alive, dtype=torch.bool)
+    unfinished = torch.ones_like(alive, dtype=torch.bool)
     rows_drawn, drawn = share or (slice(None), len(queries))
     for step in range(max_new_tokens):
         uniform = torch.rand(drawn, generator=generator)[rows_drawn].to(model.device)[alive]
-        token, logprob = pick(logits_at(model, hidden, temperature or 1.0), uniform, greedy=temperature == 0)
-        yield alive[goes_on], token[goes_on], logprob[goes_on], hidden[goes_on]
-        goes_on = goes_on & (token != (-1 if eos_id is None else eos_id))
-        count = int(goes_on.sum())
+        token, logprob = sample_token(logits_at(model, hidden, temperature or 1.0), uniform, greedy=temperature == 0)
+        yield alive[unfinished], token[unfinished], logprob[unfinished], hidden[unfinished]
+        unfinished = unfinished & (token != (-1 if eos_id is None else eos_id))
+        count = int(unfinished.sum())
         if count == 0 or step + 1 == max_new_tokens:
             return
-        if count < CROWDED * len(alive):
-            kept = goes_on.nonzero().squeeze(1)
+        if count < COMPACT_BELOW * len(alive):
+            kept = unfinished.nonzero().squeeze(1)
             rows.keep(kept)
-            alive, token, goes_on = alive[kept], token[kept], goes_on[kept]
+            alive, token, unfinished = alive[kept], token[kept], unfinished[kept]
         rows.grow()
-        hidden = read(model, token, rows)
+        hidden = hidden_states(model, token, rows)
 
 
 def generate(

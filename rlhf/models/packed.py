@@ -42,7 +42,7 @@ class _Take(torch.autograd.Function):
         return gradient.index_select(0, inverse), None, None
 
 
-class Rows:
+class PackedRows:
     """Where b rows of these lengths lie in a line of N tokens, one after another."""
 
     def __init__(self, lengths: list[int], device: torch.device) -> None:
@@ -54,7 +54,7 @@ class Rows:
         # (b * S,) the token of each place; behind a row's end its last token stands in. No token sees a later one.
         self.from_line = (self.starts.unsqueeze(1) + place.minimum(self.lengths.unsqueeze(1) - 1)).flatten()
         self.to_line = inside.flatten().nonzero().squeeze(1)  # (N,) the place of each token
-        self.positions = place.expand(inside.shape)[inside]  # (N,) counted from the row's start
+        self.position_ids = place.expand(inside.shape)[inside]  # (N,) counted from the row's start
 
     def grid(self, line: torch.Tensor) -> torch.Tensor:
         """(1, H, N, D) -> (b, H, S, D)"""
@@ -91,7 +91,7 @@ class Rows:
         return self.line(found)
 
 
-class GrowingRows(Rows):
+class KVCache(PackedRows):
     """Rows that are read once and then go on by one token each: keeps the keys and values of what was read.
 
     All rows end at the same column of the cache, so that a step writes one column.
@@ -111,7 +111,7 @@ class GrowingRows(Rows):
 
     def grow(self) -> None:
         """From here on the line holds one token a row: the next one."""
-        self.positions = self.lengths
+        self.position_ids = self.lengths
         self.lengths = self.lengths + 1
         self.column = self.width if self.column is None else self.column + 1
 
@@ -132,7 +132,7 @@ class GrowingRows(Rows):
         scaling: float,
         window: int | None,
     ) -> torch.Tensor:
-        """As `Rows.attend`; once the rows grow, query (1, H, b, D) is one token a row."""
+        """As `PackedRows.attend`; once the rows grow, query (1, H, b, D) is one token a row."""
         if self.column is None:
             self.cache[layer] = self._store(key), self._store(value)
             return super().attend(layer, query, key, value, scaling, window)
@@ -162,28 +162,28 @@ def _attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    rows: Rows | None = None,
+    rows: PackedRows | None = None,
     sliding_window: int | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """What Transformers calls in each layer; `rows` travels there from `read`."""
+    """What Transformers calls in each layer; `rows` travels there from `hidden_states`."""
     if rows is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     return rows.attend(module.layer_idx, query, key, value, scaling, sliding_window), None
 
 
 _WANTED: ContextVar[tuple[torch.Tensor, int] | None] = ContextVar("wanted", default=None)
-"""While `read` runs, in its thread alone: places (n,) of the last states that are wanted, of how many, N."""
+"""While `hidden_states` runs, in its thread alone: positions (n,) of the states that are wanted, and of how many, N."""
 
 
 def _take_wanted(mlp: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
-    """Before the last MLP: of its input (1, N, d) the places that are wanted, (1, n, d)."""
+    """Before the last MLP: of its input (1, N, d) the positions that are wanted, (1, n, d)."""
     wanted = _WANTED.get()
     return None if wanted is None else (inputs[0].index_select(1, wanted[0]),)
 
 
 def _put_back(mlp: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor | None:
-    """After the last MLP: its output (1, n, d) at those places of (1, N, d), and nothing elsewhere."""
+    """After the last MLP: its output (1, n, d) at those positions of (1, N, d), and nothing elsewhere."""
     wanted = _WANTED.get()
     if wanted is None:
         return None
@@ -208,7 +208,7 @@ def plain_model(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
-    """Give a model, PEFT or not, the attention that `read` needs; everything else about it stays as it was.
+    """Give a model, PEFT or not, the attention that `hidden_states` needs; everything else about it stays as it was.
 
     Raises:
         BadInput: the model's architecture does more between tokens, or on the logits, than attention does.
@@ -231,29 +231,31 @@ def use_packed_attention(model: PreTrainedModel) -> None:
             mlp.register_forward_hook(_put_back)
 
 
-def read(model: PreTrainedModel, ids: torch.Tensor, rows: Rows, places: torch.Tensor | None = None) -> torch.Tensor:
-    """Last hidden states (N, d) of a line of tokens, ids (N,), or those (n, d) at some places of it (n,).
+def hidden_states(
+    model: PreTrainedModel, ids: torch.Tensor, rows: PackedRows, positions: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Last hidden states (N, d) of a line of tokens, ids (N,), or those (n, d) at some positions of it (n,).
 
-    The model has been given to `use_packed_attention`. For the states at n places only, the last layer's MLP, half of
-    its work and more, reads n tokens instead of N: what it says of the others is of use to no one.
+    The model has been given to `use_packed_attention`. Where only n states are wanted, the last layer's MLP, more than
+    half of that layer's work, reads n tokens instead of N: nobody uses its output at the others.
     """
     trunk = plain_model(model).base_model
     # A mask of four dimensions is taken as it is, which keeps Transformers from building one that nobody reads.
     unread = torch.empty(1, 1, 1, 1, device=ids.device)
     # Activations that are recomputed in the backward pass would be so for all N tokens.
     recomputes = trunk.training and any(getattr(module, "gradient_checkpointing", False) for module in trunk.modules())
-    before = _WANTED.set(None if places is None or recomputes else (places, len(ids)))
+    before = _WANTED.set(None if positions is None or recomputes else (positions, len(ids)))
     try:
         states = trunk(
             input_ids=ids.unsqueeze(0),
-            position_ids=rows.positions.unsqueeze(0),
+            position_ids=rows.position_ids.unsqueeze(0),
             attention_mask=unread,
             use_cache=False,
             rows=rows,
         ).last_hidden_state[0]
     finally:
         _WANTED.reset(before)
-    return states if places is None else states.index_select(0, places)
+    return states if positions is None else states.index_select(0, positions)
 
 
 def logits_at(model: PreTrainedModel, states: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -264,25 +266,25 @@ def logits_at(model: PreTrainedModel, states: torch.Tensor, temperature: float) 
     return head(states).float() / temperature
 
 
-def line_up(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, Rows]:
+def pack(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, PackedRows]:
     """Token rows -> their ids as one line (N,), and where they lie."""
     ids = torch.tensor([token for row in rows for token in row], device=device)
-    return ids, Rows([len(row) for row in rows], device)
+    return ids, PackedRows([len(row) for row in rows], device)
 
 
-def line_up_responses(
+def pack_responses(
     rows: list[list[int]], prompt_lengths: list[int], device: torch.device
-) -> tuple[torch.Tensor, Rows, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, PackedRows, torch.Tensor, torch.Tensor]:
     """Rows of prompt and response as one line, each without its last token, which predicts nothing.
 
-    Returns ids (N,), where the rows lie, and of the n response tokens the places of the states that predict them and
-    the tokens themselves, (n,) each.
+    Returns ids (N,), where the rows lie, and for the n response tokens the positions of the states that predict them
+    and the tokens themselves, (n,) each.
     """
-    ids, lined_up = line_up([row[:-1] for row in rows], device)
-    prompts = torch.tensor(prompt_lengths, device=device).repeat_interleave(lined_up.lengths)
-    places = (lined_up.positions >= prompts - 1).nonzero().squeeze(1)
-    said = [token for row, length in zip(rows, prompt_lengths, strict=True) for token in row[length:]]
-    return ids, lined_up, places, torch.tensor(said, device=device)
+    ids, packed = pack([row[:-1] for row in rows], device)
+    prompts = torch.tensor(prompt_lengths, device=device).repeat_interleave(packed.lengths)
+    positions = (packed.position_ids >= prompts - 1).nonzero().squeeze(1)
+    targets = [token for row, length in zip(rows, prompt_lengths, strict=True) for token in row[length:]]
+    return ids, packed, positions, torch.tensor(targets, device=device)
 
 
 def batches_by_length(rows: list[list[int]], batch_tokens: int, batch_rows: int | None = None) -> Iterator[list[int]]:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import BadInput
 from rlhf.models.loading import context_size, load_reward_model
-from rlhf.models.packed import batches_by_length, is_peft, line_up, plain_model, read, use_packed_attention
+from rlhf.models.packed import batches_by_length, hidden_states, is_peft, pack, plain_model, use_packed_attention
 from rlhf.models.prompts import Messages, Prompt, PromptReader, require_chat_template
 
 
@@ -34,8 +34,8 @@ def score_ids(reward_model: PreTrainedModel, rows: list[list[int]], batch_tokens
     if config.pad_token_id == config.eos_token_id:
         rows = [_before_end(row, config.eos_token_id) for row in rows]
     for chosen in batches_by_length(rows, batch_tokens):
-        ids, lined_up = line_up([rows[row] for row in chosen], reward_model.device)
-        last = read(reward_model, ids, lined_up, lined_up.starts + lined_up.lengths - 1)
+        ids, lined_up = pack([rows[row] for row in chosen], reward_model.device)
+        last = hidden_states(reward_model, ids, lined_up, lined_up.starts + lined_up.lengths - 1)
         scores[chosen] = plain_model(reward_model).score(last).squeeze(1).float().cpu()
     return scores
 

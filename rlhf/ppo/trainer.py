@@ -52,13 +52,13 @@ from rlhf.compare.stats import paired
 from rlhf.config import BadInput, PPOSettings, check_range
 from rlhf.models.generate import Generation, generate
 from rlhf.models.packed import (
-    Rows,
+    PackedRows,
     batches_by_length,
+    hidden_states,
     is_peft,
-    line_up_responses,
     logits_at,
+    pack_responses,
     plain_model,
-    read,
     use_packed_attention,
 )
 from rlhf.models.prompts import Prompt, PromptReader, PromptSet, PromptStream, held_out_prompts, prompts_of
@@ -495,7 +495,7 @@ class PPOTrainer(Trainer):
         if args.stop_token and self.stop_id is None:
             raise BadInput("The tokenizer has no end token; give stop_token_id, or stop_token='none'.")
         adapters = is_peft(self.model)
-        ranks.start_equal(self.model)
+        ranks.broadcast_weights(self.model)
         if isinstance(ref_model, str):
             ref_model, _ = models.load_policy(ref_model)
         if ref_model is None and not adapters and (args.kl_coef > 0 or args.kl_controller == "adaptive"):
@@ -509,7 +509,7 @@ class PPOTrainer(Trainer):
                 reward.source.to(device)
         self.is_shared = value_model is None and args.value_head == "shared"
         self.value_model = self._new_value_head() if self.is_shared else self._separate_value_model(value_model)
-        ranks.start_equal(self.value_model)
+        ranks.broadcast_weights(self.value_model)
         if args.gradient_checkpointing:
             self._checkpoint_activations()
         self.create_optimizer_and_scheduler(args.num_total_batches)
@@ -646,7 +646,7 @@ class PPOTrainer(Trainer):
             self.log(dict(metrics))
         every = max(1, self.state.max_steps // max(1, self.args.num_sample_generations))
         wanted = self.args.log_completions and self.args.num_sample_generations and self.eval_prompts
-        if wanted and ranks.is_first() and (self.state.global_step - 1) % every == 0:
+        if wanted and ranks.is_main_process() and (self.state.global_step - 1) % every == 0:
             self.generate_completions()
         if self.control.should_evaluate:
             self.evaluate()
@@ -671,7 +671,7 @@ class PPOTrainer(Trainer):
         self, prompts: list[Prompt], generator: torch.Generator, model: PreTrainedModel | None = None
     ) -> Rollout:
         """Answers to this rank's share of some prompts, from the policy or another model."""
-        share = ranks.share(len(prompts))
+        share = ranks.shard(len(prompts))
         queries = [prompt.ids for prompt in prompts]
         generation = self._generate(model or self.model, queries, generator, share, keep_hidden=True)
         prompts = [prompts[row] for row in share]
@@ -720,7 +720,7 @@ class PPOTrainer(Trainer):
         generation, mask = rollout.generation, rollout.mask
         rollout.verdict = self._ask_rewards(rollout.prompts, generation)
         for name, scores in rollout.verdict.by_reward.items():
-            if not ranks.any_of(any(score is not None for score in scores)):
+            if not ranks.any_rank(any(score is not None for score in scores)):
                 raise BadInput(f"The reward function {name} gave None for every completion of an update.")
         rollout.raw_scores, rollout.earned = combine(rollout.verdict, self.reward_weights, mask)
         self._read_reference(rollout)
@@ -747,10 +747,10 @@ class PPOTrainer(Trainer):
             rollout.exact_kl[part] = rollout.exact_kl[part].masked_scatter(inside, kl)
 
     @staticmethod
-    def _line_up(rollout: Rollout, part: list[int]) -> tuple[torch.Tensor, Rows, torch.Tensor, torch.Tensor]:
-        """Some rows as a line; see `rlhf.models.packed.line_up_responses`."""
+    def _line_up(rollout: Rollout, part: list[int]) -> tuple[torch.Tensor, PackedRows, torch.Tensor, torch.Tensor]:
+        """Some rows as a line; see `rlhf.models.packed.pack_responses`."""
         prompt_lengths = [len(rollout.prompts[i].ids) for i in part]
-        return line_up_responses([rollout.rows[i] for i in part], prompt_lengths, rollout.mask.device)
+        return pack_responses([rollout.rows[i] for i in part], prompt_lengths, rollout.mask.device)
 
     def _ask_rewards(self, prompts: list[Prompt], generation: Generation) -> Verdict:
         """What the rewards say of B answers."""
@@ -773,7 +773,7 @@ class PPOTrainer(Trainer):
                 yield self.model
 
     def _compare(
-        self, ids: torch.Tensor, rows: Rows, places: torch.Tensor, targets: torch.Tensor, hidden: torch.Tensor
+        self, ids: torch.Tensor, rows: PackedRows, positions: torch.Tensor, targets: torch.Tensor, hidden: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of the targets (n,) under the reference, and the exact KL of each token's distribution.
 
@@ -782,7 +782,7 @@ class PPOTrainer(Trainer):
         logprobs, kls = [], []
         with self.accelerator.autocast():
             with self._reference() as reference:
-                states = read(reference, ids, rows, places)
+                states = hidden_states(reference, ids, rows, positions)
             for part in self._chunks(len(targets)):
                 with self._reference() as reference:
                     log_q = logits_at(reference, states[part], self.args.temperature).log_softmax(dim=-1)
@@ -797,10 +797,10 @@ class PPOTrainer(Trainer):
         size = max(1, LOGITS_AT_ONCE // self.model.get_output_embeddings().weight.size(0))
         return [slice(start, start + size) for start in range(0, tokens, size)]
 
-    def _read_values(self, ids: torch.Tensor, rows: Rows, places: torch.Tensor) -> torch.Tensor:
+    def _read_values(self, ids: torch.Tensor, rows: PackedRows, positions: torch.Tensor) -> torch.Tensor:
         """Values (n,) of a separate value model."""
         with self.accelerator.autocast():
-            states = read(self.value_model, ids, rows, places)
+            states = hidden_states(self.value_model, ids, rows, positions)
             return plain_model(self.value_model).score(states).squeeze(1).float()
 
     def _micro_batches(self, chosen: Sequence[int], rollout: Rollout) -> Iterator[list[int]]:
@@ -902,14 +902,14 @@ class PPOTrainer(Trainer):
         for part in self._micro_batches(own, rollout):
             for name, value in self._accumulate(rollout, part, tokens).items():
                 seen[name] = seen.get(name, 0.0) + value
-        ranks.add_gradients(self.trainable)
+        ranks.all_reduce_gradients(self.trainable)
         norm = nn.utils.clip_grad_norm_(self.trainable, self.args.max_grad_norm)
         if not torch.isfinite(norm):
             self.optimizer.zero_grad()
             raise Diverged(f"The gradient was not finite at update {self.state.global_step + 1}; lower learning_rate.")
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {**ranks.add(seen), "tokens": tokens, "grad_norm": norm}
+        return {**ranks.sum_over_ranks(seen), "tokens": tokens, "grad_norm": norm}
 
     def _accumulate(self, rollout: Rollout, part: list[int], tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """Forward and backward of one micro-batch: adds its gradient, returns its sums over tokens.
@@ -923,7 +923,7 @@ class PPOTrainer(Trainer):
             tensor[part][mask]
             for tensor in (rollout.generation.logprobs, rollout.values, rollout.advantages, rollout.returns)
         )
-        ids, rows, places, targets = self._line_up(rollout, part)
+        ids, rows, positions, targets = self._line_up(rollout, part)
         warming_up = self.state.global_step < args.value_warmup_steps
         sums: dict[str, torch.Tensor] = {}
 
@@ -932,7 +932,7 @@ class PPOTrainer(Trainer):
                 sums[name] = sums.get(name, 0.0) + (values.detach().float() * weight[chunk]).sum()
 
         with self.accelerator.autocast():
-            states = read(self.model, ids, rows, places)
+            states = hidden_states(self.model, ids, rows, positions)
         leaf = states.detach().requires_grad_()
         for chunk in self._chunks(len(targets)):
             with self.accelerator.autocast():
@@ -960,7 +960,7 @@ class PPOTrainer(Trainer):
             states.backward(leaf.grad)
         del states  # with its graph: the activations of policy and value model need not be in memory together
         if not self.is_shared:
-            learn_values(self._read_values(ids, rows, places))
+            learn_values(self._read_values(ids, rows, positions))
         return sums
 
     # 6. Report -----------------------------------------------------------------------------------------------------
@@ -975,7 +975,7 @@ class PPOTrainer(Trainer):
         non_score, surprise = gather(non_score.sum(dim=1)), gather(-(generation.logprobs * mask).sum(dim=1))
         returns, values = gather(rollout.returns[mask]), gather(rollout.values[mask])
         clipped = 0.0 if rollout.clipped is None else gather(rollout.clipped).float().mean().item()
-        read_tokens = sum(ranks.exchange(sum(map(len, rollout.rows))))
+        read_tokens = sum(ranks.all_gather_object(sum(map(len, rollout.rows))))
         metrics = {
             "episode": self.state.global_step * self.args.batch_size,
             "eps": len(scores) / sum(seconds.values()),
@@ -1094,7 +1094,7 @@ class PPOTrainer(Trainer):
             rollout = self._roll_out(batch, generator, model)
             # The next batch begins where the longest answer of all ranks has left the generator.
             drawn = rollout.mask.size(1)
-            for _ in range(max(ranks.exchange(drawn)) - drawn):
+            for _ in range(max(ranks.all_gather_object(drawn)) - drawn):
                 torch.rand(len(batch), generator=generator)
             verdict = self._ask_rewards(rollout.prompts, rollout.generation)
             rollout.raw_scores, _ = combine(verdict, self.reward_weights, rollout.mask)
@@ -1134,13 +1134,13 @@ class PPOTrainer(Trainer):
         The first rank writes, the others wait.
         """
         folder = Path(output_dir or self.args.output_dir)
-        if ranks.is_first():
+        if ranks.is_main_process():
             self._save_policy(folder)
             if self.args.save_value_model and self.is_shared:
                 checkpoint.save_value_head(self.value_model, folder / "value_model")
             elif self.args.save_value_model:
                 self.value_model.save_pretrained(folder / "value_model")
-        ranks.wait()
+        ranks.barrier()
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
 
@@ -1154,9 +1154,9 @@ class PPOTrainer(Trainer):
         All ranks hold the same: the first one writes, the others wait.
         """
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if ranks.is_first():
+        if ranks.is_main_process():
             self._write_checkpoint(folder)
-        ranks.wait()
+        ranks.barrier()
         return folder
 
     def _write_checkpoint(self, folder: Path) -> None:
@@ -1208,7 +1208,7 @@ class PPOTrainer(Trainer):
 
 
 def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """A model that `read` can read, without dropout."""
+    """A model that `hidden_states` can read, without dropout."""
     use_packed_attention(model)
     return model.to(device).eval()
 
@@ -1239,7 +1239,7 @@ def _report_rewards(verdict: Verdict) -> dict[str, float]:
         metrics[f"rewards/{name}/mean"] = given.mean().item()
         metrics[f"rewards/{name}/std"] = given.std(correction=0).item()
     logged = defaultdict(list)
-    for name, value in (entry for part in ranks.exchange(verdict.logged) for entry in part.items()):
+    for name, value in (entry for part in ranks.all_gather_object(verdict.logged) for entry in part.items()):
         logged[name].append(value)
     return metrics | {name: sum(values) / len(values) for name, values in logged.items()}
 

@@ -30,7 +30,7 @@ class RunCallback(TrainerCallback):
             initial=state.global_step,
             desc=self.label,
             unit=f" {self.unit}s",
-            disable=not ranks.is_first(),
+            disable=not ranks.is_main_process(),
         )
 
     def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
@@ -39,7 +39,7 @@ class RunCallback(TrainerCallback):
         self.run.progress(
             state.global_step, state.max_steps, f"{self.label}: {self.unit} {state.global_step} of {state.max_steps}"
         )
-        if ranks.any_of(self.run.stop_requested()):
+        if ranks.any_rank(self.run.stop_requested()):
             control.should_training_stop = True
 
     def on_log(self, args: object, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: object) -> None:

@@ -1,0 +1,38 @@
+"""Names of the metrics in a run's `metrics.jsonl` that more than one room speaks of.
+
+The trainers write them; the figures, the page, the model card and the report read them. PPO's are TRL's names
+(`PPOTrainer`, 1.12), the reward model's are those of TRL's `RewardTrainer`.
+"""
+
+STEP = "step"
+"""Optimizer steps of reward training, updates of PPO."""
+
+# Reward model, on the pairs of a step and on held-out pairs
+LOSS, EVAL_LOSS = "loss", "eval_loss"
+ACCURACY, EVAL_ACCURACY = "accuracy", "eval_accuracy"
+MARGIN, EVAL_MARGIN = "margin", "eval_margin"
+LABEL_CEILING = "label_ceiling"
+"""Accuracy of the rubric itself on the noisy labels of the held-out pairs: the best a reward model can hope for."""
+
+# PPO, means over the responses of an update
+EPISODE = "episode"
+"""Responses sampled and learned from so far."""
+EPISODES_PER_SECOND = "eps"
+SCORE, SCORE_STD = "objective/scores_raw", "objective/scores_std"
+"""Mean and standard deviation of the score as the rewards gave it, before normalisation and penalties."""
+KL = "objective/kl"
+"""Nats per response, from the sampled tokens."""
+ENTROPY = "objective/entropy"
+"""Minus the log-probability of the sampled response, in nats per response."""
+MEAN_LENGTH = "completions/mean_length"
+"""Tokens per response."""
+CLIPPED_RATIO = "completions/clipped_ratio"
+"""Share of the responses that ran into the length limit."""
+
+# PPO's evaluation on held-out prompts
+EVAL_SCORE, EVAL_BASE_SCORE = "eval/score", "eval/base_score"
+EVAL_GAIN, EVAL_GAIN_LOW, EVAL_GAIN_HIGH = "eval/gain", "eval/gain_ci_low", "eval/gain_ci_high"
+EVAL_WIN_RATE = "eval/win_rate"
+EVAL_KL = "eval/kl"
+"""Exact over the vocabulary at each token, in nats per response."""
+EVAL_MEAN_LENGTH, EVAL_EOS_RATE = "eval/mean_length", "eval/eos_rate"
