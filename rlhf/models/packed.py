@@ -173,7 +173,7 @@ def _attention(
 
 
 _WANTED: ContextVar[tuple[torch.Tensor, int] | None] = ContextVar("wanted", default=None)
-"""While `hidden_states` runs, in its thread alone: positions (n,) of the states that are wanted, and of how many, N."""
+"""While `hidden_states` runs, in its thread alone: positions (n,) of the states that are wanted, and out of how many."""
 
 
 def _take_wanted(mlp: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
