@@ -15,17 +15,10 @@ import torch
 from worlds import BOS, EOS, small_model, trainer_for
 
 from rlhf.models.packed import logits_at
-from rlhf.ppo.trainer import (
-    PPOTrainer,
-    adapt_kl_coef,
-    compute_gae,
-    compute_rewards,
-    explained_variance,
-    policy_losses,
-    token_logprobs,
-    value_losses,
-    whiten,
-)
+from rlhf.ppo import PPOTrainer
+from rlhf.ppo.algorithm import adapt_kl_coef, compute_gae, compute_rewards, policy_losses, value_losses, whiten
+from rlhf.ppo.logprobs import ActorCritic, token_logprobs
+from rlhf.ppo.metrics import explained_variance
 
 
 GARBAGE = pytest.mark.parametrize("garbage", [float("nan"), float("inf"), 1e9])
@@ -430,18 +423,18 @@ def forget_temperature_in_learning(monkeypatch):
     def patched(model, states, temperature):
         return logits_at(model, states, 1.0 if torch.is_grad_enabled() else temperature)
 
-    monkeypatch.setattr("rlhf.ppo.trainer.logits_at", patched)
+    monkeypatch.setattr("rlhf.ppo.logprobs.logits_at", patched)
 
 
 def forget_temperature_in_reference(monkeypatch):
-    original = PPOTrainer._read_reference
+    original = ActorCritic.reference_logprobs
 
-    def patched(trainer, rollout):
+    def patched(actor_critic, rollout):
         with monkeypatch.context() as within:
-            within.setattr(trainer.args, "temperature", 1.0)
-            original(trainer, rollout)
+            within.setattr(actor_critic.args, "temperature", 1.0)
+            return original(actor_critic, rollout)
 
-    monkeypatch.setattr(PPOTrainer, "_read_reference", patched)
+    monkeypatch.setattr(ActorCritic, "reference_logprobs", patched)
 
 
 def score_after_the_end(monkeypatch):
@@ -453,19 +446,19 @@ def score_after_the_end(monkeypatch):
         late[:, -1] += earned[:, -1]
         return compute_rewards(late, logprobs, ref_logprobs, mask, kl_coef)
 
-    monkeypatch.setattr("rlhf.ppo.trainer.compute_rewards", patched)
+    monkeypatch.setattr("rlhf.ppo.algorithm.compute_rewards", patched)
 
 
 def end_is_no_action(monkeypatch):
     """Nothing is learned from end tokens, as if they were pads."""
-    original = PPOTrainer._roll_out
+    original = PPOTrainer.roll_out
 
     def patched(trainer, *given):
         rollout = original(trainer, *given)
-        rollout.learns = rollout.learns & (rollout.generation.responses != EOS)
+        rollout.loss_mask = rollout.loss_mask & (rollout.generation.responses != EOS)
         return rollout
 
-    monkeypatch.setattr(PPOTrainer, "_roll_out", patched)
+    monkeypatch.setattr(PPOTrainer, "roll_out", patched)
 
 
 ESTIMATORS = {
@@ -507,7 +500,7 @@ def test_at_another_temperature_it_reaches_the_tilt_of_the_tempered_reference(tm
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_another_price_of_kl_misses_the_tilt(tmp_path, monkeypatch, estimator):
-    monkeypatch.setattr("rlhf.ppo.trainer.compute_rewards", pay_by(ESTIMATORS[estimator]))
+    monkeypatch.setattr("rlhf.ppo.algorithm.compute_rewards", pay_by(ESTIMATORS[estimator]))
     outcome = play(bandit(), tmp_path)
     assert outcome.after > 0.1
     assert outcome.regret > 0.05

@@ -17,7 +17,9 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadMo
 
 from rlhf.models.generate import Generation
 from rlhf.models.packed import hidden_states, pack_responses, use_packed_attention
-from rlhf.ppo.trainer import PPOConfig, PPOTrainer, compute_gae, value_losses, whiten
+from rlhf.ppo import PPOConfig, PPOTrainer, algorithm
+from rlhf.ppo.algorithm import compute_gae, value_losses, whiten
+from rlhf.ppo.metrics import update_metrics
 
 
 FIXTURE = Path(__file__).parent / "fixtures" / "trl_1_12"
@@ -33,7 +35,7 @@ WHILE_LEARNING = (
 )  # fmt: skip
 STEPS = {
     "pg_loss": "policy_loss", "vf_loss": "value_loss", "pg_clipfrac": "policy_clipped",
-    "vf_clipfrac": "value_clipped", "approxkl": "approxkl", "entropy": "entropy", "ratio": "ratio",
+    "vf_clipfrac": "value_clipped", "approxkl": "k2", "entropy": "entropy", "ratio": "ratio",
 }  # fmt: skip
 """TRL's names of what is seen in an optimizer step, and the names here."""
 
@@ -59,30 +61,16 @@ class Run:
     trainer: PPOTrainer
 
 
-class WatchedTrainer(PPOTrainer):
-    """Notes the rewards, the rollout and the optimizer steps of each update."""
-
-    def _advantages(self, rollout, rewards):
-        super()._advantages(rollout, rewards)
-        self.rewards_per_token, self.steps = rewards, {name: [] for name in STEPS}
-
-    def _step(self, rollout, chosen):
-        seen = super()._step(rollout, chosen)
-        for name, own in STEPS.items():
-            self.steps[name].append(float(seen[own] / seen["tokens"]))
-        return seen
-
-    def _report(self, rollout, non_score, learned, seconds):
-        order = [[prompt.ids for prompt in rollout.prompts].index(prompt) for prompt in self.expected]
-        tokens = {
-            name: getattr(rollout, name) for name in ("ref_logprobs", "values", "scores", "advantages", "returns")
-        }
-        logprobs = rollout.generation.logprobs
-        tokens |= {"logprobs": logprobs, "kl": logprobs - rollout.ref_logprobs}
-        tokens |= {"non_score_reward": non_score, "rewards": self.rewards_per_token}
-        tokens = {name: value[order] for name, value in tokens.items()}
-        self.updates.append(Update(tokens, rollout.mask[order], self.steps))
-        return super()._report(rollout, non_score, learned, seconds)
+def watched(trainer, rollout, stats, clock):
+    """`update_metrics`, which notes the rollout and the optimizer steps of each update."""
+    order = [[prompt.ids for prompt in rollout.prompts].index(prompt) for prompt in trainer.expected]
+    names = ("logprobs", "ref_logprobs", "values", "scores", "rewards", "advantages", "returns")
+    tokens = {name: getattr(rollout, name) for name in names}
+    tokens |= {"kl": rollout.logprobs - rollout.ref_logprobs, "non_score_reward": rollout.non_score_rewards}
+    tokens = {name: value[order] for name, value in tokens.items()}
+    steps = {name: [float(step[own] / step["num_tokens"]) for step in stats.steps] for name, own in STEPS.items()}
+    trainer.updates.append(Update(tokens, rollout.mask[order], steps))
+    return update_metrics(trainer, rollout, stats, clock)
 
 
 def say(answers):
@@ -148,7 +136,8 @@ def train(numbers, weights, name, folder, patch):
         str(folder), **case["settings"], max_grad_norm=1e9, use_cpu=True, report_to="none", save_strategy="no",
         disable_tqdm=True,
     )  # fmt: skip
-    trainer = WatchedTrainer(
+    patch.setattr(algorithm, "update_metrics", watched)
+    trainer = PPOTrainer(
         policy,
         args,
         PreTrainedTokenizerFast(

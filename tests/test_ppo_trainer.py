@@ -22,6 +22,7 @@ from transformers import (
 )
 from worlds import EOS, small_model, tokenizer_of, trainer_for
 
+import rlhf.ppo.logprobs
 import rlhf.ppo.trainer
 from rlhf.config import BadInput
 from rlhf.models.generate import generate
@@ -238,7 +239,7 @@ def expected_weights(tmp_path_factory):
 
 @pytest.mark.parametrize("tokens", [1, 20, 60])
 def test_weights_do_not_depend_on_the_tokens_of_a_micro_batch(tokens, expected_weights, tmp_path, monkeypatch):
-    monkeypatch.setitem(rlhf.ppo.trainer.MICRO_BATCH_TOKENS, "cpu", tokens)
+    monkeypatch.setitem(rlhf.ppo.logprobs.MICRO_BATCH_TOKENS, "cpu", tokens)
     found = weights_after(quick(tmp_path, total_episodes=32, num_mini_batches=2))
     assert torch.allclose(found, expected_weights, atol=2e-6)
 
@@ -256,7 +257,7 @@ def test_weights_do_not_depend_on_the_split_into_accumulation_steps(per_device, 
 def test_weights_do_not_depend_on_how_the_vocabulary_projection_is_cut(
     entries, expected_weights, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(rlhf.ppo.trainer, "LOGITS_AT_ONCE", entries)
+    monkeypatch.setattr(rlhf.ppo.logprobs, "LOGITS_AT_ONCE", entries)
     found = weights_after(quick(tmp_path, total_episodes=32, num_mini_batches=2))
     assert torch.allclose(found, expected_weights, atol=2e-6)
 

@@ -1,6 +1,8 @@
-"""PPO for language models. Start with `algorithm.py`; README.md compares with TRL."""
+"""PPO for language models. Read `algorithm.py` first; README.md explains the other files and compares with TRL."""
 
-from rlhf.ppo.trainer import Diverged, PPOConfig, PPOTrainer
+from rlhf.ppo.algorithm import Diverged
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.trainer import PPOTrainer
 
 
 __all__ = ["Diverged", "PPOConfig", "PPOTrainer"]

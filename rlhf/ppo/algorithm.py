@@ -1,0 +1,313 @@
+"""PPO for language models: the formulas, then one update in six numbered phases.
+
+The losses are those of Schulman et al. (2017, arXiv 1707.06347), the KL penalty that of Ziegler et al. (2019, arXiv
+1909.08593), and many details follow Huang et al. (2024, arXiv 2403.17031). Settings and metrics have TRL's names.
+
+`tests/test_ppo_plain_loop.py` has the same without batching, in 55 lines; they agree to 2e-6. Elsewhere stand the
+settings (`config.py`), forward and backward passes that fit in memory (`logprobs.py`), the metrics (`metrics.py`), and
+the loop over updates with all that surrounds it: construction, evaluation, saving, resuming (`trainer.py`).
+
+Shapes: B responses of at most T tokens, N tokens in a micro-batch, V tokens in the vocabulary, d the model's width.
+Tensors over tokens are (B, T) with a mask; a token after the end token does not exist. Masks come from lengths, never
+from the value of a pad token, so the end token is an action that is learned like any other.
+
+Under a launcher each rank holds the rows of its own prompts, and every mean, sum and normalisation is taken over all
+ranks: an update is the same however many processes share it.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from rlhf import ranks
+from rlhf.models.generate import Generation
+from rlhf.models.prompts import Prompt
+from rlhf.models.scoring import Verdict
+from rlhf.ppo.metrics import LearningStats, update_metrics
+
+
+if TYPE_CHECKING:
+    from rlhf.ppo.trainer import PPOTrainer
+
+SAMPLE, SHUFFLE, SHOW = range(3)
+"""What an update draws random numbers for; each has a generator of its own."""
+
+
+class Diverged(RuntimeError):
+    """A loss, score or gradient became NaN or infinite; the message names it and the update."""
+
+
+@dataclass
+class Rollout:
+    """The responses of this rank and what the phases compute for them; (B, T) unless a comment says otherwise."""
+
+    prompts: list[Prompt]
+    rows: list[list[int]]  # B lists of ids, prompt and response, without pads
+    generation: Generation  # responses, mask, logprobs, ended (B,), hidden (B, T, d)
+    loss_mask: torch.Tensor  # the tokens that losses and whitening see
+    verdict: Verdict | None = None  # scores by reward function
+    raw_scores: torch.Tensor | None = None  # (B,) weighted sum over reward functions
+    score_rewards: torch.Tensor | None = None  # the same, at the tokens that earned it
+    ref_logprobs: torch.Tensor | None = None
+    exact_kl: torch.Tensor | None = None  # KL(policy || reference) over the vocabulary at each token
+    values: torch.Tensor | None = None
+    scores: torch.Tensor | None = None  # (B,) what is maximised: normalised, clipped, minus the penalty for not ending
+    score_clipped: torch.Tensor | None = None  # (B,) whether reward_clip_range cut the score
+    non_score_rewards: torch.Tensor | None = None  # the KL penalty
+    rewards: torch.Tensor | None = None
+    advantages: torch.Tensor | None = None
+    returns: torch.Tensor | None = None
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """True on the tokens of responses."""
+        return self.generation.mask
+
+    @property
+    def logprobs(self) -> torch.Tensor:
+        """Log-probabilities under the policy that sampled: the old policy of the ratio."""
+        return self.generation.logprobs
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The formulas
+
+
+def compute_rewards(
+    score_rewards: torch.Tensor, logprobs: torch.Tensor, ref_logprobs: torch.Tensor, mask: torch.Tensor, kl_coef: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """score_rewards, logprobs, ref_logprobs, mask (B, T) -> rewards (B, T) and their KL part (B, T).
+
+    r_t = score_t - kl_coef * (log pi(y_t) - log pi_ref(y_t)), where score_t is the score at a response's last token,
+    the end token or the one at the length limit, and 0 before (Ziegler et al., 2.1). The log-ratio itself ("k1") is
+    the estimator whose optimum is that of E[score] - kl_coef * KL; k3 has another one.
+    """
+    non_score = torch.where(mask, -kl_coef * (logprobs - ref_logprobs), 0.0)
+    return torch.where(mask, score_rewards, 0.0) + non_score, non_score
+
+
+def compute_gae(
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """rewards, values, mask (B, T) -> advantages and returns (B, T), 0 outside the mask.
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, with V and A zero after the last token
+    (Schulman et al. 1506.02438, eq. 16); the return is R_t = A_t + V_t.
+    """
+    rewards, values = torch.where(mask, rewards, 0.0), torch.where(mask, values, 0.0)
+    advantages = torch.zeros_like(values)
+    next_advantage, next_value = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])  # (B,)
+    for t in reversed(range(values.size(1))):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        # Behind a row's end nothing is carried: rows of different lengths share the loop.
+        next_advantage = torch.where(mask[:, t], delta + gamma * lam * next_advantage, 0.0)
+        next_value = values[:, t]
+        advantages[:, t] = next_advantage
+    return advantages, advantages + values
+
+
+def whiten(values: torch.Tensor, mask: torch.Tensor, *, shift_mean: bool = True) -> torch.Tensor:
+    """Scale the valid entries of all ranks to mean 0 and variance 1; values, mask (B, T) -> (B, T), 0 outside."""
+    valid = ranks.gather(values[mask])
+    variance, mean = torch.var_mean(valid) if valid.numel() > 1 else (valid.new_ones(()), valid.mean())
+    whitened = (values[mask] - mean) * torch.rsqrt(variance + 1e-8) + (0.0 if shift_mean else mean)
+    return torch.zeros_like(values).masked_scatter(mask, whitened)
+
+
+def policy_losses(
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    cliprange: float,
+    cliprange_high: float | None = None,
+    dual_clip: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Clipped surrogate loss; all (N,) -> loss (N,), probability ratio rho (N,), whether it was clipped (N,).
+
+    max(-A rho, -A clip(rho, 1 - cliprange, 1 + cliprange_high)) (Schulman et al., eq. 7); where A < 0, at most
+    -A dual_clip (Ye et al. 1912.09729).
+    """
+    # exp(20) is far beyond every clip range; without the clamp one absurd ratio would be infinite, its gradient NaN.
+    ratio = torch.exp((logprobs - old_logprobs).clamp(-20, 20))
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - cliprange, 1 + (cliprange_high or cliprange))
+    loss = torch.maximum(unclipped, clipped)
+    if dual_clip is not None:
+        loss = torch.where(advantages < 0, loss.minimum(-advantages * dual_clip), loss)
+    return loss, ratio, clipped > unclipped
+
+
+def value_losses(
+    values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, cliprange_value: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clipped squared error; all (N,) -> loss (N,), whether it was clipped (N,). As in OpenAI's baselines."""
+    values_clipped = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
+    unclipped, clipped = (values - returns) ** 2, (values_clipped - returns) ** 2
+    return 0.5 * torch.maximum(unclipped, clipped), clipped > unclipped
+
+
+@dataclass
+class ScoreStats:
+    """Mean and spread of the scores so far, by which scores are normalised."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0  # sum of squared distances from the mean
+
+    def normalization(self, kind: str, raw_scores: torch.Tensor) -> tuple[float, float]:
+        """The shift and the scale of an update's scores, raw_scores (B,) being those of all ranks.
+
+        "running" takes in every batch. "reference" takes in the first one only, which the policy wrote while it still
+        was the reference (Ziegler et al., 2.2), and keeps it, so that kl_coef keeps its meaning.
+        """
+        if kind == "running" or (kind == "reference" and self.count == 0):
+            # Moments of two batches are combined as by Chan et al. (1983).
+            count, mean = len(raw_scores), raw_scores.mean().item()
+            total, difference = self.count + count, mean - self.mean
+            self.squares += ((raw_scores - mean) ** 2).sum().item() + difference**2 * self.count * count / total
+            self.mean += difference * count / total
+            self.count = total
+        if kind == "none":
+            return 0.0, 1.0
+        return self.mean, max(math.sqrt(self.squares / max(1, self.count - 1)), 1e-6)
+
+
+def adapt_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:
+    """The adaptive controller of Ziegler et al. (2.2): beta (1 + clip(KL / target - 1, +-0.2) n / horizon)."""
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * episodes / horizon)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One update
+
+
+def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]:
+    """Answer `prompts` (those of all ranks) and learn from the answers; returns the update's metrics.
+
+    Raises:
+        Diverged: a score or a gradient is not finite; the weights are as they were before that step.
+    """
+    args, actor_critic, update = trainer.args, trainer.actor_critic, trainer.state.global_step + 1
+    clock = [_now(args.device)]
+
+    # 1. Roll out: the policy answers. It keeps the log-probabilities as it samples, so the first ratio is exactly 1.
+    rollout = trainer.roll_out(prompts, trainer.generator(SAMPLE))
+    mask, loss_mask, old_logprobs = rollout.mask, rollout.loss_mask, rollout.logprobs  # (B, T) each
+    clock.append(_now(args.device))
+
+    # 2. Score: what the rewards give each response, how likely each token is under the reference, and what the critic
+    #    expects from each token on.
+    raw_scores, score_rewards = trainer.score(rollout)  # (B,), (B, T)
+    ref_logprobs, rollout.exact_kl = actor_critic.reference_logprobs(rollout)  # (B, T), (B, T)
+    old_values = actor_critic.values(rollout)  # (B, T)
+
+    # 3. Rewards: the score at the last token, minus the KL penalty at every token.
+    if not torch.isfinite(ranks.gather(raw_scores)).all():
+        raise Diverged(f"A score was not finite at update {update}.")
+    shift, scale = trainer.score_stats.normalization(args.reward_normalization, ranks.gather(raw_scores))
+    scores, score_rewards = (raw_scores - shift) / scale, score_rewards / scale
+    if args.reward_clip_range is not None:
+        rollout.score_clipped = scores.abs() > args.reward_clip_range
+        scores = scores.clamp(-args.reward_clip_range, args.reward_clip_range)
+    if args.missing_eos_penalty is not None:
+        scores = scores - args.missing_eos_penalty * (~rollout.generation.ended)
+    # Rewards may come by token. What shift, clipping and penalty change in their sum is settled at the last token.
+    last = mask.sum(dim=1) - 1  # (B,)
+    score_rewards[torch.arange(len(scores), device=scores.device), last] += scores - score_rewards.sum(dim=1)
+    rewards, non_score_rewards = compute_rewards(score_rewards, old_logprobs, ref_logprobs, mask, trainer.kl_coef)
+    if args.whiten_rewards:
+        rewards = whiten(rewards, mask, shift_mean=False)
+
+    # 4. Advantages: how much better each token turned out than the critic expected.
+    advantages, returns = compute_gae(rewards, old_values, mask, args.gamma, args.lam)  # (B, T), (B, T)
+    if args.normalize_advantages:
+        advantages = whiten(advantages, loss_mask)
+    clock.append(_now(args.device))
+
+    # 5. Learn: several epochs over the batch, an optimizer step per mini-batch.
+    stats = LearningStats()
+    shuffle = trainer.generator(SHUFFLE)
+    for _ in range(args.num_ppo_epochs):
+        for rows, num_tokens in mini_batches(loss_mask, args.num_mini_batches, shuffle):
+            # As many rows at once as memory holds; their gradients add up to that of the whole mini-batch.
+            for batch in actor_critic.micro_batches(rollout, rows):
+                inside = mask[batch.rows]
+                weight = loss_mask[batch.rows][inside].float()  # (N,) 0 where a token is left out of the losses
+                # The batch's tokens one after another, (N,) each.
+                of_batch = [tensor[batch.rows][inside] for tensor in (old_logprobs, advantages, old_values, returns)]
+
+                def policy_loss(logprobs: torch.Tensor, entropy: torch.Tensor, at: slice) -> torch.Tensor:
+                    """Log-probabilities and entropies (n,) of the tokens `at` of this micro-batch -> loss ()."""
+                    old, advantage = (tensor[at] for tensor in of_batch[:2])
+                    loss, ratio, clipped = policy_losses(
+                        logprobs, old, advantage, args.cliprange, args.cliprange_high, args.dual_clip
+                    )
+                    log_ratio = logprobs - old
+                    # Two estimates of how far this update has moved the policy (Schulman 2020, "Approximating KL").
+                    k2, k3 = 0.5 * log_ratio**2, ratio - 1 - log_ratio
+                    stats.add(weight[at], policy_loss=loss, policy_clipped=clipped, ratio=ratio)
+                    stats.add(weight[at], entropy=entropy, k2=k2, k3=k3)
+                    bonus = args.entropy_coef * entropy if args.entropy_coef > 0 else 0.0
+                    # Divided by the tokens of the mini-batch, not of the micro-batch: a short response weighs no more.
+                    return ((loss - bonus) * weight[at]).sum() / num_tokens
+
+                def value_loss(values: torch.Tensor) -> torch.Tensor:
+                    """Values (N,) of this micro-batch -> loss ()."""
+                    loss, clipped = value_losses(values, *of_batch[2:], args.cliprange_value)
+                    stats.add(weight, value_loss=loss, value_clipped=clipped)
+                    return args.vf_coef * (loss * weight).sum() / num_tokens
+
+                # The policy waits until the critic has warmed up: before that the advantages mean little.
+                policy_learns = update > args.value_warmup_steps
+                actor_critic.backward(batch, policy_loss, value_loss, policy_learns=policy_learns)
+            ranks.all_reduce_gradients(trainer.trainable)
+            grad_norm = clip_grad_norm_(trainer.trainable, args.max_grad_norm)
+            if not torch.isfinite(grad_norm):
+                trainer.optimizer.zero_grad()
+                raise Diverged(f"The gradient was not finite at update {update}; lower learning_rate.")
+            trainer.optimizer.step()
+            trainer.optimizer.zero_grad()
+            stats.end_step(num_tokens, grad_norm)
+        if stats.end_epoch()["k3"] > 1.5 * args.target_kl and args.early_stopping:
+            break
+    clock.append(_now(args.device))
+
+    # 6. Report, and let the KL coefficient follow the KL if it is to.
+    rollout.ref_logprobs, rollout.values, rollout.scores = ref_logprobs, old_values, scores
+    rollout.rewards, rollout.non_score_rewards = rewards, non_score_rewards
+    rollout.advantages, rollout.returns = advantages, returns
+    metrics = update_metrics(trainer, rollout, stats, clock)
+    if args.kl_controller == "adaptive":
+        trainer.kl_coef = adapt_kl_coef(
+            trainer.kl_coef, metrics["objective/kl"], args.kl_target, args.batch_size, args.kl_horizon
+        )
+    return metrics
+
+
+def mini_batches(
+    loss_mask: torch.Tensor, num_mini_batches: int, generator: torch.Generator
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Deal the responses of all ranks into mini-batches: this rank's rows of each, and its tokens over all ranks ().
+
+    loss_mask (B, T) is this rank's; the tokens counted are those that the losses see.
+    """
+    num_tokens = ranks.gather(loss_mask.sum(dim=1))  # (B of all ranks,)
+    order = torch.randperm(len(num_tokens), generator=generator).tolist()
+    size, first = len(order) // num_mini_batches, ranks.rank() * len(loss_mask)
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        own = [row - first for row in chosen if 0 <= row - first < len(loss_mask)]
+        yield own, num_tokens[chosen].sum().clamp(min=1)
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
