@@ -52,7 +52,6 @@ class Rollout:
     loss_mask: torch.Tensor  # the tokens that losses and whitening see
     verdict: Verdict | None = None  # scores by reward function
     raw_scores: torch.Tensor | None = None  # (B,) weighted sum over reward functions
-    score_rewards: torch.Tensor | None = None  # the same, at the tokens that earned it
     ref_logprobs: torch.Tensor | None = None
     exact_kl: torch.Tensor | None = None  # KL(policy || reference) over the vocabulary at each token
     values: torch.Tensor | None = None
@@ -198,20 +197,20 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
 
     # 1. Roll out: the policy answers. It keeps the log-probabilities as it samples, so the first ratio is exactly 1.
     rollout = trainer.roll_out(prompts, trainer.generator(SAMPLE))
-    mask, loss_mask, old_logprobs = rollout.mask, rollout.loss_mask, rollout.logprobs  # (B, T) each
+    mask, loss_mask = rollout.mask, rollout.loss_mask  # (B, T), (B, T)
     clock.append(_now(args.device))
 
     # 2. Score: what the rewards give each response, how likely each token is under the reference, and what the critic
     #    expects from each token on.
-    raw_scores, score_rewards = trainer.score(rollout)  # (B,), (B, T)
-    ref_logprobs, rollout.exact_kl = actor_critic.reference_logprobs(rollout)  # (B, T), (B, T)
-    old_values = actor_critic.values(rollout)  # (B, T)
+    rollout.raw_scores, score_rewards = trainer.score(rollout)  # (B,), (B, T)
+    rollout.ref_logprobs, rollout.exact_kl = actor_critic.reference_logprobs(rollout)  # (B, T), (B, T)
+    rollout.values = actor_critic.values(rollout)  # (B, T)
 
     # 3. Rewards: the score at the last token, minus the KL penalty at every token.
-    if not torch.isfinite(ranks.gather(raw_scores)).all():
+    if not torch.isfinite(ranks.gather(rollout.raw_scores)).all():
         raise Diverged(f"A score was not finite at update {update}.")
-    shift, scale = trainer.score_stats.normalization(args.reward_normalization, ranks.gather(raw_scores))
-    scores, score_rewards = (raw_scores - shift) / scale, score_rewards / scale
+    shift, scale = trainer.score_stats.normalization(args.reward_normalization, ranks.gather(rollout.raw_scores))
+    scores, score_rewards = (rollout.raw_scores - shift) / scale, score_rewards / scale
     if args.reward_clip_range is not None:
         rollout.score_clipped = scores.abs() > args.reward_clip_range
         scores = scores.clamp(-args.reward_clip_range, args.reward_clip_range)
@@ -220,51 +219,56 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
     # Rewards may come by token. What shift, clipping and penalty change in their sum is settled at the last token.
     last = mask.sum(dim=1) - 1  # (B,)
     score_rewards[torch.arange(len(scores), device=scores.device), last] += scores - score_rewards.sum(dim=1)
-    rewards, non_score_rewards = compute_rewards(score_rewards, old_logprobs, ref_logprobs, mask, trainer.kl_coef)
+    rollout.scores = scores
+    rollout.rewards, rollout.non_score_rewards = compute_rewards(
+        score_rewards, rollout.logprobs, rollout.ref_logprobs, mask, trainer.kl_coef
+    )
     if args.whiten_rewards:
-        rewards = whiten(rewards, mask, shift_mean=False)
+        rollout.rewards = whiten(rollout.rewards, mask, shift_mean=False)
 
     # 4. Advantages: how much better each token turned out than the critic expected.
-    advantages, returns = compute_gae(rewards, old_values, mask, args.gamma, args.lam)  # (B, T), (B, T)
+    rollout.advantages, rollout.returns = compute_gae(rollout.rewards, rollout.values, mask, args.gamma, args.lam)
     if args.normalize_advantages:
-        advantages = whiten(advantages, loss_mask)
+        rollout.advantages = whiten(rollout.advantages, loss_mask)
     clock.append(_now(args.device))
 
     # 5. Learn: several epochs over the batch, an optimizer step per mini-batch.
-    stats = LearningStats()
-    shuffle = trainer.generator(SHUFFLE)
+    stats, shuffle = LearningStats(), trainer.generator(SHUFFLE)
+    # The policy waits until the critic has warmed up: before that its advantages mean little.
+    policy_learns = update > args.value_warmup_steps
     for _ in range(args.num_ppo_epochs):
         for rows, num_tokens in mini_batches(loss_mask, args.num_mini_batches, shuffle):
             # As many rows at once as memory holds; their gradients add up to that of the whole mini-batch.
             for batch in actor_critic.micro_batches(rollout, rows):
                 inside = mask[batch.rows]
-                weight = loss_mask[batch.rows][inside].float()  # (N,) 0 where a token is left out of the losses
-                # The batch's tokens one after another, (N,) each.
-                of_batch = [tensor[batch.rows][inside] for tensor in (old_logprobs, advantages, old_values, returns)]
+                # The tokens of the micro-batch one after another, (N,) each.
+                mb_logprobs, mb_values, mb_advantages, mb_returns, mb_loss_mask = (
+                    tensor[batch.rows][inside]
+                    for tensor in (rollout.logprobs, rollout.values, rollout.advantages, rollout.returns, loss_mask)
+                )
+                weight = mb_loss_mask.float()
 
                 def policy_loss(logprobs: torch.Tensor, entropy: torch.Tensor, at: slice) -> torch.Tensor:
                     """Log-probabilities and entropies (n,) of the tokens `at` of this micro-batch -> loss ()."""
-                    old, advantage = (tensor[at] for tensor in of_batch[:2])
                     loss, ratio, clipped = policy_losses(
-                        logprobs, old, advantage, args.cliprange, args.cliprange_high, args.dual_clip
-                    )
-                    log_ratio = logprobs - old
+                        logprobs, mb_logprobs[at], mb_advantages[at],
+                        args.cliprange, args.cliprange_high, args.dual_clip,
+                    )  # fmt: skip
                     # Two estimates of how far this update has moved the policy (Schulman 2020, "Approximating KL").
+                    log_ratio = logprobs - mb_logprobs[at]
                     k2, k3 = 0.5 * log_ratio**2, ratio - 1 - log_ratio
                     stats.add(weight[at], policy_loss=loss, policy_clipped=clipped, ratio=ratio)
                     stats.add(weight[at], entropy=entropy, k2=k2, k3=k3)
                     bonus = args.entropy_coef * entropy if args.entropy_coef > 0 else 0.0
-                    # Divided by the tokens of the mini-batch, not of the micro-batch: a short response weighs no more.
+                    # Divided by the tokens of the mini-batch: every token weighs the same, however rows are batched.
                     return ((loss - bonus) * weight[at]).sum() / num_tokens
 
                 def value_loss(values: torch.Tensor) -> torch.Tensor:
                     """Values (N,) of this micro-batch -> loss ()."""
-                    loss, clipped = value_losses(values, *of_batch[2:], args.cliprange_value)
+                    loss, clipped = value_losses(values, mb_values, mb_returns, args.cliprange_value)
                     stats.add(weight, value_loss=loss, value_clipped=clipped)
                     return args.vf_coef * (loss * weight).sum() / num_tokens
 
-                # The policy waits until the critic has warmed up: before that the advantages mean little.
-                policy_learns = update > args.value_warmup_steps
                 actor_critic.backward(batch, policy_loss, value_loss, policy_learns=policy_learns)
             ranks.all_reduce_gradients(trainer.trainable)
             grad_norm = clip_grad_norm_(trainer.trainable, args.max_grad_norm)
@@ -274,19 +278,16 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
             trainer.optimizer.step()
             trainer.optimizer.zero_grad()
             stats.end_step(num_tokens, grad_norm)
-        if stats.end_epoch()["k3"] > 1.5 * args.target_kl and args.early_stopping:
+        epoch = stats.end_epoch()
+        if args.early_stopping and epoch["k3"] > 1.5 * args.target_kl:
             break
     clock.append(_now(args.device))
 
     # 6. Report, and let the KL coefficient follow the KL if it is to.
-    rollout.ref_logprobs, rollout.values, rollout.scores = ref_logprobs, old_values, scores
-    rollout.rewards, rollout.non_score_rewards = rewards, non_score_rewards
-    rollout.advantages, rollout.returns = advantages, returns
     metrics = update_metrics(trainer, rollout, stats, clock)
     if args.kl_controller == "adaptive":
-        trainer.kl_coef = adapt_kl_coef(
-            trainer.kl_coef, metrics["objective/kl"], args.kl_target, args.batch_size, args.kl_horizon
-        )
+        kl = metrics["objective/kl"]
+        trainer.kl_coef = adapt_kl_coef(trainer.kl_coef, kl, args.kl_target, args.batch_size, args.kl_horizon)
     return metrics
 
 

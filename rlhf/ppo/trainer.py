@@ -41,33 +41,33 @@ from rlhf.runs import checkpoint
 class PPOTrainer(Trainer):
     """Proximal policy optimisation of a causal language model against rewards.
 
-    A Transformers Trainer in its life cycle (callbacks, trackers, saving, devices) with a loop of its own. Every
-    random number is drawn from generators seeded by (seed, update), so a resumed run repeats an uninterrupted one to
-    the bit on the CPU. Under a launcher the prompts of an update are shared out among the processes, all of which must
-    be given the same models, prompts and settings.
+    A Transformers Trainer in its life cycle (callbacks, trackers, saving, devices); one update is
+    `rlhf.ppo.algorithm.ppo_update`. Every random number comes from a generator seeded by (seed, update), so a resumed
+    run repeats an uninterrupted one to the bit on the CPU. Under a launcher the prompts of an update are dealt to the
+    processes, which must all be given the same models, prompts and settings.
 
     Args:
         model: the policy, or its name or path; trained in place.
         args: settings, see `PPOConfig`.
-        processing_class: the policy's tokenizer; found beside a model that is given by name.
-        reward_funcs: what gives scores: a function `f(prompts, completions, completion_ids, **columns)` that returns
-            one number a completion (None for no opinion) or one a token, a sequence classifier with one score, its
-            name or path, or a list of these.
+        processing_class: the policy's tokenizer; loaded with a model that is given by name.
+        reward_funcs: a function `f(prompts, completions, completion_ids, **columns)` that returns one number per
+            completion (None for no opinion) or a list with one per token; or a sequence classifier with one output, or
+            its name or path; or a list of these.
         reward_model: the same under TRL's old name.
-        train_dataset: rows with a `prompt`, a text or a conversation, or with `input_ids`; texts will do. May be
-            iterable only. Other columns go to the reward functions.
-        eval_dataset: as train_dataset, for `evaluate` and `generate_completions`; or several, by name.
+        train_dataset: rows with a `prompt` (a text or a conversation) or with `input_ids`, or plain texts. May be an
+            iterable without length. Other columns go to the reward functions.
+        eval_dataset: as train_dataset, for `evaluate` and `generate_completions`; or several in a dict, by name.
         reward_processing_classes: the tokenizers of reward models, in the order of reward_funcs.
-        value_model: a sequence classifier with one score, or its name; a value head on the policy if not given.
-        ref_model: the reference; a frozen copy of the policy if not given, or with PEFT the policy without adapters.
-        callbacks: Transformers callbacks; a request to stop is honoured after the update that is under way.
-        optimizers: an optimizer of the policy's parameters and a scheduler, instead of AdamW and the one args names.
+        value_model: a sequence classifier with one output, or its name; by default a value head on the policy.
+        ref_model: the reference; by default a frozen copy of the policy, or with PEFT the policy without adapters.
+        data_collator: accepted for compatibility with TRL; nothing is padded here.
+        callbacks: Transformers callbacks; a request to stop takes effect after the update in progress.
+        optimizers: an optimizer of the policy's parameters and a scheduler, instead of AdamW and the one in args.
         quantization_config: how to load a model given by name.
-        peft_config: trains adapters instead of all parameters.
-        data_collator: accepted for TRL's sake; nothing is padded here.
+        peft_config: train adapters instead of all parameters.
 
     Raises:
-        BadInput: models, tokenizers, rewards, prompts and settings that do not fit together, before time is spent.
+        BadInput: models, tokenizers, rewards, prompts or settings that do not fit together, before time is spent.
     """
 
     def __init__(
@@ -89,27 +89,26 @@ class PPOTrainer(Trainer):
         quantization_config: object | None = None,
         peft_config: object | None = None,
     ) -> None:
+        # Calls written for TRL 1.12 work, or are told at once what has changed.
         if isinstance(model, TrainingArguments) or old_order:
             raise TypeError("PPOTrainer takes the model first: PPOTrainer(model, args, ...), or all by keyword.")
         if train_dataset is None:
             raise BadInput("PPOTrainer needs a train_dataset with a column `prompt` or `input_ids`.")
         if reward_funcs is not None and reward_model is not None:
             raise BadInput("Give either reward_funcs or reward_model, which are the same; reward_funcs takes a list.")
+        if ref_model is model and not isinstance(model, str):
+            raise BadInput("ref_model must not be the policy itself, which changes; leave it out for a frozen copy.")
+
+        # The policy, its prompts and its rewards
         if isinstance(model, str):
             model, its_tokenizer = models.load_policy(model, quantization_config=quantization_config)
             processing_class = processing_class or its_tokenizer
-        elif ref_model is model:
-            raise BadInput("ref_model must not be the policy itself, which changes; leave it out for a frozen copy.")
         args = args or PPOConfig(f"{str(model.name_or_path).rstrip('/').split('/')[-1]}-PPO")
         models.check_policy(model, processing_class)
-        if peft_config is not None:
-            from peft import get_peft_model
-
-            model = get_peft_model(model, peft_config)
-        _without_dropout(model, args.device)
+        model = _ready_policy(model, peft_config, args.device)
         self.reader = PromptReader(processing_class, _prompt_room(model, args), args.chat_template_kwargs)
         self.rewards = rewards_of(
-            reward_funcs if reward_funcs is not None else reward_model,
+            reward_model if reward_funcs is None else reward_funcs,
             reward_processing_classes,
             self.reader,
             model.get_input_embeddings().weight.size(0),
@@ -130,9 +129,9 @@ class PPOTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self.stop_id = processing_class.eos_token_id if args.stop_token else args.stop_token_id
-        if args.stop_token and self.stop_id is None:
-            raise BadInput("The tokenizer has no end token; give stop_token_id, or stop_token='none'.")
+
+        # The reference, the critic and the optimizer, on the policy's device
+        self.stop_id = self._stop_id()
         for source in (reward.source for reward in self.rewards if reward.is_model):
             source.to(args.device)
         ranks.broadcast_weights(self.model)
@@ -148,6 +147,14 @@ class PPOTrainer(Trainer):
         self.base_eval_scores: dict[str, torch.Tensor] = {}
 
     # Construction --------------------------------------------------------------------------------------------------
+
+    def _stop_id(self) -> int | None:
+        """The token that ends a response; None if only the length limit does."""
+        if not self.args.stop_token:
+            return self.args.stop_token_id
+        if self.processing_class.eos_token_id is None:
+            raise BadInput("The tokenizer has no end token; give stop_token_id, or stop_token='none'.")
+        return self.processing_class.eos_token_id
 
     def _episodes_of_epochs(self, args: PPOConfig) -> int:
         """total_episodes for num_train_epochs passes over the prompts."""
@@ -337,8 +344,7 @@ class PPOTrainer(Trainer):
         for name, scores in rollout.verdict.by_reward.items():
             if not ranks.any_rank(any(score is not None for score in scores)):
                 raise BadInput(f"The reward function {name} gave None for every completion of an update.")
-        rollout.raw_scores, score_rewards = combine(rollout.verdict, self.reward_weights, rollout.mask)
-        return rollout.raw_scores, score_rewards
+        return combine(rollout.verdict, self.reward_weights, rollout.mask)
 
     def _ask_rewards(self, prompts: list[Prompt], generation: Generation) -> Verdict:
         """What the rewards say of B answers."""
@@ -527,6 +533,15 @@ class PPOTrainer(Trainer):
         self.lr_scheduler.last_epoch = self.state.global_step
         self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.kl_coef, self.score_stats = state["kl_coef"], ScoreStats(**state["score_stats"])
+
+
+def _ready_policy(model: PreTrainedModel, peft_config: object | None, device: torch.device) -> PreTrainedModel:
+    """The policy on its device, with new adapters if peft_config asks for them."""
+    if peft_config is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, peft_config)
+    return _without_dropout(model, device)
 
 
 def _without_dropout(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
