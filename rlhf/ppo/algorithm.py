@@ -86,6 +86,7 @@ def compute_rewards(
     the end token or the one at the length limit, and 0 before (Ziegler et al., 2.1). The log-ratio itself ("k1") is
     the estimator whose optimum is that of E[score] - kl_coef * KL; k3 has another one.
     """
+    # This is where the KL penalty enters. `where`, not a product with the mask: behind the end anything may stand.
     non_score = torch.where(mask, -kl_coef * (logprobs - ref_logprobs), 0.0)
     return torch.where(mask, score_rewards, 0.0) + non_score, non_score
 
@@ -112,7 +113,8 @@ def compute_gae(
 
 def whiten(values: torch.Tensor, mask: torch.Tensor, *, shift_mean: bool = True) -> torch.Tensor:
     """Scale the valid entries of all ranks to mean 0 and variance 1; values, mask (B, T) -> (B, T), 0 outside."""
-    valid = ranks.gather(values[mask])
+    valid = ranks.gather(values[mask])  # (N,) of all ranks
+    # A single entry has no variance: it is left as large as it is.
     variance, mean = torch.var_mean(valid) if valid.numel() > 1 else (valid.new_ones(()), valid.mean())
     whitened = (values[mask] - mean) * torch.rsqrt(variance + 1e-8) + (0.0 if shift_mean else mean)
     return torch.zeros_like(values).masked_scatter(mask, whitened)
@@ -133,6 +135,7 @@ def policy_losses(
     """
     # exp(20) is far beyond every clip range; without the clamp one absurd ratio would be infinite, its gradient NaN.
     ratio = torch.exp((logprobs - old_logprobs).clamp(-20, 20))
+    # The larger loss counts: clipping takes away the gain of moving further, never the cost of having moved too far.
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - cliprange, 1 + (cliprange_high or cliprange))
     loss = torch.maximum(unclipped, clipped)
@@ -145,6 +148,7 @@ def value_losses(
     values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, cliprange_value: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Clipped squared error; all (N,) -> loss (N,), whether it was clipped (N,). As in OpenAI's baselines."""
+    # A value may move by cliprange_value per update; beyond that its gradient is zero, unless it moved the wrong way.
     values_clipped = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
     unclipped, clipped = (values - returns) ** 2, (values_clipped - returns) ** 2
     return 0.5 * torch.maximum(unclipped, clipped), clipped > unclipped
@@ -178,6 +182,7 @@ class ScoreStats:
 
 def adapt_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:
     """The adaptive controller of Ziegler et al. (2.2): beta (1 + clip(KL / target - 1, +-0.2) n / horizon)."""
+    # The error is clipped to a fifth, so that one odd batch does not throw the coefficient far.
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * episodes / horizon)
 
@@ -209,11 +214,13 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
     # 3. Rewards: the score at the last token, minus the KL penalty at every token.
     if not torch.isfinite(ranks.gather(rollout.raw_scores)).all():
         raise Diverged(f"A score was not finite at update {update}.")
+    # By default scores are taken as they are; normalised, they are measured in standard deviations of the reference's.
     shift, scale = trainer.score_stats.normalization(args.reward_normalization, ranks.gather(rollout.raw_scores))
     scores, score_rewards = (rollout.raw_scores - shift) / scale, score_rewards / scale
     if args.reward_clip_range is not None:
         rollout.score_clipped = scores.abs() > args.reward_clip_range
         scores = scores.clamp(-args.reward_clip_range, args.reward_clip_range)
+    # A response that ran into the length limit was cut off mid-sentence: that costs a fixed amount.
     if args.missing_eos_penalty is not None:
         scores = scores - args.missing_eos_penalty * (~rollout.generation.ended)
     # Rewards may come by token. What shift, clipping and penalty change in their sum is settled at the last token.
@@ -223,11 +230,13 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
     rollout.rewards, rollout.non_score_rewards = compute_rewards(
         score_rewards, rollout.logprobs, rollout.ref_logprobs, mask, trainer.kl_coef
     )
+    # TRL's option, off by default: where lengths vary, scaling rewards moves the optimum.
     if args.whiten_rewards:
         rollout.rewards = whiten(rollout.rewards, mask, shift_mean=False)
 
     # 4. Advantages: how much better each token turned out than the critic expected.
     rollout.advantages, rollout.returns = compute_gae(rollout.rewards, rollout.values, mask, args.gamma, args.lam)
+    # To mean 0 and variance 1 over the tokens that are learned: the learning rate then suits any scale of scores.
     if args.normalize_advantages:
         rollout.advantages = whiten(rollout.advantages, loss_mask)
     clock.append(_now(args.device))
@@ -270,14 +279,17 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
                     return args.vf_coef * (loss * weight).sum() / num_tokens
 
                 actor_critic.backward(batch, policy_loss, value_loss, policy_learns=policy_learns)
+            # Every rank's loss is divided by the tokens of all ranks, so gradients are summed, not averaged.
             ranks.all_reduce_gradients(trainer.trainable)
             grad_norm = clip_grad_norm_(trainer.trainable, args.max_grad_norm)
+            # Before the step, so that the weights are still those of the last good one.
             if not torch.isfinite(grad_norm):
                 trainer.optimizer.zero_grad()
                 raise Diverged(f"The gradient was not finite at update {update}; lower learning_rate.")
             trainer.optimizer.step()
             trainer.optimizer.zero_grad()
             stats.end_step(num_tokens, grad_norm)
+        # Enough moved: further epochs on this batch would learn from a policy that is no longer the one that sampled.
         epoch = stats.end_epoch()
         if args.early_stopping and epoch["k3"] > 1.5 * args.target_kl:
             break
@@ -299,6 +311,7 @@ def mini_batches(
     loss_mask (B, T) is this rank's; the tokens counted are those that the losses see.
     """
     num_tokens = ranks.gather(loss_mask.sum(dim=1))  # (B of all ranks,)
+    # All ranks shuffle alike, and each takes from a mini-batch the rows it holds, which may be none.
     order = torch.randperm(len(num_tokens), generator=generator).tolist()
     size, first = len(order) // num_mini_batches, ranks.rank() * len(loss_mask)
     for start in range(0, len(order), size):

@@ -13,6 +13,8 @@ from rlhf.models.scoring import Reward
 class ValueHead(nn.Module):
     """A linear layer from hidden states (N, d) to values (N,), zero at the start, in full precision."""
 
+    # Zero at the start: the first advantages are then the returns themselves, whatever the critic would have guessed.
+    # Full precision under autocast too: bfloat16 has some three digits, and values are regressed.
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.score = nn.Linear(hidden_size, 1)
@@ -27,6 +29,8 @@ class ValueHead(nn.Module):
 
 def new_value_model(policy: PreTrainedModel, rewards: list[Reward]) -> PreTrainedModel:
     """A copy of the first reward model that reads the policy's tokens, else the policy's trunk with a new head."""
+    # A reward model has learned to judge the very responses whose score the critic is to predict (Ouyang et al. 2022,
+    # 2203.02155, start the critic from it too).
     for reward in rewards:
         if reward.is_model and reward.same_tokenizer:
             return copy.deepcopy(reward.source)

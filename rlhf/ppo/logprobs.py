@@ -41,11 +41,12 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: object, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        probabilities = torch.softmax(logits, dim=-1)
+        probabilities = torch.softmax(logits, dim=-1)  # (n, V)
         # log sum exp(logits), read off the largest entry of both.
         log_total = logits.amax(dim=-1) - probabilities.amax(dim=-1).log()
         logprobs = logits.gather(1, targets.unsqueeze(1)).squeeze(1) - log_total
-        entropy = log_total - torch.linalg.vecdot(probabilities, logits)
+        # H = -sum p log p = log_total - sum p logit, without another table for log p.
+        entropy = log_total - torch.linalg.vecdot(probabilities, logits)  # (n,)
         ctx.save_for_backward(probabilities, targets)
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
@@ -74,18 +75,13 @@ def token_logprobs(
 
 @dataclass
 class MicroBatch:
-    """Some rows of a rollout, packed for one forward pass."""
+    """Some rows of a rollout, packed for one forward pass; N response tokens in all."""
 
-    rows: list[int]
-    """Which rows of the rollout they are."""
-    ids: torch.Tensor
-    """Their tokens one after another, without each row's last one, which predicts nothing."""
-    packed: PackedRows
-    """Where each row begins and ends in `ids`."""
-    positions: torch.Tensor
-    """(N,) where in `ids` the states lie that predict the tokens of responses."""
-    targets: torch.Tensor
-    """(N,) those tokens."""
+    rows: list[int]  # which rows of the rollout they are
+    ids: torch.Tensor  # all their tokens one after another, but each row's last one, which predicts nothing
+    packed: PackedRows  # where each row begins and ends in `ids`
+    positions: torch.Tensor  # (N,) where in `ids` the states lie that predict the response tokens
+    targets: torch.Tensor  # (N,) those tokens
 
 
 class ActorCritic:
@@ -132,6 +128,7 @@ class ActorCritic:
         """Some rows of a rollout, those of like length together, as many at once as memory should hold."""
         if not rows:  # a rank may have none of a mini-batch
             return
+        # Rows of similar length share a batch: attention pads them to the longest.
         device = rollout.mask.device
         limit = MICRO_BATCH_TOKENS.get(device.type, MICRO_BATCH_TOKENS["cuda"])
         lengths = [rollout.rows[row] for row in rows]
@@ -161,6 +158,7 @@ class ActorCritic:
             hidden = generation.hidden[batch.rows][inside]  # (N, d)
             logprobs, kls = [], []
             with self.autocast():
+                # The reference's trunk runs once; only the projection to V logits is cut into chunks.
                 with self.reference() as reference:
                     states = hidden_states(reference, batch.ids, batch.packed, batch.positions)
                 for at in self._chunks(len(batch.targets)):
@@ -168,9 +166,10 @@ class ActorCritic:
                         log_q = logits_at(reference, states[at], temperature).log_softmax(dim=-1)
                     log_p = logits_at(self.policy, hidden[at], temperature).log_softmax(dim=-1)
                     logprobs.append(log_q.gather(1, batch.targets[at].unsqueeze(1)).squeeze(1))
-                    log_ratio = log_p - log_q
+                    log_ratio = log_p - log_q  # (n, V)
                     # A sum of products, not a matrix product, which autocast would take to bfloat16.
                     kls.append(log_p.exp_().mul_(log_ratio).sum(dim=-1))
+            # Back from tokens (N,) to the rows' places in (B, T).
             ref_logprobs[batch.rows] = ref_logprobs[batch.rows].masked_scatter(inside, torch.cat(logprobs))
             exact_kl[batch.rows] = exact_kl[batch.rows].masked_scatter(inside, torch.cat(kls))
         return ref_logprobs, exact_kl
@@ -210,6 +209,8 @@ class ActorCritic:
         """
         with self.autocast():
             states = hidden_states(self.policy, batch.ids, batch.packed, batch.positions)  # (N, d)
+        # The graph is cut here: every chunk adds its gradient with respect to the states into leaf.grad, (N, d), and
+        # frees its logits; one backward pass then takes the sum through the trunk.
         leaf = states.detach().requires_grad_()
         for at in self._chunks(len(batch.targets)):
             with self.autocast():
@@ -220,6 +221,7 @@ class ActorCritic:
                 loss.backward()
         if self.shares_trunk:
             value_loss(self.critic(leaf)).backward()
+        # While the critic warms up, its head learns and the trunk does not.
         if policy_learns:
             states.backward(leaf.grad)
         del states  # with its graph: the activations of policy and critic need not be in memory together

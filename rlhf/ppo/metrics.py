@@ -41,6 +41,7 @@ class LearningStats:
     def end_epoch(self) -> dict[str, float]:
         """Close an epoch; returns its means over tokens."""
         self.epochs += 1
+        # Every epoch has equally many steps; the last ones are this epoch's.
         return self._means(self.steps[-(len(self.steps) // self.epochs) :])
 
     def means(self) -> dict[str, float]:
@@ -49,6 +50,7 @@ class LearningStats:
 
     @staticmethod
     def _means(steps: list[dict]) -> dict[str, float]:
+        # Sums over sums, not a mean of means: a step with more tokens counts for more.
         num_tokens = sum(step["num_tokens"] for step in steps)
         names = steps[0].keys() - {"num_tokens", "grad_norm"}
         return {name: float(sum(step[name] for step in steps) / num_tokens) for name in names}
@@ -68,24 +70,29 @@ def update_metrics(
         clock: seconds at the start of the update and after sampling, scoring and learning.
     """
     args, generation, mask, gather = trainer.args, rollout.generation, rollout.mask, ranks.gather
-    # A phase takes as long as on the slowest rank.
+    # A phase takes as long as it does on the slowest rank.
     own = torch.tensor([[end - start for start, end in pairwise(clock)]], dtype=torch.double)
     seconds = dict(zip(("rollout", "score", "update"), gather(own).amax(dim=0).tolist(), strict=True))
-    lengths, ended = gather(mask.sum(dim=1)), gather(generation.ended)  # (B,) of all ranks, as are the next two lines
+    # Responses of all ranks, (B,) each
+    lengths, ended = gather(mask.sum(dim=1)), gather(generation.ended)
     raw_scores, scores = gather(rollout.raw_scores), gather(rollout.scores)
     non_score = gather(rollout.non_score_rewards.sum(dim=1))
     sequence_nll = gather(-(generation.logprobs * mask).sum(dim=1))
-    returns, values = gather(rollout.returns[mask]), gather(rollout.values[mask])  # (N,)
-    clipped = rollout.score_clipped
-    read_tokens = sum(ranks.all_gather_object(sum(map(len, rollout.rows))))
+    # Tokens of all ranks, (N,) each
+    returns, values = gather(rollout.returns[mask]), gather(rollout.values[mask])
+    read_tokens = sum(ranks.all_gather_object(sum(map(len, rollout.rows))))  # prompts and responses
     learned = stats.means()
     ratios = torch.tensor([float(step["ratio"] / step["num_tokens"]) for step in stats.steps])
+    clipped = rollout.score_clipped
     return {
         metrics.EPISODE: (trainer.state.global_step + 1) * args.batch_size,
         metrics.EPISODES_PER_SECOND: len(scores) / sum(seconds.values()),
+        # TRL calls this entropy: its expectation is the entropy of the policy over whole responses.
         metrics.ENTROPY: sequence_nll.mean().item(),
+        # What is maximised is the sum of the two: the score as shaped below, and minus kl_coef times the KL.
         "objective/non_score_reward": non_score.mean().item(),
         "objective/rlhf_reward": (scores + non_score).mean().item(),
+        # After normalisation, clipping and the penalty for not ending; SCORE is before all of these.
         "objective/scores": scores.mean().item(),
         metrics.SCORE: raw_scores.mean().item(),
         metrics.SCORE_STD: raw_scores.std(correction=0).item(),
@@ -93,21 +100,25 @@ def update_metrics(
         "objective/eos_penalty": (args.missing_eos_penalty or 0.0) * (~ended).float().mean().item(),
         "objective/kl_coef": trainer.kl_coef,
         **(_kl(args.kl_estimator, rollout) if rollout.exact_kl is not None else {}),
+        # How far the update's steps have moved the policy from the one that sampled, means over tokens and steps.
         "policy/approxkl_avg": learned["k2"],
         "policy/clipfrac_avg": learned["policy_clipped"],
-        "policy/entropy_avg": learned["entropy"],
-        "policy/epochs_run": stats.epochs,
+        "policy/entropy_avg": learned["entropy"],  # of a token's distribution, unlike ENTROPY
+        "policy/epochs_run": stats.epochs,  # fewer than num_ppo_epochs after early stopping
         "loss/policy_avg": learned["policy_loss"],
         "loss/value_avg": learned["value_loss"],
         "val/clipfrac_avg": learned["value_clipped"],
+        # Should stay near 1; its variance is that of the optimizer steps' means.
         "val/ratio": learned["ratio"],
         "val/ratio_var": ratios.var(correction=0).item(),
         "val/num_eos_tokens": int(ended.sum()),
+        # The critic against what came of it: returns are the targets of its loss.
         "val/mean": values.mean().item(),
         "val/explained_variance": explained_variance(values, returns).item(),
         "returns/mean": returns.mean().item(),
         "returns/var": returns.var(correction=0).item(),
         **_lengths(lengths.float(), ended),
+        # Before clipping, the mean over optimizer steps.
         "grad_norm": sum(float(step["grad_norm"]) for step in stats.steps) / len(stats.steps),
         "lr": trainer.lr_scheduler.get_last_lr()[0],
         **{f"time/{phase}": value for phase, value in seconds.items()},
@@ -120,7 +131,8 @@ def update_metrics(
 
 def _kl(estimator: str, rollout: "Rollout") -> dict[str, float]:
     """KL from the reference in nats per response: estimated from the sampled tokens, and exact over the vocabulary."""
-    log_ratio = torch.where(rollout.mask, rollout.logprobs - rollout.ref_logprobs, 0.0)
+    # Estimators of Schulman (2020): k1 is unbiased and may be negative, k3 is unbiased and never is.
+    log_ratio = torch.where(rollout.mask, rollout.logprobs - rollout.ref_logprobs, 0.0)  # (B, T)
     estimate = log_ratio if estimator == "k1" else (-log_ratio).exp() - 1 + log_ratio
     return {
         metrics.KL: ranks.gather(estimate.sum(dim=1)).mean().item(),
@@ -143,7 +155,7 @@ def _rewards(verdict: Verdict) -> dict[str, float]:
     """Mean and standard deviation of each reward's scores, and what the functions logged: the mean over ranks."""
     reported = {}
     for name, own in verdict.by_reward.items():
-        scores = ranks.gather_list(own)
+        scores = ranks.gather_list(own)  # one per response; None for no opinion; a list if given by token
         totals = [sum(score) if isinstance(score, list) else score for score in scores if score is not None]
         reported[f"rewards/{name}/mean"] = torch.tensor(totals).mean().item()
         reported[f"rewards/{name}/std"] = torch.tensor(totals).std(correction=0).item()

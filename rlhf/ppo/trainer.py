@@ -235,7 +235,7 @@ class PPOTrainer(Trainer):
         self.state.num_train_epochs = math.ceil(self._epochs(self.state.max_steps))
         self.control.should_training_stop = False
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
-        # What is in memory now stays; without it each collection of garbage would look through the whole library.
+        # What is in memory now stays: this keeps the garbage collector from scanning the imported libraries each time.
         gc.freeze()
         metrics: dict[str, float] = {}
         try:
@@ -248,7 +248,7 @@ class PPOTrainer(Trainer):
         return TrainOutput(self.state.global_step, loss, metrics)
 
     def _epochs(self, steps: int) -> float:
-        """Passes over the prompts after so many updates; of a stream, 0."""
+        """Passes over the prompts after `steps` updates; 0 for a stream."""
         prompts = len(self.prompts) if isinstance(self.prompts, PromptSet) else math.inf
         return steps * self.args.batch_size / self.args.num_generations / prompts
 
@@ -266,8 +266,9 @@ class PPOTrainer(Trainer):
         return metrics
 
     def _after_update(self, metrics: dict[str, float]) -> None:
-        """Logs, samples, evaluates and saves when it is time."""
+        """Log, sample, evaluate and save when it is due; callbacks and args decide, as in any Trainer."""
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+        # An epoch ends between two updates; 1e-9 makes up for rounding.
         if int(self.state.epoch + 1e-9) > int(self._epochs(self.state.global_step - 1) + 1e-9):
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
         if self.control.should_log:
@@ -286,6 +287,7 @@ class PPOTrainer(Trainer):
 
     def generator(self, purpose: int) -> torch.Generator:
         """A generator for one purpose in one update; (seed, update, purpose) always gives the same one."""
+        # Nothing is carried from update to update, so there is no generator state to save in a checkpoint.
         seed = (self.args.seed * 1_000_003 + self.state.global_step) * 4 + purpose
         return torch.Generator().manual_seed(seed)
 
@@ -298,6 +300,7 @@ class PPOTrainer(Trainer):
         generation = self._generate(model or self.model, queries, generator, share, keep_hidden=True)
         prompts = [prompts[row] for row in share]
         rows = [prompt.ids + answer for prompt, answer in zip(prompts, generation.lists(), strict=True)]
+        # The score of a response that was cut off says little about its tokens: they may be left out of the losses.
         loss_mask = generation.mask
         if self.args.mask_truncated_completions:
             loss_mask = loss_mask & generation.ended.unsqueeze(1)
@@ -319,6 +322,7 @@ class PPOTrainer(Trainer):
         parts = []
         for start in range(0, len(share), size):
             rows = share[start : start + size]
+            # Random numbers are drawn for the rows of all ranks, and each rank uses those of its own.
             drawn = {"share": (rows, len(queries))} if len(share) < len(queries) else {}
             with self.accelerator.autocast():
                 part = generate(
