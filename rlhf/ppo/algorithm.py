@@ -3,7 +3,7 @@
 The losses are those of Schulman et al. (2017, arXiv 1707.06347), the KL penalty that of Ziegler et al. (2019, arXiv
 1909.08593), and many details follow Huang et al. (2024, arXiv 2403.17031). Settings and metrics have TRL's names.
 
-`plain_update` in `tests/test_ppo_plain_loop.py` is the same without batching; the two agree to 2e-6. Elsewhere stand the
+`plain_update` in `tests/test_ppo_plain_loop.py` is the same without batching; they agree to 2e-6. Elsewhere stand the
 settings (`config.py`), forward and backward passes that fit in memory (`logprobs.py`), the metrics (`metrics.py`), and
 the loop over updates with all that surrounds it: construction, evaluation, saving, resuming (`trainer.py`).
 
