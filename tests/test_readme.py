@@ -83,13 +83,14 @@ def test_the_formulas_that_the_reading_guide_names_are_in_the_algorithm():
         assert f"def {formula}(" in code, formula
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("example", EXAMPLES, ids=("reward model", "ppo"))
 def test_the_python_examples_run(example, tmp_path):
     run = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{example}"]
-    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-1000:]
     if "PPOTrainer" in example:
         first, last = map(float, done.stdout.splitlines()[-1].split())
-        assert last > first + 0.5
+        assert last > first + 0.3
     else:
         assert "'eval_loss'" in done.stdout
