@@ -53,7 +53,7 @@ def state_after(lab, run, states, seconds=120):
 
 
 def test_the_readmes_notebook_starts_watches_compares_and_asks(address, lab, capsys):
-    section = (ROOT / "README.md").read_text().split("## From a notebook")[1]
+    section = (ROOT / "rlhf/ui/README.md").read_text().split("## From a notebook")[1]
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
     assert ADDRESS in code
     names = {}

@@ -10,33 +10,42 @@ from rlhf.config import ASSETS
 STEPS = (
     (
         "Base model",
-        "A small GPT-2 that has read everyday questions with all kinds of answers: good, curt, rambling, rude, off "
-        "topic. It is fluent, and answers as people do, well and badly.",
+        "A small GPT-2 that was trained on everyday questions with all kinds of answers: good, curt, rambling, rude, "
+        "off topic. It writes fluent English and answers as people do, sometimes well and sometimes badly.",
     ),
     (
         "Reward model",
-        "The same network with one number at its end. It reads pairs of answers of which people preferred one, and "
-        "learns to give that one the higher score. Here simulated people judge by a written rubric, and err in about "
-        "7 % of pairs.",
+        "The same network with a single number, the score, as its output. It sees pairs of answers of which people "
+        "preferred one, and learns to give that one the higher score. Here the people are simulated: they choose by a "
+        "written rubric and get about 7 % of the pairs wrong.",
     ),
     (
         "PPO",
-        "The base model answers questions, the reward model scores the answers, and proximal policy optimisation "
-        "makes well-scored answers more likely, in small clipped steps. A KL penalty charges for drifting away from "
-        "the base.",
+        "The base model answers questions, the reward model scores the answers, and PPO (proximal policy "
+        "optimisation) makes high-scoring answers more likely, in small steps. A KL penalty lowers the "
+        "reward as the model moves away from the base model.",
     ),
     (
         "Comparison",
-        "Both models answer the same unseen questions. The rubric, which no training step ever sees, checks that a "
-        "higher score means a better answer.",
+        "Both models answer the same new questions. The rubric, which the models never see in training, checks "
+        "whether a higher score really means a better answer.",
     ),
 )
-WORDS = (
-    ("Score", "the one number that the reward model gives an answer."),
-    ("Rubric (gold score)", "the exact hand-written scorer of the embedded world, 0 to 1; training never sees it."),
-    ("KL", "how far the PPO model's word choices are from the base model's, in nats: 0 means the same model."),
-    ("Entropy", "how undecided the model is about its words; it falls as it settles on a way of answering."),
-    ("Episode", "one answer that was written, scored and learned from."),
+GLOSSARY = (
+    ("Score", "the number that the reward model gives to an answer; higher is better."),
+    (
+        "Rubric (gold score)",
+        "how good an answer really is, from 0 to 1, by exact written rules that the models never see in training.",
+    ),
+    (
+        "KL",
+        "how far the PPO model has moved from the base model, in nats per answer; 0 means that the two are the same.",
+    ),
+    (
+        "Entropy",
+        "how varied the model's answers are, in nats per answer; it falls as the model settles on a way of answering.",
+    ),
+    ("Episode", "one answer that PPO samples, scores and learns from."),
 )
 READING = (
     (
@@ -45,17 +54,17 @@ READING = (
             (
                 "Training a helpful and harmless assistant with RLHF (Bai et al., 2022)",
                 "https://arxiv.org/abs/2204.05862",
-                "Anthropic's account of preferences, reward models and PPO at scale, and of what goes wrong.",
+                "Anthropic's account of preference data, reward models and PPO at scale, and of what can go wrong.",
             ),
             (
                 "Training language models to follow instructions (Ouyang et al., 2022)",
                 "https://arxiv.org/abs/2203.02155",
-                "InstructGPT: the three steps drawn above, with the KL penalty that this program uses too.",
+                "InstructGPT: the three steps in the diagram above, with the same KL penalty.",
             ),
             (
                 "Attention is all you need (Vaswani et al., 2017)",
                 "https://arxiv.org/abs/1706.03762",
-                "The network inside all models here.",
+                "The transformer, the network behind every model on this page.",
             ),
         ),
     ),
@@ -65,15 +74,19 @@ READING = (
             (
                 "CleanRL's PPO",
                 "https://docs.cleanrl.dev/rl-algorithms/ppo/",
-                "PPO in one file, every detail explained; the best way into the algorithm itself.",
+                "PPO in a single file with every detail explained; the best introduction to the algorithm.",
             ),
-            ("TRL", "https://huggingface.co/docs/trl", "It trains the reward model here and named the metrics."),
+            (
+                "TRL",
+                "https://huggingface.co/docs/trl",
+                "The library that trains the reward model here; the metrics have its names.",
+            ),
         ),
     ),
     (
-        "Explained",
+        "Tutorials",
         (
-            ("Illustrating RLHF", "https://huggingface.co/blog/rlhf", "The whole pipeline in pictures; start here."),
+            ("Illustrating RLHF", "https://huggingface.co/blog/rlhf", "The whole method in pictures. Start here."),
             (
                 "The Hugging Face deep RL course",
                 "https://huggingface.co/learn/deep-rl-course",
@@ -83,7 +96,7 @@ READING = (
             (
                 "Attention? Attention! (Lilian Weng)",
                 "https://lilianweng.github.io/posts/2018-06-24-attention/",
-                "Where attention comes from and what kinds there are.",
+                "Where attention comes from, and the main kinds of it.",
             ),
             (
                 "Self-attention in NLP",
@@ -101,15 +114,15 @@ READING = (
 
 
 class AboutTab:
-    """The tab: a diagram, the steps, the words and the reading list. All of it is our own text."""
+    """The tab: a diagram, the steps, a glossary and a reading list."""
 
     def __init__(self) -> None:
         diagram = (ASSETS / "workflow.svg").read_text(encoding="utf-8")
         gr.HTML(
-            f"<article class='about'><p class='verdict'>A language model learns from what people prefer, here, on an "
+            f"<article class='about'><p class='verdict'>How a language model learns from what people prefer, on an "
             f"ordinary computer.</p><div class='diagram' tabindex='0' role='group' aria-label='Workflow'>"
             f"{diagram}</div>"
-            f"{_steps()}<h3>Words on the curves</h3>{_words()}<h3>To read</h3>{_reading()}</article>",
+            f"{_steps()}<h3>Glossary</h3>{_glossary()}<h3>Further reading</h3>{_reading()}</article>",
             apply_default_css=False,
         )
 
@@ -119,8 +132,8 @@ def _steps() -> str:
     return f'<ol class="steps">{items}</ol>'
 
 
-def _words() -> str:
-    items = "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in WORDS)
+def _glossary() -> str:
+    items = "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in GLOSSARY)
     return f'<dl class="words">{items}</dl>'
 
 
