@@ -1,19 +1,14 @@
 """Models and helpers that several tests share, and the marker `process`. Nothing here needs a network."""
 
 import os
-import re
-import signal
 import subprocess
 import sys
-import time
 import warnings
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from processes import ROOT, keep_signals, print_warning
 
 
-ROOT = Path(__file__).resolve().parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(ROOT))
 
@@ -60,40 +55,6 @@ def command(tmp_path, monkeypatch, capfd):
         return subprocess.CompletedProcess(words, code, *capfd.readouterr())
 
     return run
-
-
-def print_warning(message, category, filename, lineno, file=None, line=None):
-    """A warning as Python writes it where pytest does not collect it."""
-    print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
-
-
-@contextmanager
-def keep_signals():
-    """A command that runs in this process leaves none of its signal handlers behind."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def serving(log, **environment):
-    """Run `python app.py` until the end of the block; its output goes to the file `log`. Gives the page's address."""
-    with log.open("w") as output:
-        app = subprocess.Popen(
-            [sys.executable, "-u", "app.py"], cwd=ROOT, env={**os.environ, **environment}, stdout=output, stderr=output
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while not (served := re.search(r"Running on local URL: +(\S+)", log.read_text())):
-            assert app.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
-            time.sleep(0.2)
-        yield served.group(1)
-    finally:
-        app.terminate()
-        app.wait()
 
 
 @pytest.fixture

@@ -9,12 +9,6 @@ from rlhf.ui import comparison_form, scores
 from rlhf.ui.comparison_form import _read_upload, _start
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("RLHF_RUNS", str(tmp_path / "runs"))
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -56,6 +50,7 @@ def test_what_cannot_be_compared_starts_nothing(root, given, message):
     assert list(runs.list_runs()) == []
 
 
+@pytest.mark.process
 def test_own_questions_are_put_to_the_models_and_the_scores_shown(root):
     _, note, run_id = _start(["example", "best-of-4"], " How do I get wine out of a carpet?\n\nWhy?", "2", "1", "")
     assert note == ""
