@@ -1,4 +1,4 @@
-"""What `test_ranks.py` runs under a launcher, and as one process beside it: PPO in a small world, numbers to a file.
+"""What `test_ranks.py` runs under a launcher and in its own process: PPO in a small world, numbers to a file.
 
 ranks_script.py FOLDER ROWS    with so many responses an update from each process
 """

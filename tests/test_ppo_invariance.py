@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def expected_weights(tmp_path_factory):
+def expected_weights(one_thread, tmp_path_factory):
     """Weights after two updates, cut in no way."""
     return weights_after(quick(tmp_path_factory.mktemp("whole"), total_episodes=32, num_mini_batches=2))
 
