@@ -12,13 +12,13 @@ from processes import ROOT, keep_signals, print_warning
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(ROOT))
 
-STARTS_PROCESSES = {"rlhf", "address", "site", "browser", "space", "zero_gpu", "start"}
-"""Fixtures that start a process or a browser, or serve the page: tests that use one are marked `process`."""
+SLOW = {"rlhf", "address", "site", "browser", "space", "zero_gpu", "start", "trained"}
+"""Fixtures that start processes, serve the page or train for seconds: tests that use one are marked `process`."""
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if STARTS_PROCESSES & set(getattr(item, "fixturenames", ())):
+        if SLOW & set(getattr(item, "fixturenames", ())):
             item.add_marker("process")
 
 
@@ -59,8 +59,7 @@ def command(tmp_path, monkeypatch, capfd):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """The folder of all runs, empty; the page's code takes it for its own."""
-    (tmp_path / "runs").mkdir()
+    """The folder of all runs, not made yet; the page's code takes it for its own."""
     monkeypatch.setenv("RLHF_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
 

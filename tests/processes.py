@@ -38,7 +38,7 @@ def serving(log, **environment):
             [sys.executable, "-u", "app.py"], cwd=ROOT, env={**os.environ, **environment}, stdout=output, stderr=output
         )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not (served := re.search(r"Running on local URL: +(\S+)", log.read_text())):
             assert app.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
             time.sleep(0.2)

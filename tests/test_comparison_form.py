@@ -20,15 +20,15 @@ from rlhf.ui.comparison_form import _read_upload, _start
         ("long.txt", "How?\n" + "a" * 3000, "more than 2,000 characters"),
     ],
 )
-def test_an_upload_that_holds_no_questions_is_answered_with_a_sentence(root, name, text, message):
-    (root / name).write_text(text)
-    _, note = _read_upload(str(root / name))
+def test_an_upload_that_holds_no_questions_is_answered_with_a_sentence(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    _, note = _read_upload(str(tmp_path / name))
     assert message in note and note.count("<p") == 1
 
 
-def test_questions_of_a_file_are_shown_once_each_before_they_are_asked(root):
-    (root / "own.csv").write_text('prompt,more\n"Why, then?",1\nHow?,2\n"Why, then?",3\n')
-    assert _read_upload(str(root / "own.csv")) == ("Why, then?\nHow?", "")
+def test_questions_of_a_file_are_shown_once_each_before_they_are_asked(tmp_path):
+    (tmp_path / "own.csv").write_text('prompt,more\n"Why, then?",1\nHow?,2\n"Why, then?",3\n')
+    assert _read_upload(str(tmp_path / "own.csv")) == ("Why, then?\nHow?", "")
 
 
 @pytest.mark.parametrize(
