@@ -1,16 +1,25 @@
-"""Small models and helpers that several tests share. Nothing here needs a network."""
+"""Models and helpers that several tests share, and the marker `process`. Nothing here needs a network."""
 
 import os
 import subprocess
 import sys
-from pathlib import Path
+import warnings
 
 import pytest
+from processes import ROOT, keep_signals, print_warning
 
 
-ROOT = Path(__file__).resolve().parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(ROOT))
+
+SLOW = {"rlhf", "address", "site", "browser", "space", "zero_gpu", "start", "trained"}
+"""Fixtures that start processes, serve the page or train for seconds: tests that use one are marked `process`."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if SLOW & set(getattr(item, "fixturenames", ())):
+            item.add_marker("process")
 
 
 @pytest.fixture
@@ -30,6 +39,42 @@ def rlhf(tmp_path):
     return run
 
 
+@pytest.fixture
+def command(tmp_path, monkeypatch, capfd):
+    """As `rlhf`, but in this process, which has imported everything already; returns what a process would."""
+    from rlhf.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        capfd.readouterr()
+        with keep_signals(), warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.showwarning = print_warning
+            code = main([str(word) for word in words])
+        return subprocess.CompletedProcess(words, code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """The folder of all runs, not made yet; the page's code takes it for its own."""
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """One thread for PyTorch: models this small are fastest on one, and add up in the same order every time."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def base():
     """The embedded base model and its tokenizer."""
@@ -41,12 +86,6 @@ def base():
 @pytest.fixture
 def tiny_gpt2():
     """A two-layer GPT-2 with 40 tokens and random weights large enough that its choices differ."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from worlds import small_gpt2
 
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=40, n_positions=48, n_embd=32, n_layer=2, n_head=2, initializer_range=0.3,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
-    return GPT2LMHeadModel(config).eval()
+    return small_gpt2(40, scale=0.3, n_positions=48, n_layer=2, tie_word_embeddings=True)

@@ -19,6 +19,7 @@ from transformers import (
     Qwen2ForCausalLM,
     set_seed,
 )
+from worlds import CHATML
 
 
 GPT2 = "openai-community/gpt2"
@@ -27,10 +28,6 @@ SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
 QWEN = "Qwen/Qwen2.5-0.5B-Instruct"
 LLAMA = "meta-llama/Llama-3.2-1B"
 SENTIMENT = "lvwerra/distilbert-imdb"
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 TEXTS = [
     f"{opening} the {noun} was {quality}, and {ending}."
     for opening in ("I think", "In the end", "To be honest", "As I said")

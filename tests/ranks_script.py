@@ -1,4 +1,4 @@
-"""What `test_ranks.py` runs under a launcher, and as one process beside it: PPO in a small world, numbers to a file.
+"""What `test_ranks.py` runs under a launcher and in its own process: PPO in a small world, numbers to a file.
 
 ranks_script.py FOLDER ROWS    with so many responses an update from each process
 """
@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from worlds import small_model, trainer_for
+from worlds import small_gpt2, trainer_for
 
 from rlhf import ranks
 
@@ -38,7 +38,7 @@ def count_sevens(prompts, completions, completion_ids, log_metric):
 
 def run(folder: Path, rows: int, name: str) -> dict:
     """One short run: its log, and an evaluation of five prompts in two batches."""
-    model = small_model(12, n_positions=12, scale=0.05)  # undecided: a good part of the answers ends
+    model = small_gpt2(12, n_positions=12, scale=0.05)  # undecided: a good part of the answers ends
     prompts = ["<bos>", "<bos> t3", "<bos> t4 t5", "t6", "t7 t8"]
     trainer = trainer_for(
         model,

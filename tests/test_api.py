@@ -1,15 +1,13 @@
 """The named endpoints, called with `gradio_client` on an app that really runs."""
 
-import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from processes import serving
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,20 +18,8 @@ ADDRESS = "http://127.0.0.1:7860"
 def address(tmp_path_factory):
     """The address of `python app.py`, with no runs of its own yet."""
     root = tmp_path_factory.mktemp("app")
-    environment = {**os.environ, "RLHF_RUNS": str(root / "runs"), "GRADIO_TEMP_DIR": str(root / "cache")}
-    with (root / "app.log").open("w") as log:
-        app = subprocess.Popen([sys.executable, "-u", "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log)
-    deadline = time.time() + 60
-    while time.time() < deadline and app.poll() is None:
-        found = re.search(r"Running on local URL: +(\S+)", (root / "app.log").read_text())
-        if found:
-            break
-        time.sleep(0.2)
-    else:
-        pytest.fail((root / "app.log").read_text()[-2000:])
-    yield found.group(1)
-    app.terminate()
-    app.wait()
+    with serving(root / "app.log", RLHF_RUNS=str(root / "runs"), GRADIO_TEMP_DIR=str(root / "cache")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

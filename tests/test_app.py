@@ -93,12 +93,6 @@ def make_comparison(path, count=30):
     (path / "summary.json").write_text(json.dumps(summary))
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
-    return tmp_path
-
-
 # What the page asks for -------------------------------------------------------------------------------------------
 
 
@@ -166,6 +160,7 @@ def test_several_prices_of_kl_are_read_from_one_line(root):
         differing("sweep", entered | {"kl_coefs": "0, much"})
 
 
+@pytest.mark.process
 def test_page_comes_up_in_ten_seconds_and_without_training_code(tmp_path):
     script = f"""
 import sys, time, urllib.request

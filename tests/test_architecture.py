@@ -47,6 +47,7 @@ def test_only_the_page_knows_gradio(path):
         assert not any(module.split(".")[0] == "gradio" for module in imported(path))
 
 
+@pytest.mark.process
 def test_the_page_loads_no_training_code():
     code = (
         "import sys, app; app.build_app();"

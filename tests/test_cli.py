@@ -56,6 +56,7 @@ def test_a_tiny_demo_ends_with_everything_in_place(rlhf, shared):
     assert {sample["step"] for sample in samples} >= {0, 2} and len({sample["index"] for sample in samples}) == 6
 
 
+@pytest.mark.process
 def test_ctrl_c_during_a_demo_saves_what_was_learned_and_says_where(tmp_path):
     command = [sys.executable, "-m", "rlhf", "demo", "--output_dir", "out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -72,6 +73,7 @@ def test_ctrl_c_during_a_demo_saves_what_was_learned_and_says_where(tmp_path):
     assert (part.path / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.process
 def test_a_comparison_and_a_sweep_that_are_stopped_end_without_a_result(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(Run, "stop_requested", lambda run: True)
     monkeypatch.setattr(lifecycle, "catch_signals", lambda run, **settings: None)  # the signals are pytest's here

@@ -9,12 +9,6 @@ from rlhf.ui import comparison_form, scores
 from rlhf.ui.comparison_form import _read_upload, _start
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("RLHF_RUNS", str(tmp_path / "runs"))
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -26,15 +20,15 @@ def root(tmp_path, monkeypatch):
         ("long.txt", "How?\n" + "a" * 3000, "more than 2,000 characters"),
     ],
 )
-def test_an_upload_that_holds_no_questions_is_answered_with_a_sentence(root, name, text, message):
-    (root / name).write_text(text)
-    _, note = _read_upload(str(root / name))
+def test_an_upload_that_holds_no_questions_is_answered_with_a_sentence(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    _, note = _read_upload(str(tmp_path / name))
     assert message in note and note.count("<p") == 1
 
 
-def test_questions_of_a_file_are_shown_once_each_before_they_are_asked(root):
-    (root / "own.csv").write_text('prompt,more\n"Why, then?",1\nHow?,2\n"Why, then?",3\n')
-    assert _read_upload(str(root / "own.csv")) == ("Why, then?\nHow?", "")
+def test_questions_of_a_file_are_shown_once_each_before_they_are_asked(tmp_path):
+    (tmp_path / "own.csv").write_text('prompt,more\n"Why, then?",1\nHow?,2\n"Why, then?",3\n')
+    assert _read_upload(str(tmp_path / "own.csv")) == ("Why, then?\nHow?", "")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +50,7 @@ def test_what_cannot_be_compared_starts_nothing(root, given, message):
     assert list(runs.list_runs()) == []
 
 
+@pytest.mark.process
 def test_own_questions_are_put_to_the_models_and_the_scores_shown(root):
     _, note, run_id = _start(["example", "best-of-4"], " How do I get wine out of a carpet?\n\nWhy?", "2", "1", "")
     assert note == ""

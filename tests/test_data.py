@@ -177,7 +177,9 @@ def test_prompts_alone_and_messages_are_prompts_too(tmp_path):
         assert load_prompts(messages, "ppo") == [turns[:3], turns[:1]]
 
 
-def test_a_data_set_of_the_hub_is_found_by_name_as_it_was_fetched_before(tmp_path):
+@pytest.fixture
+def fetched(tmp_path):
+    """A cache of data sets that holds one of the Hub's, as it was fetched before."""
     source = tmp_path / "ultrafeedback_binarized"
     source.mkdir()
     write(source / "train.parquet", [ultrafeedback(number) for number in range(10)])
@@ -186,22 +188,28 @@ def test_a_data_set_of_the_hub_is_found_by_name_as_it_was_fetched_before(tmp_pat
     shutil.move(
         tmp_path / "made" / "ultrafeedback_binarized", tmp_path / "cache" / "trl-lib___ultrafeedback_binarized"
     )
+    return tmp_path / "cache"
+
+
+def test_a_data_set_of_the_hub_is_found_by_name_as_it_was_fetched_before(fetched, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", fetched)
+    train, held_out = load_preferences("trl-lib/ultrafeedback_binarized")
+    assert (len(train), len(held_out), train[0]["prompt"]) == (10, 3, [said("user", "What is 0?")])
+
+
+@pytest.mark.process
+def test_a_hub_that_is_silent_is_not_asked_again_and_again(fetched):
     code = (
         "from rlhf.data import load_preferences\n"
         "train, held_out = load_preferences('trl-lib/ultrafeedback_binarized')\n"
         "print(len(train), len(held_out), train[0]['prompt'])"
     )
-    silent = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
-    for network in ({"HF_HUB_OFFLINE": "1"}, silent):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), **network},
-            capture_output=True,
-            text=True,
-        )
-        assert done.stdout.strip() == f"10 3 {[said('user', 'What is 0?')]}", done.stderr[-2000:]
-        assert "Retrying" not in done.stderr
+    silent = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_DATASETS_CACHE": str(fetched)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **silent}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == f"10 3 {[said('user', 'What is 0?')]}", done.stderr[-2000:]
+    assert "Retrying" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -233,7 +241,7 @@ def test_data_without_prompts_get_one_sentence(tmp_path):
         load_prompts(write(tmp_path / "text.jsonl", [{"text": "So."}]), "ppo")
 
 
-def test_a_preview_counts_measures_and_shows(rlhf, tmp_path):
+def test_a_preview_counts_measures_and_shows(command, tmp_path):
     rows = [explicit_conversation(number) for number in range(30)]
     rows[3]["chosen"] = rows[3]["rejected"]
     found = preview(write(tmp_path / "pairs.jsonl", rows), "everyday")
@@ -244,14 +252,14 @@ def test_a_preview_counts_measures_and_shows(rlhf, tmp_path):
     )
     assert found.characters["rejected"] == dict.fromkeys(found.characters["prompt"], 3)
     assert 0 < found.tokens["shortest"] <= found.tokens["median"] <= found.tokens["longest"] < 60
-    done = rlhf("preview", "--dataset_name", "pairs.jsonl", "--model_name_or_path", "everyday")
+    done = command("preview", "--dataset_name", "pairs.jsonl", "--model_name_or_path", "everyday")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "30 rows of conversations" in done.stdout and "left out, chosen equals rejected: 1" in done.stdout
     assert "Pair 3" in done.stdout and "longer text of a pair, tokens" in done.stdout
 
 
 @pytest.mark.skipif(not HH.exists(), reason="the sample of HH-RLHF is not here")
-def test_hh_rlhf_loads_with_its_prompts_and_trains(rlhf, tmp_path):
+def test_hh_rlhf_loads_with_its_prompts_and_trains(command, tmp_path):
     with pytest.warns(UserWarning, match="2 of 600 rows"):
         train, held_out = load_preferences(str(HH))
     rows = [*train, *held_out]
@@ -260,21 +268,21 @@ def test_hh_rlhf_loads_with_its_prompts_and_trains(rlhf, tmp_path):
     original = {(row["chosen"], row["rejected"]) for row in map(json.loads, gzip.open(HH, "rt"))}
     assert {(row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]) for row in rows} <= original
     small = ("--max_steps", 2, "--per_device_train_batch_size", 4, "--eval_steps", 2)
-    done = rlhf("reward", "--dataset_name", HH, "--output_dir", "out", *small)
+    done = command("reward", "--dataset_name", HH, "--output_dir", "out", *small)
     assert done.returncode == 0, done.stderr[-500:]
     assert "were left out: longer than 128 tokens" in done.stderr
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["reward_model"]["loss"]["value"] > 0
 
 
 @pytest.mark.parametrize("template", [True, False], ids=["chat_template", "plain"])
-def test_conversations_train_a_reward_model_and_a_policy_and_are_compared(rlhf, tmp_path, template):
+def test_conversations_train_a_reward_model_and_a_policy_and_are_compared(command, tmp_path, template):
     chat_model(tmp_path / "tiny", template)
     rows = [explicit_conversation(number) for number in range(20)]
     rows[5]["prompt"][1]["content"] += " Why?" * 100
     file = write(tmp_path / "pairs.jsonl", rows)
     here = ("--model_name_or_path", "tiny", "--dataset_name", file)
     small = ("--max_steps", 2, "--per_device_train_batch_size", 2)
-    done = rlhf("reward", *here, *small, "--eval_steps", 2, "--output_dir", "reward")
+    done = command("reward", *here, *small, "--eval_steps", 2, "--output_dir", "reward")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "1 of 18 pairs were left out: longer than 128 tokens" in done.stderr
     worst = json.loads((tmp_path / "reward" / "summary.json").read_text())["reward_model"]["worst"][0]
@@ -289,13 +297,13 @@ def test_conversations_train_a_reward_model_and_a_policy_and_are_compared(rlhf, 
         "--allow_chance_reward",
         "true",
     )
-    done = rlhf("ppo", *here, *small, "--reward_model_path", "reward", "--output_dir", "ppo")
+    done = command("ppo", *here, *small, "--reward_model_path", "reward", "--output_dir", "ppo")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "1 of 16 prompts were left out" in done.stderr
     sample = json.loads((tmp_path / "ppo" / "samples.jsonl").read_text().splitlines()[0])
     assert sample["prompt"].startswith("system: Be short.")
     assert (tmp_path / "ppo" / "model" / "chat_template.jinja").exists()
-    done = rlhf(
+    done = command(
         "compare", "--models", "ppo=ppo", "--base_model_name_or_path", "tiny", "--dataset_name", file,
         "--samples", 1, "--response_length", 8, "--output_dir", "compare",
     )  # fmt: skip

@@ -50,6 +50,7 @@ def test_a_model_against_itself_draws_other_numbers_and_is_no_distance_away(base
     assert rows == rows_of([Contender("base", lambda: model), Contender("again", lambda: copy.deepcopy(model))], judge)
 
 
+@pytest.mark.process
 def test_a_model_against_itself_shows_no_gain(base, judge):
     from rlhf.data import load_prompts
 

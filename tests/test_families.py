@@ -5,7 +5,6 @@ The models are small and random (`hub.py`); names, files, tokenizers and archite
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,8 +14,10 @@ from pathlib import Path
 import hub
 import pytest
 import torch
+from processes import keep_signals
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from worlds import CHATML
 
 from rlhf import models
 from rlhf.__main__ import main
@@ -39,12 +40,9 @@ SMALL_COMPARISON = ("--num_prompts", "4", "--samples", "1", "--response_length",
 def cache(tmp_path_factory):
     """The Hub as earlier downloads left it in the cache; the commands run in this process and leave no handlers."""
     folder = hub.make_cache(tmp_path_factory.mktemp("home"))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with pytest.MonkeyPatch.context() as patch:
+    with keep_signals(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
         yield folder
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +237,7 @@ def test_only_models_with_a_chat_template_of_their_own_remember(tmp_path):
         (folder / "status.json").write_text(json.dumps({"kind": "ppo"}))
         (folder / "model" / "config.json").write_text("{}")
         if template:
-            (folder / "model" / "chat_template.jinja").write_text(hub.CHATML)
+            (folder / "model" / "chat_template.jinja").write_text(CHATML)
         assert chat.remembers(Run(folder)) is remembers
 
 
@@ -252,6 +250,7 @@ def test_models_of_two_vocabularies_are_not_compared(capsys):
 # LoRA and bfloat16 -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_lora_trains_adapters_and_saves_plain_models(data, tmp_path, dtype):
     given = ("--model_name_or_path", hub.SMOLLM, "--dataset_name", data / "talks.jsonl", "--use_peft", "true")
@@ -275,6 +274,7 @@ def test_lora_trains_adapters_and_saves_plain_models(data, tmp_path, dtype):
         assert torch.allclose(made[embedding].float(), base[embedding], atol=0.01)  # not trained
 
 
+@pytest.mark.process
 def test_the_new_score_head_is_trained_beside_the_adapters(data, tmp_path):
     given = ("--model_name_or_path", hub.GPT2, "--dataset_name", data / "texts.jsonl", "--use_peft", "true")
     heads = []
@@ -285,6 +285,7 @@ def test_the_new_score_head_is_trained_beside_the_adapters(data, tmp_path):
     assert not torch.equal(*heads)
 
 
+@pytest.mark.process
 def test_the_critic_gets_adapters_too(data, tmp_path):
     run("reward", "--model_name_or_path", hub.GPT2, "--dataset_name", data / "texts.jsonl", *SMALL_REWARD,
         "--output_dir", tmp_path / "reward")  # fmt: skip
@@ -298,6 +299,7 @@ def test_the_critic_gets_adapters_too(data, tmp_path):
     assert any("lora_B" in name and value.abs().max() > 0 for name, value in critic.items())
 
 
+@pytest.mark.process
 def test_bfloat16_keeps_trained_weights_in_full_precision(data, tmp_path):
     given = ("--model_name_or_path", hub.GPT2, "--dataset_name", data / "texts.jsonl", "--dtype", "bfloat16")
     run("reward", *given, *SMALL_REWARD, "--learning_rate", 1e-6, "--output_dir", tmp_path / "reward")
@@ -391,6 +393,7 @@ def test_damaged_weights_are_answered_with_one_sentence(tmp_path):
         models.load_reward_model(str(folder))
 
 
+@pytest.mark.process
 def test_a_hub_that_does_not_answer_is_asked_once(cache):
     """The client would ask again and again for each file; a cached model is loaded, another is refused at once."""
     asked = []
@@ -407,7 +410,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(cache):
 
         threading.Thread(target=hang_up, daemon=True).start()
         code = (
-            "import sys; from rlhf.models import *\n"
+            "from rlhf.config import BadInput\nfrom rlhf.models import load_policy\n"
             f"load_policy({hub.GPT2!r})\n"
             "try: load_policy('nobody/nothing')\n"
             "except BadInput as error: print(error)"
@@ -434,6 +437,7 @@ def test_every_recipe_is_a_demo_whose_parts_can_be_built(name):
     assert any("GB" in line for line in comments) and any("run" in line.lower() for line in comments)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("name", "file"), [
     ("gpt2-ultrafeedback", "talks"), ("gpt2-sentiment", "reviews"), ("smollm2-135m-instruct", "talks"),
 ])  # fmt: skip
@@ -497,6 +501,7 @@ print("PEAK", after_reward, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss /
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not os.environ.get("RLHF_SLOW"), reason="takes minutes; set RLHF_SLOW=1")
 def test_gpt2_at_full_size_needs_less_than_six_gigabytes(tmp_path):
     (tmp_path / "gpt2").mkdir()

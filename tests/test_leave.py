@@ -145,6 +145,7 @@ def unpacked(tmp_path_factory):
     return folder / "example"
 
 
+@pytest.mark.process
 def test_the_cards_code_loads_the_policy_in_plain_transformers(unpacked):
     folder = unpacked / "ppo" / "model"
     code = code_of((folder / "README.md").read_text())
@@ -157,6 +158,7 @@ def test_the_cards_code_loads_the_policy_in_plain_transformers(unpacked):
         torch.testing.assert_close(torch.tensor(logits), model(torch.tensor([ids])).logits[0, -1])
 
 
+@pytest.mark.process
 def test_the_cards_code_gives_the_reward_models_score_in_plain_transformers(unpacked):
     folder = unpacked / "reward" / "model"
     said = float(plain_python(code_of((folder / "README.md").read_text()), folder))
@@ -164,6 +166,7 @@ def test_the_cards_code_gives_the_reward_models_score_in_plain_transformers(unpa
     assert said == pytest.approx(score_ids(model, [pair_ids(tokenizer, f"{QUESTION}\n", ANSWER)]).item(), abs=1e-4)
 
 
+@pytest.mark.process
 def test_code_for_models_without_a_chat_template_reads_plain_text(tmp_path):
     said = {}
     for part in ("ppo", "reward"):

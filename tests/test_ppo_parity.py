@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
+from worlds import replace
 
 from rlhf.models.generate import Generation
 from rlhf.models.packed import hidden_states, pack_responses, use_packed_attention
@@ -101,10 +102,9 @@ def recorded():
 
 
 @pytest.fixture(scope="module")
-def run(recorded, tmp_path_factory):
+def run(recorded, one_thread, tmp_path_factory):
     """`run(case)`: this project's trainer on the batch of a case; each case is run once."""
-    finished, threads = {}, torch.get_num_threads()
-    torch.set_num_threads(1)  # models this small only wait for other threads
+    finished = {}
 
     def of_case(name):
         if name not in finished:
@@ -112,8 +112,7 @@ def run(recorded, tmp_path_factory):
                 finished[name] = train(*recorded, name, tmp_path_factory.mktemp(name), patch)
         return finished[name]
 
-    yield of_case
-    torch.set_num_threads(threads)
+    return of_case
 
 
 def model_of(kind, numbers, weights, name):
@@ -130,7 +129,7 @@ def train(numbers, weights, name, folder, patch):
     policy, reference = (model_of(GPT2LMHeadModel, numbers, weights, role) for role in ("policy", "ref"))
     reward, value = (model_of(GPT2ForSequenceClassification, numbers, weights, role) for role in ("reward", "value"))
     answers = {tuple(prompt): answer for prompt, answer in zip(prompts, case["responses"], strict=True)}
-    patch.setattr("rlhf.ppo.trainer.generate", say(answers))
+    replace(patch, "generate", say(answers))
     # TRL clips no gradient, so here the limit is out of reach.
     args = PPOConfig(
         str(folder), **case["settings"], max_grad_norm=1e9, use_cpu=True, report_to="none", save_strategy="no",

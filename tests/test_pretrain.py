@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf.config import PreferencesConfig, PretrainConfig
+from rlhf.everyday import prompt_splits
 from rlhf.models import load_policy
 from rlhf.pretrain import LISTENING_BATCH, preferences, pretrain, token_losses, write_contrasts
 
@@ -29,7 +30,9 @@ def test_the_same_seed_makes_the_same_base_model(made_twice, tmp_path):
     assert any(first[name].shape != other[name].shape or not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_pairs_are_made_again_to_the_byte_and_have_two_different_answers(tmp_path):
+def test_pairs_are_made_again_to_the_byte_and_have_two_different_answers(tmp_path, monkeypatch):
+    questions = prompt_splits()["reward"][:64]  # so few that 40 pairs take several turns
+    monkeypatch.setattr("rlhf.pretrain.prompt_splits", lambda: {"reward": questions})
     files = [tmp_path / folder / "pairs.jsonl.gz" for folder in ("first", "again")]
     for file in files:
         file.parent.mkdir()

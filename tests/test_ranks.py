@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
+import ranks_script
+from processes import ROOT, keep_signals
+
+from rlhf.__main__ import main
+from rlhf.data import load_preferences
 
 
-ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no")
 LAUNCHER += ("--dynamo_backend", "no", "--main_process_port", "0")  # any port that is free
 PPO = ("ppo", "--reward_model_path", ROOT / "assets" / "example" / "reward", "--num_sample_generations", 1)
@@ -22,38 +25,42 @@ CLOCK += tuple(f"{part}_{what}" for part in ("eval", "train") for what in ("runt
 """How metrics begin that tell the time or count the work."""
 
 
-def command(processes, *words):
-    """Words for Python, under the launcher if it is several processes."""
-    launch = (*LAUNCHER, "--num_processes", processes) if processes > 1 else ()
-    return [sys.executable, *map(str, (*launch, *words))]
-
-
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Start a command of the program in so many processes; it runs on."""
+    """Start a command of the program under the launcher, in so many processes; it runs on."""
     place = tmp_path_factory.mktemp("ranks")
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
 
     def go(processes, *words):
         words = words if str(words[0]).endswith(".py") else ("-m", "rlhf", *words)
-        return subprocess.Popen(
-            command(processes, *words),
+        process = subprocess.Popen(
+            [sys.executable, *map(str, (*LAUNCHER, "--num_processes", processes, *words))],
             cwd=place,
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
+        started.append(process)
+        return process
 
-    return go
-
-
-def finish(*started):
-    """Wait for the end of some commands, which must be a good one."""
+    started = []
+    yield go
     for process in started:
-        _, said = process.communicate(timeout=180)
-        assert process.returncode == 0, said[-3000:]
+        process.terminate()  # only those that a failed test has left behind are still there
+
+
+def finish(process):
+    """Wait for the end of a command, which must be a good one."""
+    _, said = process.communicate(timeout=180)
+    assert process.returncode == 0, said[-3000:]
+
+
+def alone(*words):
+    """The same command in one process, which is this one."""
+    with keep_signals():
+        assert main([str(word) for word in words]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +89,9 @@ def assert_alike(one, other):
 def one_and_two(start, folder):
     """The same PPO run of four updates in one process and in two, with checkpoints."""
     words = (*PPO, "--max_steps", 4, "--save_steps", 2)
-    finish(
-        start(1, *words, "--per_device_train_batch_size", 8, "--output_dir", folder / "one"),
-        start(2, *words, "--per_device_train_batch_size", 4, "--output_dir", folder / "two"),
-    )
+    two = start(2, *words, "--per_device_train_batch_size", 4, "--output_dir", folder / "two")
+    alone(*words, "--per_device_train_batch_size", 8, "--output_dir", folder / "one")
+    finish(two)
     return folder / "one", folder / "two"
 
 
@@ -107,20 +113,24 @@ def test_one_process_writes_the_run(one_and_two):
 
 def test_a_checkpoint_goes_on_in_another_number_of_processes(one_and_two, start, folder):
     one, two = one_and_two
-    resumed = {1: folder / "resumed-in-one", 2: folder / "resumed-in-two"}
-    started = []
-    for processes, came_from in ((1, two), (2, one)):
-        words = ("--per_device_train_batch_size", 8 // processes, "--output_dir", resumed[processes])
-        words += ("--max_steps", 4, "--resume_from_checkpoint", came_from / "checkpoints" / "checkpoint-2")
-        started.append(start(processes, *PPO, *words))
-    finish(*started)
-    for run in resumed.values():
-        assert_alike(lines_of(one)[2:], lines_of(run))
+
+    def resumed(processes, came_from):
+        words = (*PPO, "--max_steps", 4, "--resume_from_checkpoint", came_from / "checkpoints" / "checkpoint-2")
+        words += ("--per_device_train_batch_size", 8 // processes)
+        return (*words, "--output_dir", folder / f"resumed-in-{processes}")
+
+    in_two = start(2, *resumed(2, one))
+    alone(*resumed(1, two))
+    finish(in_two)
+    for processes in (1, 2):
+        assert_alike(lines_of(one)[2:], lines_of(folder / f"resumed-in-{processes}"))
 
 
 def test_settings_of_all_kinds_give_the_same_in_three_processes(start, folder):
-    finish(*(start(count, ROOT / "tests" / "ranks_script.py", folder, 6 // count) for count in (1, 3)))
-    one, three = (json.loads((folder / f"{processes}.json").read_text()) for processes in (1, 3))
+    in_three = start(3, ROOT / "tests" / "ranks_script.py", folder, 2)
+    one = {name: ranks_script.run(folder / "alone", 6, name) for name in ranks_script.SETTINGS}
+    finish(in_three)
+    three = json.loads((folder / "3.json").read_text())
     for name, found in one.items():
         assert_alike([*found["log"], found["eval"]], [*three[name]["log"], three[name]["eval"]])
     assert one["careful"]["log"][0]["policy/epochs_run"] < 3  # early stopping had its say
@@ -179,17 +189,17 @@ def test_a_mistake_gets_one_sentence_and_ends_all(start, tmp_path, words, messag
 
 def test_reward_training_in_two_processes_learns_as_in_one(start, folder):
     pairs = folder / "pairs.jsonl"
-    rows = [
-        {"prompt": f"What about number {n}?\n", "chosen": "Yes. " * (1 + n % 5), "rejected": "No! " * (1 + n % 3)}
-        for n in range(80)
-    ]
+    rows = load_preferences("everyday")[0].select(range(80))
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    started = []
-    for processes in (1, 2):
+
+    def training(processes):
         size = ("--per_device_train_batch_size", 8 // processes, "--per_device_eval_batch_size", 8 // processes)
         words = ("reward", "--dataset_name", pairs, *size, "--logging_steps", 1, "--eval_steps", 3)
-        started.append(start(processes, *words, "--max_steps", 6, "--output_dir", folder / f"reward-{processes}"))
-    finish(*started)
+        return (*words, "--max_steps", 6, "--output_dir", folder / f"reward-{processes}")
+
+    in_two = start(2, *training(2))
+    alone(*training(1))
+    finish(in_two)
     one, two = folder / "reward-1", folder / "reward-2"
     assert_alike(lines_of(one), lines_of(two))
     assert len([line for line in lines_of(two) if "loss" in line]) == 6

@@ -14,12 +14,6 @@ from rlhf.launch import jobs
 from rlhf.runs.directory import ACTIVE, Run, find_run, list_runs
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("RLHF_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
-
-
 def test_a_directory_that_exists_is_refused_and_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("do not touch")
@@ -87,6 +81,7 @@ def test_a_running_process_is_found_and_blocks_a_second(root):
         jobs.launch("reward", {})
 
 
+@pytest.mark.process
 def test_a_launched_process_that_fails_leaves_its_reason(root):
     run = jobs.launch("ppo", {"reward_model_path": str(root / "nowhere")})
     deadline = time.time() + 60
@@ -97,6 +92,7 @@ def test_a_launched_process_that_fails_leaves_its_reason(root):
     assert "Traceback" not in (run.path / "train.log").read_text()
 
 
+@pytest.mark.process
 def test_a_process_that_was_kept_ready_ends_with_the_page(root):
     code = "from rlhf.launch import jobs; jobs.prepare(); print(jobs._ready.pid)"
     page = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -106,6 +102,7 @@ def test_a_process_that_was_kept_ready_ends_with_the_page(root):
     assert not psutil.pid_exists(int(page.stdout))
 
 
+@pytest.mark.process
 def test_a_run_goes_on_when_the_page_that_started_it_is_gone(root):
     code = "from rlhf.launch import jobs; print(jobs.launch('reward', {'max_steps': 1}).path)"
     page = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

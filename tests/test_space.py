@@ -259,6 +259,7 @@ def test_a_space_writes_into_its_one_folder_and_asks_nothing_of_the_network(spac
     assert space.network.asked == []
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not os.environ.get("RLHF_SLOW"), reason="takes minutes: RLHF_SLOW=1")
 def test_a_clean_environment_from_the_requirements_serves_the_page(tmp_path):
     python = "python" + front_matter()["python_version"]
@@ -373,11 +374,10 @@ def test_a_time_of_gpu_that_is_no_number_of_seconds_is_answered_with_a_sentence(
 
 
 @pytest.fixture
-def on_space(tmp_path, monkeypatch):
-    """As on a Space, in this process; yields the folder of all runs."""
+def on_space(root, monkeypatch):
+    """As on a Space, in this process; the folder of all runs."""
     monkeypatch.setenv("SPACE_ID", "someone/rlhf-lab")
-    monkeypatch.setenv("RLHF_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
+    return root
 
 
 @pytest.mark.parametrize(
@@ -473,6 +473,7 @@ def test_runs_lie_on_the_volume_of_a_space_that_has_one(on_space, monkeypatch, t
     assert runs.runs_root() == Path("runs").resolve()
 
 
+@pytest.mark.process
 def test_a_folder_that_cannot_be_written_is_answered_with_a_sentence(tmp_path):
     (tmp_path / "file").touch()
     environment = {**os.environ, "RLHF_RUNS": str(tmp_path / "file" / "runs")}
