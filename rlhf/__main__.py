@@ -24,7 +24,7 @@ from rlhf.config import (
     default_of,
     field_docs,
 )
-from rlhf.recipes import names, read_recipe, read_settings
+from rlhf.config.recipes import names, read_recipe, read_settings
 from rlhf.runs.directory import Run
 from rlhf.write.tables import comparison_table, demo_table, preview_table, sweep_table
 

@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf import models
 from rlhf.__main__ import main
 from rlhf.config import BadInput, DemoArguments, build
+from rlhf.config.recipes import FOLDER, names, read_recipe
 from rlhf.models.prompts import PromptReader
 from rlhf.models.scoring import RewardModel, score_ids
-from rlhf.recipes import FOLDER, names, read_recipe
 
 
 ROOT = Path(__file__).resolve().parent.parent

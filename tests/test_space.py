@@ -28,8 +28,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from rlhf.config import BadInput, CompareArguments, DemoArguments, PPOArguments, RewardArguments, SweepArguments
+from rlhf.config.recipes import read_recipe
 from rlhf.launch import jobs, limits
-from rlhf.recipes import read_recipe
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import ACTIVE, Run
 from rlhf.ui import train

@@ -49,7 +49,8 @@ from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from rlhf import models, ranks
 from rlhf.compare.stats import paired
-from rlhf.config import BadInput, PPOSettings, check_range
+from rlhf.config import BadInput, PPOSettings
+from rlhf.config.checking import PositiveInt
 from rlhf.models.generate import Generation, generate
 from rlhf.models.packed import (
     PackedRows,
@@ -96,7 +97,7 @@ class PPOConfig(PPOSettings, TrainingArguments):
     """Id of the token that ends a response, instead of stop_token."""
     kl_estimator: Literal["k1", "k3"] = "k1"
     """Estimator behind objective/kl; in the reward it is always k1, whose optimum is the KL-regularised one."""
-    local_rollout_forward_batch_size: int | None = None
+    local_rollout_forward_batch_size: PositiveInt | None = None
     """Prompts that are answered at once; all of an update if not given."""
     reward_weights: list[float] | None = None
     """Weight of each reward; 1 each if not given."""
@@ -118,7 +119,7 @@ class PPOConfig(PPOSettings, TrainingArguments):
     """Print sample prompts with their completions and scores whenever they are made."""
     num_completions_to_print: int = 8
     """How many of them."""
-    eval_num_samples_per_prompt: int = 1
+    eval_num_samples_per_prompt: PositiveInt = 1
     """Responses to each prompt in `evaluate`."""
     sft_model_path: str | None = None
     """A field of TRL's script; not used here."""
@@ -131,7 +132,7 @@ class PPOConfig(PPOSettings, TrainingArguments):
     # Defaults of TrainingArguments that differ here.
     seed: int = 42
     """Seed of the sampling and of the order of prompts."""
-    per_device_train_batch_size: int = 8
+    per_device_train_batch_size: PositiveInt = 8
     """Responses an update takes from a process, times gradient_accumulation_steps; in memory at once, so many."""
     bf16: bool | None = None
     """Compute in bfloat16; on a GPU that can, unless said otherwise."""
@@ -151,10 +152,6 @@ class PPOConfig(PPOSettings, TrainingArguments):
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         self.check()
-        for name in ("local_rollout_forward_batch_size", "eval_num_samples_per_prompt"):
-            check_range(self, name, low=1)
-        if self.kl_estimator not in ("k1", "k3"):
-            raise BadInput(f"kl_estimator must be 'k1' or 'k3', not {self.kl_estimator!r}.")
         self._check_sampling()
         shards = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
         if shards or self.fsdp or self.deepspeed:

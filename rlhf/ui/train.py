@@ -19,8 +19,8 @@ from rlhf.config import (
     default_of,
     field_docs,
 )
+from rlhf.config.recipes import names, read_recipe
 from rlhf.launch import jobs, limits
-from rlhf.recipes import names, read_recipe
 from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
 from rlhf.ui import KIND_NAMES, example_id, is_active, note, run_choices, run_label, shown_run
 from rlhf.ui.live import live_run
