@@ -1,4 +1,4 @@
-"""The kinds of runs: one entry says everything that the command line, the page and the cards need to know of a kind.
+"""The kinds of runs: one entry holds all that the command line, the page and the cards need to know about a kind.
 
 To add a kind, add its settings to `rlhf/config`, a function of its name to `rlhf/commands`, and an entry here.
 """
@@ -79,3 +79,8 @@ KINDS = {
         closing="sweep_table",
     ),
 }
+
+
+def startable() -> list[str]:
+    """Kinds that the page can start by themselves."""
+    return [name for name, kind in KINDS.items() if kind.choice]
