@@ -65,10 +65,9 @@ def _add_flags(command: argparse.ArgumentParser, config: type) -> None:
     for field in dataclasses.fields(config):
         default = default_of(field)
         help_text = docs[field.name] if default is None else f"{docs[field.name]} (default: {typed(default)})"
-        several = {"nargs": "+"} if "list" in str(hints[field.name]) else {}
-        command.add_argument(
-            f"--{field.name}", default=argparse.SUPPRESS, metavar="", help=help_text.replace("%", "%%"), **several
-        )
+        form = {"nargs": "+", "metavar": "VALUE"} if "list" in str(hints[field.name]) else {"metavar": ""}
+        help_text = help_text.replace("%", "%%")
+        command.add_argument(f"--{field.name}", default=argparse.SUPPRESS, help=help_text, **form)
 
 
 def settings(given: dict[str, object]) -> dict[str, object]:

@@ -77,7 +77,7 @@ class PPOSettings(Settings):
     reward_clip_range: PositiveFloat | None = None
     """Clip scores to plus or minus this after normalisation; off by default."""
     value_head: Literal["shared", "separate"] = "shared"
-    """Critic: a layer on the policy's own trunk, or a separate model (slower, more memory)."""
+    """Critic: a value head on the policy's own trunk ("shared") or a model of its own ("separate"; slower)."""
     value_learning_rate: LearningRate | None = None
     """Learning rate of the critic; by default the policy's, times ten for a value head, which starts at zero."""
     value_warmup_steps: NonNegativeInt = 0

@@ -30,7 +30,7 @@ PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_", "TZ", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_", "HF_DATASETS_",
     "SSL_CERT_", "OMP_", "MKL_", "TOKENIZERS_", "CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "PYTHON", "SPACE_ID", "RLHF_",
 )  # fmt: skip
-"""How the names begin of what a training process on a Space is told of the environment: no token, no secret."""
+"""Prefixes of the environment variables that a training process on a Space inherits: no token, no secret."""
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
@@ -71,11 +71,11 @@ def _worker() -> subprocess.Popen:
 
 def _environment() -> dict[str, str]:
     """The environment of a training process: everything, but on a Space neither secrets nor other machines' cores."""
-    told = dict(os.environ)
+    variables = dict(os.environ)
     if limits.on_space():
-        told = {name: value for name, value in told.items() if name.startswith(PASSED_ON)}
-        told.setdefault("OMP_NUM_THREADS", str(limits.cores()))
-    return {**told, "PYTHONPATH": str(_PACKAGE_PARENT)}
+        variables = {name: value for name, value in variables.items() if name.startswith(PASSED_ON)}
+        variables.setdefault("OMP_NUM_THREADS", str(limits.cores()))
+    return {**variables, "PYTHONPATH": str(_PACKAGE_PARENT)}
 
 
 def launch(kind: str, settings: Settings, questions: Sequence[str] = (), visitor: str = "") -> Run:

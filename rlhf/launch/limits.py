@@ -1,7 +1,7 @@
 """What a page allows that strangers use: which models, how much work, whose run it is. A Hugging Face Space is one.
 
-On a person's own computer everything is allowed. The limits are asked where a run is started and stopped
-(`jobs.py`), not where fields are drawn: a request that no form sent is answered alike.
+On a person's own computer everything is allowed. The limits are checked where a run is started and stopped
+(`jobs.py`), not where the form is drawn, so that a request from elsewhere meets them too.
 """
 
 import hashlib
@@ -68,10 +68,10 @@ def gpu_seconds() -> int:
     Raises:
         BadInput: `RLHF_GPU_SECONDS` is no number, or leaves no time beside that for saving.
     """
-    given = os.environ.get("RLHF_GPU_SECONDS") or "120"
-    if not given.isdecimal() or int(given) <= SAVING:
-        raise BadInput(f"RLHF_GPU_SECONDS must be a whole number of seconds, more than {SAVING}, not {given!r}.")
-    return int(given)
+    seconds = os.environ.get("RLHF_GPU_SECONDS") or "120"
+    if not seconds.isdecimal() or int(seconds) <= SAVING:
+        raise BadInput(f"RLHF_GPU_SECONDS must be a whole number of seconds, more than {SAVING}, not {seconds!r}.")
+    return int(seconds)
 
 
 def longest_run() -> float | None:

@@ -105,7 +105,9 @@ class TrainTab:
     def _form(self) -> None:
         modes = [(KINDS[kind].choice, kind) for kind in startable()]
         self.mode = gr.Radio(modes, value="demo", label="What to train", elem_id="mode")
-        self.reward_run = gr.Dropdown([], label="Reward model", info="PPO learns to please this one.", visible=False)
+        self.reward_run = gr.Dropdown(
+            [], label="Reward model", info="PPO learns to score higher by this one.", visible=False
+        )
         self.recipe = gr.Dropdown(
             names(),
             value=EVERYDAY,
@@ -182,23 +184,23 @@ def _preview(dataset_name: str, model_name_or_path: str) -> str:
 
     try:
         limits.check({"dataset_name": dataset_name.strip(), "model_name_or_path": model_name_or_path.strip()})
-        found = preview(dataset_name.strip(), model_name_or_path.strip())
+        data = preview(dataset_name.strip(), model_name_or_path.strip())
     except BadInput as error:
         return note(str(error))
-    left_out = "".join(f"; left out, {escape(fault)}: {count:,}" for fault, count in found.dropped.items())
-    kind = "conversations" if found.conversational else "texts"
-    head = "".join(f"<th scope='col'>{name}</th>" for name in found.tokens)
-    rows = {**found.characters, "tokens, in all": found.tokens}
+    left_out = "".join(f"; left out, {escape(fault)}: {count:,}" for fault, count in data.dropped.items())
+    kind = "conversations" if data.conversational else "texts"
+    head = "".join(f"<th scope='col'>{name}</th>" for name in data.tokens)
+    rows = {**data.characters, "tokens, in all": data.tokens}
     body = "".join(
         f"<tr><th scope='row'>{label}</th>{''.join(f'<td>{number:,}</td>' for number in row.values())}</tr>"
         for label, row in rows.items()
     )
     pairs = "".join(
         "".join(f"<dt>{side}</dt><dd tabindex='0'>{escape(text.strip())}</dd>" for side, text in pair.items())
-        for pair in found.first
+        for pair in data.first
     )
     return (
-        f"<p>{found.rows:,} rows of {kind}: {found.train:,} to train on, {found.held_out:,} held out{left_out}.</p>"
+        f"<p>{data.rows:,} rows of {kind}: {data.train:,} to train on, {data.held_out:,} held out{left_out}.</p>"
         f"<table><caption>Lengths in characters, and of the longer text of a pair in tokens</caption>"
         f"<tr><td></td>{head}</tr>{body}</table><dl>{pairs}</dl>"
     )
