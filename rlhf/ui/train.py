@@ -105,9 +105,7 @@ class TrainTab:
     def _form(self) -> None:
         modes = [(KINDS[kind].choice, kind) for kind in startable()]
         self.mode = gr.Radio(modes, value="demo", label="What to train", elem_id="mode")
-        self.reward_run = gr.Dropdown(
-            [], label="Reward model", info="PPO learns to score higher by this one.", visible=False
-        )
+        self.reward_run = gr.Dropdown([], label="Reward model", info="PPO learns to raise its score.", visible=False)
         self.recipe = gr.Dropdown(
             names(),
             value=EVERYDAY,
