@@ -1,59 +1,48 @@
-"""The command line: `python -m rlhf COMMAND --help`. Flags are the fields of the command's config."""
+"""The command line: `python -m rlhf COMMAND --help`. Flags are the fields of the command's settings."""
 
 import argparse
 import dataclasses
 import os
 import sys
+import typing
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from rlhf.config import (
     BadInput,
     BenchArguments,
-    CompareArguments,
-    DemoArguments,
     FailedElsewhere,
-    PPOArguments,
     PreferencesConfig,
     PretrainConfig,
     PreviewArguments,
     PushArguments,
-    RewardArguments,
-    SweepArguments,
     build,
     default_of,
     field_docs,
+    typed,
 )
-from rlhf.recipes import names, read_recipe, read_settings
+from rlhf.config.recipes import names, read_recipe, read_settings
+from rlhf.kinds import KINDS
 from rlhf.runs.directory import Run
-from rlhf.write.tables import comparison_table, demo_table, preview_table, sweep_table
+from rlhf.write import tables
 
 
-COMMANDS = {
-    "demo": (DemoArguments, "reward model, PPO and comparison in a row, in a few minutes"),
+TOOLS = {
     "preview": (PreviewArguments, "look at preference pairs before training: first rows, lengths, what is left out"),
-    "reward": (RewardArguments, "train a reward model on preference pairs"),
-    "ppo": (PPOArguments, "train a policy with PPO against a reward model"),
-    "compare": (CompareArguments, "compare any number of models on the same test prompts"),
-    "sweep": (SweepArguments, "PPO at several prices of KL, all checkpoints compared: how far is too far"),
     "push": (PushArguments, "push a run's model with its card to the Hugging Face Hub"),
-    "bench": (BenchArguments, "measure the speed of PPO, by itself or against TRL 1.12, or of a comparison"),
+    "bench": (BenchArguments, "measure the speed of PPO, alone or against TRL 1.12, or of a comparison"),
     "pretrain": (PretrainConfig, "make the embedded base model again"),
     "preferences": (PreferencesConfig, "make the embedded preference pairs again"),
 }
-
-
-def _default(field: dataclasses.Field) -> object:
-    """A field's default, a list as it is typed."""
-    default = default_of(field)
-    return " ".join(default) if isinstance(default, list) else default
+"""The commands that make no run: settings, and what they do."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """One subcommand a config, one flag a field, its docstring as help."""
+    """A subcommand per kind of run and per tool, with a flag per setting."""
     top = argparse.ArgumentParser(prog="python -m rlhf", description="Reinforcement learning from human feedback.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (config, summary) in COMMANDS.items():
+    for name, (config, summary) in ({name: (k.settings, k.summary) for name, k in KINDS.items()} | TOOLS).items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == "bench":
             command.add_argument("what", choices=["ppo", "compare"], help="what to measure")
@@ -62,16 +51,23 @@ def parser() -> argparse.ArgumentParser:
         if name == "push":
             command.add_argument("run", help="directory of a finished run")
         command.add_argument("--config", metavar="FILE", help="YAML file with settings; flags take precedence")
-        docs = field_docs(config)
-        for field in dataclasses.fields(config):
-            help_text = f"{docs[field.name]} (default: {_default(field)})".replace("%", "%%")
-            several = {"nargs": "+"} if "list" in str(field.type) else {}
-            command.add_argument(f"--{field.name}", default=argparse.SUPPRESS, metavar="", help=help_text, **several)
+        _add_flags(command, config)
     report = commands.add_parser("report", help="write REPORT.md from a demo run", description="Write REPORT.md.")
     report.add_argument("run", help="directory of a finished demo run")
-    report.add_argument("--sweep", help="directory of a sweep, for over-optimisation (default: RUN/sweep)")
+    report.add_argument("--sweep", help="directory of a KL sweep, for over-optimisation (default: RUN/sweep)")
     report.add_argument("--output_file", default="REPORT.md", help="(default: REPORT.md)")
     return top
+
+
+def _add_flags(command: argparse.ArgumentParser, config: type) -> None:
+    """A flag per field, with the field's docstring as help."""
+    docs, hints = field_docs(config), typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        default = default_of(field)
+        help_text = docs[field.name] if default is None else f"{docs[field.name]} (default: {typed(default)})"
+        form = {"nargs": "+", "metavar": "VALUE"} if "list" in str(hints[field.name]) else {"metavar": ""}
+        help_text = help_text.replace("%", "%%")
+        command.add_argument(f"--{field.name}", default=argparse.SUPPRESS, help=help_text, **form)
 
 
 def settings(given: dict[str, object]) -> dict[str, object]:
@@ -97,7 +93,7 @@ def _joined() -> AbstractContextManager:
 
 
 def run_command(name: str, given: dict[str, object]) -> None:
-    """Build the config, then import what the command needs: a wrong flag is answered at once."""
+    """Build the settings, then import what the command needs: a wrong flag is answered at once."""
     if SEVERAL and name not in ("reward", "ppo"):
         raise BadInput(f"{name} runs in one process; start it without a launcher.")
     if name == "report":
@@ -105,43 +101,47 @@ def run_command(name: str, given: dict[str, object]) -> None:
 
         run = Path(given["run"])
         print(write_report(run, Path(given["output_file"]), Path(given["sweep"] or run / "sweep")))
-        return
-    named = given.pop("what" if name == "bench" else "run", None)
-    config = build(COMMANDS[name][0], settings(given))
+    elif name in KINDS:
+        make_run(name, settings(given))
+    else:
+        named = given.pop("what" if name == "bench" else "run", None)
+        _use_tool(name, named, build(TOOLS[name][0], settings(given)))
+
+
+def make_run(kind: str, values: dict[str, object]) -> None:
+    """Make a run of this kind with these settings, and print what it came to."""
+    config = build(KINDS[kind].settings, values)
+    from rlhf import commands
+
+    result = getattr(commands, kind)(config)
+    if result and KINDS[kind].closing:
+        print(getattr(tables, KINDS[kind].closing)(result))
+
+
+def _use_tool(name: str, named: str | None, config: object) -> None:
     if name == "push":
         from rlhf.write.export import push
 
         print(push(Run(named), config))
-        return
-    if name == "bench":
+    elif name == "bench":
         from rlhf.bench import bench, bench_compare
 
         (bench_compare if named == "compare" else bench)(config)
-        return
-    if name == "preview":
+    elif name == "preview":
         from rlhf.data.preview import preview
 
-        print(preview_table(preview(**vars(config))))
-        return
-    if name in ("pretrain", "preferences"):
+        print(tables.preview_table(preview(**vars(config))))
+    else:
         from rlhf import pretrain
 
         print(getattr(pretrain, name)(config))
-        return
-    from rlhf import commands
-
-    result = getattr(commands, name)(config)
-    tables = {"demo": demo_table, "compare": comparison_table, "sweep": sweep_table}
-    if name in tables and result:
-        print(tables[name](result))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command, by default the one in `sys.argv`; a mistake is one sentence on standard error, exit code 2."""
-    given = vars(parser().parse_args(arguments))
+def exit_code(work: Callable[..., None], *arguments: object) -> int:
+    """Do some work; returns the process's exit code. A mistake is one sentence on standard error, and code 2."""
     try:
         with _joined():
-            run_command(given.pop("command"), given)
+            work(*arguments)
     except FailedElsewhere:
         return 2
     except BadInput as error:
@@ -150,6 +150,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command, by default the one in `sys.argv`; returns the exit code."""
+    given = vars(parser().parse_args(arguments))
+    return exit_code(run_command, given.pop("command"), given)
 
 
 if __name__ == "__main__":

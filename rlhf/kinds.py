@@ -1,4 +1,4 @@
-"""The kinds of runs: one entry says everything that the command line, the page and the cards need to know of a kind.
+"""The kinds of runs: one entry holds all that the command line, the page and the cards need to know about a kind.
 
 To add a kind, add its settings to `rlhf/config`, a function of its name to `rlhf/commands`, and an entry here.
 """
@@ -23,9 +23,7 @@ class Kind:
     front: dict[str, str] = field(default_factory=dict)
     """Settings at the top of that form, with their labels; the others are under Advanced."""
     stages: tuple[str, ...] = ()
-    """Kinds of the runs inside it, in order, each in a folder of that name; empty for a run that is one stage itself."""
-    phase: str = ""
-    """Its name in the progress bar."""
+    """Kinds of the runs inside it, in order, each in a folder of that name; empty if it is a single stage."""
     needs_reward_model: bool = False
     """Whether it starts from a reward model that is already trained."""
     reads_pairs: bool = False
@@ -53,7 +51,6 @@ KINDS = {
         label="Reward model",
         choice="Reward model only",
         front={"num_train_epochs": "Epochs", "learning_rate": "Learning rate"},
-        phase="Reward model",
         reads_pairs=True,
     ),
     "ppo": Kind(
@@ -62,14 +59,12 @@ KINDS = {
         label="PPO",
         choice="PPO only",
         front={"total_episodes": "Episodes", "kl_coef": "KL coefficient", "learning_rate": "Learning rate"},
-        phase="PPO",
         needs_reward_model=True,
     ),
     "compare": Kind(
         settings=CompareArguments,
         summary="compare any number of models on the same test prompts",
         label="Comparison",
-        phase="Comparison",
         compares=True,
         closing="comparison_table",
     ),
@@ -79,9 +74,13 @@ KINDS = {
         label="KL sweep",
         choice="KL sweep",
         front={"kl_coefs": "KL coefficients", "total_episodes": "Episodes per run", "seeds": "Seeds per coefficient"},
-        phase="KL sweep",
         needs_reward_model=True,
         compares=True,
         closing="sweep_table",
     ),
 }
+
+
+def startable() -> list[str]:
+    """Kinds that the page can start by themselves."""
+    return [name for name, kind in KINDS.items() if kind.choice]

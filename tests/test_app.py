@@ -20,13 +20,13 @@ import gradio as gr
 import pytest
 
 from rlhf.compare import table as comparison
-from rlhf.config import BadInput, DemoArguments
+from rlhf.config import BadInput, DemoArguments, SweepArguments, build
 from rlhf.everyday import prompt_splits
 from rlhf.launch import jobs
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import Run
 from rlhf.ui import chat, live, scores
-from rlhf.ui.train import Form, differing
+from rlhf.ui.train import Form
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,11 +153,11 @@ def test_several_prices_of_kl_are_read_from_one_line(root):
     with gr.Blocks():
         form = Form("sweep")
     entered = form.entered({knob: knob.value for knob in form.knobs.values()}) | {"reward_model_path": "x"}
-    assert differing("sweep", entered) == {"reward_model_path": "x"}
-    settings = differing("sweep", entered | {"kl_coefs": "0 0.1"})
-    assert settings == {"reward_model_path": "x", "kl_coefs": ["0", "0.1"]}
+    assert build(SweepArguments, entered) == SweepArguments(reward_model_path="x")
+    settings = build(SweepArguments, entered | {"kl_coefs": "0 0.1"})
+    assert settings == SweepArguments(reward_model_path="x", kl_coefs=["0", "0.1"])
     with pytest.raises(BadInput, match="kl_coefs must be a number"):
-        differing("sweep", entered | {"kl_coefs": "0, much"})
+        build(SweepArguments, entered | {"kl_coefs": "0, much"})
 
 
 @pytest.mark.process

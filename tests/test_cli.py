@@ -118,7 +118,7 @@ def test_a_training_is_repeated_with_other_seeds_and_every_one_is_shown(rlhf, sh
         json.loads((folder / "config.json").read_text()) for folder in (shared / "demo" / "ppo", out / "ppo-seed-2")
     ]
     differing = {key for key in configs[0] if configs[0][key] != configs[1].get(key)}
-    assert differing <= {"seed", "output_dir", "num_sample_generations", "title"} and configs[1]["seed"] == 2
+    assert differing <= {"seed", "output_dir", "num_sample_generations"} and configs[1]["seed"] == 2
     gains = [found["against_base"][name]["score"]["gain"]["value"] for name in found["seeds"]["ppo"]["models"]]
     assert len(set(gains)) == 3 and found["seeds"]["ppo"]["score"]["value"] == pytest.approx(sum(gains) / 3)
     assert "ppo trained 3 times" in done.stdout and "2 prompts are too few" in done.stdout

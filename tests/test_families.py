@@ -22,9 +22,9 @@ from worlds import CHATML
 from rlhf import models
 from rlhf.__main__ import main
 from rlhf.config import BadInput, DemoArguments, build
+from rlhf.config.recipes import FOLDER, names, read_recipe
 from rlhf.models.prompts import PromptReader
 from rlhf.models.scoring import RewardModel, score_ids
-from rlhf.recipes import FOLDER, names, read_recipe
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -463,7 +463,7 @@ def test_an_unknown_recipe_is_answered_with_those_there_are(capsys):
 def test_a_recipe_fills_the_form_and_gives_what_the_form_does_not_show():
     import gradio as gr
 
-    from rlhf.ui.train import Form, differing
+    from rlhf.ui.train import Form
 
     with gr.Blocks():
         form = Form("demo")
@@ -471,7 +471,7 @@ def test_a_recipe_fills_the_form_and_gives_what_the_form_does_not_show():
     values = dict(zip(form.knobs.values(), form.filled(recipe), strict=True))
     hidden = {key: value for key, value in recipe.items() if key not in form.knobs}
     assert {"reward_model_path", "prompt_words"} <= set(hidden)
-    assert build(DemoArguments, differing("demo", hidden | form.entered(values))) == build(DemoArguments, recipe)
+    assert build(DemoArguments, hidden | form.entered(values)) == build(DemoArguments, recipe)
 
 
 # GPT-2 at its full size --------------------------------------------------------------------------------------------

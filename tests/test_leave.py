@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard
 
 from rlhf import __main__ as command_line
 from rlhf.config import BadInput, build
+from rlhf.kinds import KINDS
 from rlhf.models import load_policy, load_reward_model
 from rlhf.models.prompts import question_prompt
 from rlhf.models.scoring import pair_ids, score_ids
@@ -59,13 +60,13 @@ def run_of(path, kind, **config):
     ],
 )
 def test_command_and_python_of_a_run_make_its_settings_again(tmp_path, monkeypatch, kind, given):
-    config = build(export.CONFIGS[kind], given)
+    config = build(KINDS[kind].settings, given)
     run = Run.create(tmp_path / "run", kind, {**vars(config), "output_dir": "gone", "model_revision": "ab"})
     words = shlex.split(export.as_command(run))
     assert words[:4] == ["python", "-m", "rlhf", kind]
     read = vars(command_line.parser().parse_args(words[3:]))
     assert read.pop("command") == kind
-    assert build(export.CONFIGS[kind], command_line.settings(read)) == config
+    assert build(KINDS[kind].settings, command_line.settings(read)) == config
     made = []
     monkeypatch.setitem(sys.modules, "rlhf.commands", types.SimpleNamespace(**{kind: made.append}))
     exec(compile(ast.parse(export.as_python(run)), "script", "exec"), {})

@@ -1,17 +1,22 @@
 """The run directory, and the processes that write it."""
 
+import gzip
 import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import fields
+from itertools import islice
 
 import psutil
 import pytest
 
-from rlhf.config import BadInput
+from rlhf.config import ASSETS, BadInput, PPOArguments, RewardArguments
 from rlhf.launch import jobs
+from rlhf.launch.start import start_run
 from rlhf.runs.directory import ACTIVE, Run, find_run, list_runs
+from rlhf.write.export import as_command
 
 
 def test_a_directory_that_exists_is_refused_and_left_alone(tmp_path):
@@ -78,12 +83,12 @@ def test_a_running_process_is_found_and_blocks_a_second(root):
     assert run.status()["pid"] == os.getpid()
     assert jobs.active_run().id == run.id
     with pytest.raises(BadInput, match="still under way"):
-        jobs.launch("reward", {})
+        jobs.launch("reward", RewardArguments())
 
 
 @pytest.mark.process
 def test_a_launched_process_that_fails_leaves_its_reason(root):
-    run = jobs.launch("ppo", {"reward_model_path": str(root / "nowhere")})
+    run = jobs.launch("ppo", PPOArguments(reward_model_path=str(root / "nowhere")))
     deadline = time.time() + 60
     while run.status()["state"] in ("queued", "running") and time.time() < deadline:
         time.sleep(0.2)
@@ -104,10 +109,29 @@ def test_a_process_that_was_kept_ready_ends_with_the_page(root):
 
 @pytest.mark.process
 def test_a_run_goes_on_when_the_page_that_started_it_is_gone(root):
-    code = "from rlhf.launch import jobs; print(jobs.launch('reward', {'max_steps': 1}).path)"
+    code = "from rlhf.launch.start import start_run; print(start_run('reward', {'max_steps': 1}).path)"
     page = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     run = Run(page.stdout.strip())
     deadline = time.time() + 120
     while run.status()["state"] in ACTIVE and time.time() < deadline:
         time.sleep(0.2)
     assert run.status()["state"] == "finished"
+
+
+def test_a_setting_that_begins_with_a_dash_reaches_the_process_as_it_was_entered(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with gzip.open(ASSETS / "preferences.jsonl.gz", "rt") as pairs:
+        (tmp_path / "-pairs.jsonl").write_text("".join(islice(pairs, 60)))
+    entered = {"dataset_name": "-pairs.jsonl", "max_steps": "1e0", "per_device_train_batch_size": "4", "seed": "3"}
+    run = start_run("reward", entered)
+    queued, deadline = run.config(), time.time() + 240
+    while run.status()["state"] in ACTIVE and time.time() < deadline:
+        time.sleep(0.2)
+    assert run.status()["state"] == "finished", run.status()
+    settings = {field.name: run.config()[field.name] for field in fields(RewardArguments)}
+    wanted = {"dataset_name": "-pairs.jsonl", "max_steps": 1, "per_device_train_batch_size": 4, "seed": 3}
+    assert settings == vars(RewardArguments(**wanted, output_dir=str(run.path)))
+    assert queued == {"kind": "reward", **settings} and set(run.config()) > set(queued)
+    assert as_command(run) == (
+        "python -m rlhf reward --dataset_name=-pairs.jsonl --max_steps 1 --per_device_train_batch_size 4 --seed 3"
+    )

@@ -27,9 +27,18 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from rlhf.config import BadInput, CompareArguments, DemoArguments, PPOArguments, RewardArguments, SweepArguments
+from rlhf.config import (
+    BadInput,
+    CompareArguments,
+    DemoArguments,
+    PPOArguments,
+    RewardArguments,
+    SweepArguments,
+    build,
+)
+from rlhf.config.recipes import read_recipe
+from rlhf.kinds import KINDS
 from rlhf.launch import jobs, limits
-from rlhf.recipes import read_recipe
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import ACTIVE, Run
 from rlhf.ui import train
@@ -381,33 +390,45 @@ def on_space(root, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("kind", "settings", "sentence"),
     [
-        ({"model_name_or_path": "/etc"}, "This Space trains everyday, .* run the program yourself for other models"),
-        ({"model_name_or_path": "../assets/base"}, "This Space trains"),
-        ({"base_model_name_or_path": "someone/pickle"}, "This Space trains"),
-        ({"dataset_name": "/etc/passwd"}, "This Space trains on everyday or"),
-        ({"reward_model_path": "/etc"}, "must be a run of this Space"),
-        ({"reward_model_path": f"{runs.EXAMPLE}/../base"}, "must be a run of this Space"),
-        ({"models": ["best-of-4", "ppo=someone/model"]}, "must be a run of this Space"),
-        ({"prompts_file": "/etc/passwd"}, "prompts_file is not offered"),
-        ({"kl_coefs": ["0.1"] * 9}, "kl_coefs has at most 8 entries"),
-        ({"seeds": 5}, "seeds is at most 4"),
-        ({"lora_r": 1024}, "lora_r is at most 64"),
-        (read_recipe("gpt2-sentiment"), "This Space trains everyday"),
-        ({"output_dir": "/etc"}, "output_dir is not offered"),
-        ({"save_steps": 1}, "save_steps is not offered"),
-        ({"num_train_epochs": 6.0}, "num_train_epochs is at most 5"),
-        ({"reward_max_steps": 10_000}, "reward_max_steps is at most 2,000"),
-        ({"per_device_train_batch_size": 4096}, "at most 128 on this Space, so that it fits into memory"),
-        ({"response_length": 65}, "response_length is at most 64 .* into everyday.s 128 tokens"),
-        ({"model_name_or_path": "openai-community/gpt2", "response_length": 200}, "response_length is at most 128"),
-        ({"max_length": 129}, "max_length is at most 128"),
+        (
+            "ppo",
+            {"model_name_or_path": "/etc"},
+            "This Space trains everyday, .* run the program yourself for other models",
+        ),
+        ("ppo", {"model_name_or_path": "../assets/base"}, "This Space trains"),
+        ("compare", {"base_model_name_or_path": "someone/pickle"}, "This Space trains"),
+        ("ppo", {"dataset_name": "/etc/passwd"}, "This Space trains on everyday or"),
+        ("ppo", {"reward_model_path": "/etc"}, "must be a run of this Space"),
+        ("ppo", {"reward_model_path": f"{runs.EXAMPLE}/../base"}, "must be a run of this Space"),
+        ("compare", {"models": ["best-of-4", "ppo=someone/model"]}, "must be a run of this Space"),
+        ("compare", {"prompts_file": "/etc/passwd"}, "prompts_file is not offered"),
+        ("sweep", {"kl_coefs": ["0.1"] * 9, "reward_model_path": str(runs.EXAMPLE)}, "kl_coefs has at most 8 entries"),
+        ("demo", {"seeds": 5}, "seeds is at most 4"),
+        ("ppo", {"lora_r": 1024}, "lora_r is at most 64"),
+        ("demo", read_recipe("gpt2-sentiment"), "This Space trains everyday"),
+        ("ppo", {"output_dir": "/etc"}, "output_dir is not offered"),
+        ("ppo", {"save_steps": 1}, "save_steps is not offered"),
+        ("demo", {"num_train_epochs": 6.0}, "num_train_epochs is at most 5"),
+        ("demo", {"reward_max_steps": 10_000}, "reward_max_steps is at most 2,000"),
+        (
+            "ppo",
+            {"per_device_train_batch_size": 4096},
+            "at most 128 on this Space, so that it fits into memory",
+        ),
+        ("ppo", {"response_length": 65}, "response_length is at most 64 .* into everyday.s 128 tokens"),
+        (
+            "ppo",
+            {"model_name_or_path": "openai-community/gpt2", "response_length": 200},
+            "response_length is at most 128",
+        ),
+        ("demo", {"max_length": 129}, "max_length is at most 128"),
     ],
 )
-def test_what_a_space_does_not_do_is_answered_with_a_sentence_where_runs_are_started(on_space, settings, sentence):
+def test_what_a_space_does_not_do_is_answered_with_a_sentence_where_runs_start(on_space, kind, settings, sentence):
     with pytest.raises(BadInput, match=sentence):
-        jobs.launch("ppo", settings)
+        jobs.launch(kind, build(KINDS[kind].settings, settings))
     assert not on_space.exists()
 
 

@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 
-from rlhf.config import BadInput
+from rlhf.config import BadInput, Settings
 from rlhf.launch import limits
 from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
 
@@ -29,7 +30,7 @@ PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_", "TZ", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_", "HF_DATASETS_",
     "SSL_CERT_", "OMP_", "MKL_", "TOKENIZERS_", "CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "PYTHON", "SPACE_ID", "RLHF_",
 )  # fmt: skip
-"""How the names begin of what a training process on a Space is told of the environment: no token, no secret."""
+"""Prefixes of the environment variables that a training process on a Space inherits: no token, no secret."""
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
@@ -70,40 +71,40 @@ def _worker() -> subprocess.Popen:
 
 def _environment() -> dict[str, str]:
     """The environment of a training process: everything, but on a Space neither secrets nor other machines' cores."""
-    told = dict(os.environ)
+    variables = dict(os.environ)
     if limits.on_space():
-        told = {name: value for name, value in told.items() if name.startswith(PASSED_ON)}
-        told.setdefault("OMP_NUM_THREADS", str(limits.cores()))
-    return {**told, "PYTHONPATH": str(_PACKAGE_PARENT)}
+        variables = {name: value for name, value in variables.items() if name.startswith(PASSED_ON)}
+        variables.setdefault("OMP_NUM_THREADS", str(limits.cores()))
+    return {**variables, "PYTHONPATH": str(_PACKAGE_PARENT)}
 
 
-def launch(
-    kind: str, settings: dict[str, object], title: str = "", questions: Sequence[str] = (), visitor: str = ""
-) -> Run:
-    """Start `python -m rlhf KIND` with these settings in a new run directory and return at once.
+def launch(kind: str, settings: Settings, questions: Sequence[str] = (), visitor: str = "") -> Run:
+    """Start a run of this kind in a new directory and return at once.
 
     Args:
+        settings: all settings but output_dir, of the class that `KINDS` names.
         questions: a person's own, kept in the directory as `questions.txt`, for a comparison to ask.
         visitor: a secret of the browser that asks, which then may stop the run (`limits.check_owner`).
 
     Raises:
         BadInput: the page does not allow these settings, or another run is under way.
     """
-    limits.check(settings)
+    limits.check(asdict(settings))
     with _launching:  # so that two people who press at once cannot both find the machine free
         current = active_run()
         if current is not None:
             raise BadInput(f"{current.id} is still under way; stop it or wait until it has ended.")
         if limits.on_space():
-            make_room(limits.MOST_BYTES, keep=limits.trained_models(settings))
+            make_room(limits.MOST_BYTES, keep=limits.trained_models(asdict(settings)))
         run = Run(new_run_path(kind))
         run.path.mkdir(parents=True)
+        settings = replace(settings, output_dir=str(run.path))
         if questions:
             file = run.path / "questions.txt"
             file.write_text("\n".join(questions), encoding="utf-8")
-            settings = {**settings, "prompts_file": str(file)}
-        write_json(run.path / "config.json", {"kind": kind, "title": title, **settings})
-        _begin(run, kind, settings, visitor)
+            settings = replace(settings, prompts_file=str(file))
+        write_json(run.path / "config.json", {"kind": kind, **asdict(settings)})  # the process adds its versions
+        _begin(run, kind, asdict(settings), visitor)
     return run
 
 
@@ -111,25 +112,23 @@ def _begin(run: Run, kind: str, settings: dict[str, object], visitor: str) -> No
     """Have a process work on a run whose directory is made."""
     queued = {"state": "queued", "kind": kind, "created": time.time(), "owner": limits.mark(visitor)}
     run.set_status(**queued, step=0, total_steps=0, message="Starting")
-    command = [kind, "--output_dir", str(run.path)]
-    for name, value in settings.items():
-        command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    work = json.dumps({"kind": kind, "settings": settings, "log": str(run.path / "train.log")})
     if limits.on_zero_gpu():
         run.set_status(pid=os.getpid(), message="Waiting for a GPU")
         # The call goes by the request of who pressed the button, which the context holds: it is that person's quota.
-        work = (copy_context().run, _ask_for_gpu, run, command)
+        target, arguments = copy_context().run, (_ask_for_gpu, run, work)
     else:
         worker = _take_worker()
-        _hand_over(worker, run, command)
-        work = (_reap, worker, run)
-    threading.Thread(target=work[0], args=work[1:], daemon=True).start()
+        _hand_over(worker, run, work)
+        target, arguments = _reap, (worker, run)
+    threading.Thread(target=target, args=arguments, daemon=True).start()
 
 
-def _hand_over(worker: subprocess.Popen, run: Run, command: list[str]) -> None:
-    """Give a worker its work."""
+def _hand_over(worker: subprocess.Popen, run: Run, work: str) -> None:
+    """Give a worker its work, the line of JSON that `worker.py` reads."""
     run.set_status(pid=worker.pid)
     with worker.stdin as line:
-        line.write(json.dumps({"command": command, "log": str(run.path / "train.log")}).encode() + b"\n")
+        line.write(work.encode() + b"\n")
 
 
 def _step_back(pid: int) -> None:
@@ -157,25 +156,25 @@ def _wait(process: subprocess.Popen, run: Run) -> None:
         run.finish("failed", last_words(run) or ended)
 
 
-def gpu_call() -> Callable[[str, list[str]], None]:
+def gpu_call() -> Callable[[str, str], None]:
     """`_train_in_call` as a call that has a GPU; ZeroGPU wants to know of it before the page is served."""
     import spaces  # there on ZeroGPU, where it must be imported before torch
 
     return spaces.GPU(duration=limits.gpu_seconds())(_train_in_call)
 
 
-def _ask_for_gpu(run: Run, command: list[str]) -> None:
+def _ask_for_gpu(run: Run, work: str) -> None:
     try:
-        gpu_call()(str(run.path), command)
+        gpu_call()(str(run.path), work)
     except Exception as error:  # whatever Hugging Face's side says: a used-up quota, no GPU free, a lost worker
         run.finish("failed", f"No GPU for this run: {getattr(error, 'message', error)}")
 
 
-def _train_in_call(path: str, command: list[str]) -> None:
+def _train_in_call(path: str, work: str) -> None:
     """Train a run to its end, within a call that has a GPU: in a fork of the page, whose children have it too."""
     run = Run(Path(path))
     worker = _worker()
-    _hand_over(worker, run, command)
+    _hand_over(worker, run, work)
     _wait(worker, run)
 
 

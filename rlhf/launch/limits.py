@@ -1,7 +1,7 @@
 """What a page allows that strangers use: which models, how much work, whose run it is. A Hugging Face Space is one.
 
-On a person's own computer everything is allowed. The limits are asked where a run is started and stopped
-(`jobs.py`), not where fields are drawn: a request that no form sent is answered alike.
+On a person's own computer everything is allowed. The limits are checked where a run is started and stopped
+(`jobs.py`), not where the form is drawn, so that a request from elsewhere meets them too.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ CAPS = {
 }
 """The most that a Space does in one run, and why."""
 MOST_ENTRIES = 8
-"""Of a setting that is a list: models, prices of KL, baselines."""
+"""Of a setting that is a list: models, kl_coef values, baselines."""
 LONGEST_RUN = 3600.0
 """Seconds after which a Space asks a run to save and end."""
 SAVING = 20
@@ -68,10 +68,10 @@ def gpu_seconds() -> int:
     Raises:
         BadInput: `RLHF_GPU_SECONDS` is no number, or leaves no time beside that for saving.
     """
-    given = os.environ.get("RLHF_GPU_SECONDS") or "120"
-    if not given.isdecimal() or int(given) <= SAVING:
-        raise BadInput(f"RLHF_GPU_SECONDS must be a whole number of seconds, more than {SAVING}, not {given!r}.")
-    return int(given)
+    seconds = os.environ.get("RLHF_GPU_SECONDS") or "120"
+    if not seconds.isdecimal() or int(seconds) <= SAVING:
+        raise BadInput(f"RLHF_GPU_SECONDS must be a whole number of seconds, more than {SAVING}, not {seconds!r}.")
+    return int(seconds)
 
 
 def longest_run() -> float | None:
@@ -97,7 +97,7 @@ def allowed(name: str) -> bool:
 
 
 def check(settings: dict[str, object]) -> None:
-    """Check a run's settings, those that differ from the defaults, against what a Space allows.
+    """Check a run's settings, all or some of them by name, against what a Space allows.
 
     Raises:
         BadInput: another model, other data, a path, or more work than there is room for.
@@ -130,7 +130,7 @@ def _check_amounts(settings: dict[str, object], model: str) -> None:
     room = f"so that a prompt fits beside it into {model}'s {context} tokens"
     lengths = {"response_length": (min(128, context // 2), room), "max_length": (min(512, context), _MEMORY)}
     for name, (most, why) in (CAPS | lengths).items():
-        if settings.get(name, 0) > most:
+        if (settings.get(name) or 0) > most:
             raise BadInput(f"{name} is at most {most:,} on this Space, {why}; run the program yourself for more.")
 
 

@@ -11,11 +11,11 @@ import sys
 
 import rlhf.commands
 import rlhf.reward  # noqa: F401  (what takes seconds to import)
-from rlhf.__main__ import main
+from rlhf.__main__ import exit_code, make_run
 
 
 def wait() -> int:
-    """Run the command that comes in, {"command": [...], "log": PATH}, with its output in that file."""
+    """Make the run that comes in, {"kind": ..., "settings": {...}, "log": PATH}, with its output in that file."""
     line = sys.stdin.readline()
     if not line:
         return 0
@@ -23,7 +23,7 @@ def wait() -> int:
     log = os.open(work["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
-    return main(work["command"])
+    return exit_code(make_run, work["kind"], work["settings"])
 
 
 if __name__ == "__main__":

@@ -28,14 +28,12 @@ from pathlib import Path
 from rlhf.config import ASSETS, BadInput
 
 
-STATES = ("queued", "running", "stopping", "stopped", "finished", "failed", "diverged", "interrupted")
 ACTIVE = ("queued", "running", "stopping")
-KINDS = ("reward", "ppo", "compare", "demo", "sweep")
 EXAMPLE = ASSETS / "example"
 """The finished demo run that is shipped with the program."""
 VOLUME = Path("/data")
 """Where a Space has its persistent disk, if it has one."""
-_RUN_ID = re.compile(rf"^({'|'.join(KINDS)})-\d{{8}}-\d{{6}}-[0-9a-f]{{4}}$")
+_RUN_ID = re.compile(r"^[a-z]+-\d{8}-\d{6}-[0-9a-f]{4}$")
 _PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenizers", "numpy")
 
 
@@ -113,9 +111,8 @@ class Run:
             raise BadInput(f"{run.path} already exists; give --output_dir another name, or remove it first.")
         run.path.mkdir(parents=True, exist_ok=True)
         versions = {package: metadata.version(package) for package in _PACKAGES}
-        title = read_json(run.path / "config.json").get("title", "")
         made_with = {"versions": versions, "cpus": os.cpu_count()}
-        write_json(run.path / "config.json", {"kind": kind, "title": title, **config, **made_with})
+        write_json(run.path / "config.json", {"kind": kind, **config, **made_with})
         run.set_status(state="queued", kind=kind, created=time.time(), step=0, total_steps=0, message="")
         return run
 

@@ -2,28 +2,11 @@
 
 import time
 from html import escape
-from pathlib import Path
 
 from rlhf.config import BadInput
+from rlhf.kinds import KINDS
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import ACTIVE, Run, find_run, list_runs
-
-
-KIND_NAMES = {
-    "demo": "Reward model, then PPO",
-    "reward": "Reward model only",
-    "ppo": "PPO only",
-    "sweep": "PPO at several prices of KL",
-}
-"""What can be started, as the form calls it."""
-SHORT_NAMES = {
-    "demo": "Reward and PPO",
-    "reward": "Reward model",
-    "ppo": "PPO",
-    "compare": "Comparison",
-    "sweep": "Sweep",
-}
-"""Kinds of runs, as the list of runs calls them."""
 
 
 def is_example(run: Run) -> bool:
@@ -48,7 +31,8 @@ def run_label(run: Run) -> str:
     when = time.strftime("%d %b %H:%M", time.localtime(status.get("created", 0)))
     # The list is not redrawn while a run goes through its states, so it says what stays true until the end.
     state = "under way" if is_active(run) else status.get("state", "unreadable")
-    return f"{SHORT_NAMES.get(status.get('kind'), 'Run')} · {when} · {state}"
+    kind = KINDS.get(status.get("kind"))
+    return f"{kind.label if kind else 'Run'} · {when} · {state}"
 
 
 def describe(run_id: str | None) -> str:
@@ -60,7 +44,7 @@ def describe(run_id: str | None) -> str:
     seed = escape(str(config.get("seed", 0)))
     if is_example(run):
         return f"Example run, made by <code>python -m rlhf {escape(str(kind))}</code>, seed {seed}"
-    return f"{escape(str(config.get('title') or run.id))}, seed {seed}"
+    return f"{escape(run.id)}, seed {seed}"
 
 
 def shown_run(run_id: str | None) -> Run | None:
@@ -76,16 +60,10 @@ def is_active(run: Run | None) -> bool:
     return run is not None and run.status().get("state") in ACTIVE
 
 
-def policy_folder(run: Run) -> Path | None:
-    """Where a run keeps its finished PPO model."""
-    kind = run.status().get("kind")
-    folder = {"demo": run.path / "ppo" / "model", "ppo": run.path / "model"}.get(kind)
-    return folder if folder and (folder / "config.json").exists() else None
-
-
-def ppo_settings(run: Run) -> dict:
-    """The settings of a run's PPO part."""
-    return {**run.config(), **Run(run.path / "ppo").config()}
+def is_comparison(run: Run) -> bool:
+    """Whether the run's result is a comparison: its progress is shown where the scores will be."""
+    kind = KINDS.get(run.status().get("kind"))
+    return kind is not None and kind.compares
 
 
 def empty_state(text: str) -> str:

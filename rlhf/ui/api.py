@@ -13,13 +13,12 @@ import gradio as gr
 
 from rlhf.config import BadInput
 from rlhf.launch import jobs
+from rlhf.launch.start import FILLED_IN, start_comparison, start_run
 from rlhf.runs.directory import Run, find_run, read_json
 from rlhf.ui import chat as chat_tab
 from rlhf.ui import run_choices
-from rlhf.ui.comparison_form import start_comparison
 from rlhf.ui.live import parts_of, rows_of
 from rlhf.ui.scores import comparison_of, missing
-from rlhf.ui.train import ELSEWHERE, start_run
 
 
 def start(kind: str, settings_json: str = "{}", secret: str = "") -> str:
@@ -38,7 +37,7 @@ def start(kind: str, settings_json: str = "{}", secret: str = "") -> str:
     if not isinstance(settings, dict):
         raise BadInput('settings_json must be a JSON object such as {"seed": 1}.')
     reward_run = settings.pop("reward_model_path", None)
-    for name in ELSEWHERE & set(settings):
+    for name in FILLED_IN & set(settings):
         raise BadInput(f"{name} cannot be set from here; the command line takes it.")
     return start_run(str(kind), settings, reward_run, str(secret)).id
 

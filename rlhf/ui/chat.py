@@ -19,7 +19,8 @@ from rlhf import config
 from rlhf.config import EVERYDAY, BadInput
 from rlhf.launch import limits
 from rlhf.runs.directory import Run, read_json
-from rlhf.ui import empty_state, example_id, is_active, note, policy_folder, ppo_settings, shown_run
+from rlhf.runs.parts import policy_folder, ppo_settings
+from rlhf.ui import empty_state, example_id, is_active, note, shown_run
 from rlhf.ui.live import HEAD
 
 

@@ -20,6 +20,7 @@ import plotly.graph_objects as go
 
 from rlhf.config import BadInput
 from rlhf.figures import curves as figures
+from rlhf.kinds import KINDS
 from rlhf.runs.directory import ACTIVE, Run, find_run
 from rlhf.write import export
 
@@ -27,7 +28,6 @@ from rlhf.write import export
 _HERE = Path(__file__).parent
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 CHART_HEIGHT = 420
-PHASES = {"reward": "Reward model", "ppo": "PPO", "compare": "Comparison", "sweep": "Sweep"}
 FIRST_ROWS, LAST_ROWS = 3, 8
 """How many logged lines the verdict averages over at the beginning and at the end."""
 
@@ -241,7 +241,7 @@ def news(run: Run, seen: dict[str, int]) -> dict:
     }
     # Sent once, and again when the run has ended, for it is larger then.
     active = int(status.get("state") in ACTIVE)
-    if seen.get("active") != active and run.config().get("kind") in export.CONFIGS:
+    if seen.get("active") != active and run.config().get("kind") in KINDS:
         answer["leave"] = ways_out(run)
     answer["seen"]["active"] = active
     for name, part in parts.items():
@@ -288,7 +288,7 @@ def _phases(run: Run) -> list[dict]:
         if state in ACTIVE and over:
             state = run.status().get("state")  # the process went before it could say so in the stage
         step, total = own.get("step", 0), own.get("total_steps", 0)
-        phases.append({"label": PHASES[name], "state": state, "step": step, "total": total})
+        phases.append({"label": KINDS[name].label, "state": state, "step": step, "total": total})
     return phases
 
 

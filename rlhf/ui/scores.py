@@ -13,7 +13,7 @@ from rlhf.compare.table import read_rows
 from rlhf.figures import curves as figures
 from rlhf.figures import scores as score_figures
 from rlhf.runs.directory import Run, read_json
-from rlhf.ui import empty_state, example_id, is_active, shown_run
+from rlhf.ui import empty_state, example_id, is_active, is_comparison, shown_run
 from rlhf.ui.comparison_form import ComparisonForm
 from rlhf.ui.live import HEAD, figure_view, live_run
 
@@ -29,8 +29,6 @@ GLOSS = {
 }
 ASKED = {"test": "unseen questions", "unseen": "questions about unseen topics", "own": "questions of your own"}
 """Splits, as a sentence calls them."""
-COMPARING = ("compare", "sweep")
-"""Kinds of runs that are there for a comparison: their progress is shown where the scores will be."""
 MAPPED = 12
 """Models at most whose names can stand in one figure."""
 FIGURE_HEIGHT = 380
@@ -225,7 +223,7 @@ def missing(run: Run | None) -> str:
         return "Here both models will be compared on the same unseen questions: start a run in the Train tab."
     if is_active(run):
         both = "Both models are compared when the training is done; the scores will appear here by themselves."
-        return "" if run.status().get("kind") in COMPARING else both
+        return "" if is_comparison(run) else both
     return "This run compared no models: “Reward model, then PPO” in the Train tab ends with a comparison."
 
 
@@ -290,7 +288,7 @@ class ScoresTab:
         split = next(iter(splits), "test")
         models = list(splits[split]["against_base"]) if splits else []
         first = models[0] if models else None
-        waits = is_active(run) and run.status().get("kind") in COMPARING
+        waits = is_active(run) and is_comparison(run)
         # Data from outside the embedded world has no rubric, so the switch goes back to the score every run has.
         return (
             *view(run_id, "score", split, first),

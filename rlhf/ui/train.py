@@ -8,38 +8,17 @@ from html import escape
 import gradio as gr
 from gradio.components import Component
 
-from rlhf.config import (
-    EVERYDAY,
-    BadInput,
-    DemoArguments,
-    PPOArguments,
-    RewardArguments,
-    SweepArguments,
-    build,
-    default_of,
-    field_docs,
-)
+from rlhf.config import EVERYDAY, BadInput, default_of, field_docs
+from rlhf.config.recipes import names, read_recipe
+from rlhf.kinds import KINDS, startable
 from rlhf.launch import jobs, limits
-from rlhf.recipes import names, read_recipe
-from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
-from rlhf.ui import KIND_NAMES, example_id, is_active, note, run_choices, run_label, shown_run
+from rlhf.launch.start import FILLED_IN, start_run
+from rlhf.runs.directory import VOLUME, list_runs, runs_root
+from rlhf.runs.parts import reward_folder
+from rlhf.ui import example_id, is_active, note, run_choices, run_label, shown_run
 from rlhf.ui.live import live_run
 
 
-CONFIGS = {"demo": DemoArguments, "reward": RewardArguments, "ppo": PPOArguments, "sweep": SweepArguments}
-ON_A_REWARD_MODEL = ("ppo", "sweep")
-"""Kinds of runs that need a reward model that is there already."""
-FRONT = {
-    "demo": {"total_episodes": "Episodes", "kl_coef": "KL coefficient", "learning_rate": "Learning rate of PPO"},
-    "reward": {"num_train_epochs": "Epochs", "learning_rate": "Learning rate"},
-    "ppo": {"total_episodes": "Episodes", "kl_coef": "KL coefficient", "learning_rate": "Learning rate"},
-    "sweep": {"kl_coefs": "KL coefficients", "total_episodes": "Episodes of each", "seeds": "Seeds of each"},
-}
-"""The knobs a class turns, and what they are called; all other fields lie under Advanced. Seed is in every form."""
-NEEDS_PAIRS = ("demo", "reward")
-"""Kinds of runs that train on preference pairs."""
-ELSEWHERE = {"output_dir", "resume_from_checkpoint", "reward_model_path"}
-"""Fields that the page fills itself."""
 COMMAND_LINE = {
     "gradient_accumulation_steps", "num_generations", "stop_token", "kl_horizon", "cliprange_high", "dual_clip",
     "entropy_coef", "normalize_advantages", "whiten_rewards", "early_stopping", "target_kl",
@@ -58,10 +37,10 @@ class Form:
     """The knobs of one kind of run, made from the fields of its settings."""
 
     def __init__(self, kind: str) -> None:
-        self.kind, self.config = kind, CONFIGS[kind]
+        self.kind, self.config = kind, KINDS[kind].settings
         self.knobs: dict[str, Component] = {}
-        hidden = ELSEWHERE | COMMAND_LINE | set(limits.NOT_OFFERED if limits.on_space() else ())
-        front = {**FRONT[kind], "seed": "Seed"}
+        hidden = FILLED_IN | COMMAND_LINE | set(limits.NOT_OFFERED if limits.on_space() else ())
+        front = {**KINDS[kind].front, "seed": "Seed"}
         fields = {field.name: field for field in dataclasses.fields(self.config) if field.name not in hidden}
         for name, label in front.items():
             self.knobs[name] = self._knob(fields[name], label)
@@ -69,7 +48,7 @@ class Form:
             for name in sorted(fields, key=lambda name: name not in NAMES_FIRST):
                 if name not in front:
                     self.knobs[name] = self._knob(fields[name], name.replace("_", " "))
-                if name == "dataset_name" and kind in NEEDS_PAIRS:
+                if name == "dataset_name" and KINDS[kind].reads_pairs:
                     self._preview_button()
 
     def _preview_button(self) -> None:
@@ -103,38 +82,6 @@ class Form:
         return {name: values[knob] for name, knob in self.knobs.items()}
 
 
-def differing(kind: str, settings: dict[str, object]) -> dict[str, object]:
-    """Settings by name, as they were typed -> those that differ from the defaults, checked.
-
-    Raises:
-        BadInput: a value that cannot work.
-    """
-    config = build(CONFIGS[kind], settings)
-    return {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != default_of(field)
-    }
-
-
-def start_run(kind: str, settings: dict[str, object], reward_run: str | None = None, visitor: str = "") -> Run:
-    """Check settings and start a run with those that differ from the defaults: what the button and the API both do.
-
-    Args:
-        kind: "demo", "reward", "ppo" or "sweep".
-        settings: by name, as they were typed.
-        reward_run: id of the run whose reward model PPO is to please.
-        visitor: a secret of who asks, see `jobs.launch`.
-
-    Raises:
-        BadInput: a value that cannot work or is not offered here, or another run is under way.
-    """
-    if kind not in CONFIGS:
-        raise BadInput(f"kind must be one of {', '.join(CONFIGS)}, not {kind!r}.")
-    given = {"reward_model_path": _reward_path(reward_run)} if kind in ON_A_REWARD_MODEL else {}
-    return jobs.launch(kind, differing(kind, {**settings, **given}), visitor=visitor)
-
-
 def _as_typed(value: object) -> str:
     if isinstance(value, list):
         return " ".join(value)
@@ -156,9 +103,9 @@ class TrainTab:
         self.outputs = [self.live, self.start, self.stop, self.reward_run]
 
     def _form(self) -> None:
-        modes = [(KIND_NAMES[kind], kind) for kind in CONFIGS]
+        modes = [(KINDS[kind].choice, kind) for kind in startable()]
         self.mode = gr.Radio(modes, value="demo", label="What to train", elem_id="mode")
-        self.reward_run = gr.Dropdown([], label="Reward model", info="PPO learns to please this one.", visible=False)
+        self.reward_run = gr.Dropdown([], label="Reward model", info="PPO learns to raise its score.", visible=False)
         self.recipe = gr.Dropdown(
             names(),
             value=EVERYDAY,
@@ -174,7 +121,7 @@ class TrainTab:
         if limits.on_space():
             gr.HTML(_space_note(), apply_default_css=False)
         self.forms, groups = {}, []
-        for kind in CONFIGS:
+        for kind in startable():
             with gr.Column(visible=kind == "demo", elem_classes="knobs") as group:
                 self.forms[kind] = Form(kind)
             groups.append(group)
@@ -235,23 +182,23 @@ def _preview(dataset_name: str, model_name_or_path: str) -> str:
 
     try:
         limits.check({"dataset_name": dataset_name.strip(), "model_name_or_path": model_name_or_path.strip()})
-        found = preview(dataset_name.strip(), model_name_or_path.strip())
+        data = preview(dataset_name.strip(), model_name_or_path.strip())
     except BadInput as error:
         return note(str(error))
-    left_out = "".join(f"; left out, {escape(fault)}: {count:,}" for fault, count in found.dropped.items())
-    kind = "conversations" if found.conversational else "texts"
-    head = "".join(f"<th scope='col'>{name}</th>" for name in found.tokens)
-    rows = {**found.characters, "tokens, in all": found.tokens}
+    left_out = "".join(f"; left out, {escape(fault)}: {count:,}" for fault, count in data.dropped.items())
+    kind = "conversations" if data.conversational else "texts"
+    head = "".join(f"<th scope='col'>{name}</th>" for name in data.tokens)
+    rows = {**data.characters, "tokens, in all": data.tokens}
     body = "".join(
         f"<tr><th scope='row'>{label}</th>{''.join(f'<td>{number:,}</td>' for number in row.values())}</tr>"
         for label, row in rows.items()
     )
     pairs = "".join(
         "".join(f"<dt>{side}</dt><dd tabindex='0'>{escape(text.strip())}</dd>" for side, text in pair.items())
-        for pair in found.first
+        for pair in data.first
     )
     return (
-        f"<p>{found.rows:,} rows of {kind}: {found.train:,} to train on, {found.held_out:,} held out{left_out}.</p>"
+        f"<p>{data.rows:,} rows of {kind}: {data.train:,} to train on, {data.held_out:,} held out{left_out}.</p>"
         f"<table><caption>Lengths in characters, and of the longer text of a pair in tokens</caption>"
         f"<tr><td></td>{head}</tr>{body}</table><dl>{pairs}</dl>"
     )
@@ -259,9 +206,9 @@ def _preview(dataset_name: str, model_name_or_path: str) -> str:
 
 def _switch(kind: str) -> list:
     """Show the chosen kind's knobs, the choice of reward model where one is needed, and that of recipes for a demo."""
-    reward_run = gr.Dropdown(visible=kind in ON_A_REWARD_MODEL)
+    reward_run = gr.Dropdown(visible=KINDS[kind].needs_reward_model)
     recipe = gr.Dropdown(visible=kind == "demo" and _recipes_offered())
-    return [gr.Column(visible=other == kind) for other in CONFIGS] + [reward_run, recipe]
+    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, recipe]
 
 
 def _recipes_offered() -> bool:
@@ -271,23 +218,11 @@ def _recipes_offered() -> bool:
 
 def reward_runs() -> list[tuple[str, str]]:
     """(label, id) of the runs that hold a finished reward model."""
-    made = [(run_label(run), run.id) for run in list_runs() if _reward_model(run.path)]
+    made = [(run_label(run), run.id) for run in list_runs() if reward_folder(run)]
     example = example_id()
-    if example and _reward_model(shown_run(example).path):
+    if example and reward_folder(shown_run(example)):
         made.append(("Example run's reward model", example))
     return made
-
-
-def _reward_model(path: os.PathLike) -> bool:
-    part = path if path.name.startswith("reward-") else path / "reward"
-    return (part / "model" / "config.json").exists()
-
-
-def _reward_path(run_id: str | None) -> str:
-    run = shown_run(run_id)
-    if run is None:
-        raise BadInput("PPO needs a reward model: choose a finished one, or train “Reward model only” first.")
-    return str(run.path)
 
 
 def _stop(run_id: str | None, visitor: str) -> tuple:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from rlhf.config import EVERYDAY, PPOArguments, RewardArguments
+from rlhf.config import EVERYDAY, PPOArguments
+from rlhf.kinds import KINDS
 from rlhf.runs.directory import Run, read_json
 
 
 CARD = "README.md"
 LAST_UPDATES = 8
 """Updates of PPO that a number of the card averages over."""
-_SETTINGS = {"reward": RewardArguments, "ppo": PPOArguments}
 _TOLD_ELSEWHERE = {
     "output_dir", "model_name_or_path", "reward_model_path", "dataset_name", "resume_from_checkpoint", "seed",
 }  # fmt: skip
@@ -79,7 +79,7 @@ _REWARD_TEXT = """text = question + answer + tokenizer.eos_token"""
 
 def has_model(folder: Path) -> bool:
     """Whether this is the model folder of a reward or PPO run."""
-    return (folder / "config.json").exists() and Run(folder.parent).config().get("kind") in _SETTINGS
+    return (folder / "config.json").exists() and Run(folder.parent).config().get("kind") in KINDS
 
 
 def write_card(folder: Path) -> None:
@@ -161,7 +161,7 @@ def _training(run: Run, kind: str) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items())
     changed = [
         f"| `{field.name}` | {_plain(config[field.name])} | {_plain(field.default)} |"
-        for field in dataclasses.fields(_SETTINGS[kind])
+        for field in dataclasses.fields(KINDS[kind].settings)
         if field.name not in _TOLD_ELSEWHERE and config.get(field.name, field.default) != field.default
     ]
     table = "\n".join(["| setting | here | default |", "|---|---|---|", *changed])

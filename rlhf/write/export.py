@@ -10,28 +10,12 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
-from rlhf.config import (
-    BadInput,
-    CompareArguments,
-    DemoArguments,
-    PPOArguments,
-    PushArguments,
-    RewardArguments,
-    SweepArguments,
-    default_of,
-)
+from rlhf.config import BadInput, PushArguments, default_of, typed
+from rlhf.kinds import KINDS
 from rlhf.runs.directory import Run
 from rlhf.write.card import CARD, has_model, model_card
 
 
-CONFIGS = {
-    "demo": DemoArguments,
-    "reward": RewardArguments,
-    "ppo": PPOArguments,
-    "compare": CompareArguments,
-    "sweep": SweepArguments,
-}
-"""Kinds of runs that a command makes, and its settings."""
 LEFT_OUT = "checkpoints"
 """Folder that a zip leaves out: what a run needs to go on, several times the size of its model."""
 _STORED = (".safetensors", ".gz", ".zip")
@@ -46,13 +30,13 @@ _PUSHED = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
 def given_settings(run: Run) -> dict[str, object]:
     """A run's settings that differ from the defaults, and its seed; its directory is its own and left out."""
     config = run.config()
-    given = {}
-    for field in dataclasses.fields(CONFIGS[config["kind"]]):
+    changed = {}
+    for field in dataclasses.fields(KINDS[config["kind"]].settings):
         default = default_of(field)
         value = config.get(field.name, default)
         if field.name == "seed" or (field.name != "output_dir" and value != default):
-            given[field.name] = value
-    return given
+            changed[field.name] = value
+    return changed
 
 
 def as_command(run: Run) -> str:
@@ -63,23 +47,19 @@ def as_command(run: Run) -> str:
             words += [f"--{name}", *map(str, value)]
         else:
             # As one word, a value that begins with a dash is not taken for a flag.
-            text = _typed(value)
+            text = typed(value)
             words += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
     return shlex.join(words)
-
-
-def _typed(value: object) -> str:
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def as_python(run: Run) -> str:
     """The Python script that makes this run again, in a fresh directory."""
     kind = run.config()["kind"]
-    config = CONFIGS[kind].__name__
-    given = [f"{name}={value!r}" for name, value in given_settings(run).items()]
-    call = f"{kind}({config}({', '.join(given)}))"
+    config = KINDS[kind].settings.__name__
+    arguments = [f"{name}={value!r}" for name, value in given_settings(run).items()]
+    call = f"{kind}({config}({', '.join(arguments)}))"
     if len(call) > 100:
-        call = "\n".join([f"{kind}(", f"    {config}(", *(f"        {entry}," for entry in given), "    )", ")"])
+        call = "\n".join([f"{kind}(", f"    {config}(", *(f"        {entry}," for entry in arguments), "    )", ")"])
     return f"from rlhf.commands import {kind}\nfrom rlhf.config import {config}\n\n\n{call}\n"
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import yaml
 
-from rlhf.config import ASSETS, EVERYDAY, BadInput
+from rlhf.config.checking import BadInput
+from rlhf.config.shared import ASSETS, EVERYDAY
 
 
 FOLDER = ASSETS / "recipes"

@@ -1,0 +1,35 @@
+"""Settings of every command, explained and checked; a recipe holds those of a whole demo under one name."""
+
+from rlhf.config.checking import BadInput, FailedElsewhere, Settings, build, default_of, field_docs, typed
+from rlhf.config.compare import CompareArguments
+from rlhf.config.pipelines import DemoArguments, SweepArguments
+from rlhf.config.ppo import PPOArguments, PPOSettings
+from rlhf.config.reward import RewardArguments
+from rlhf.config.shared import ASSETS, EVERYDAY, ModelSettings, PromptSettings
+from rlhf.config.tools import BenchArguments, PreferencesConfig, PretrainConfig, PreviewArguments, PushArguments
+
+
+__all__ = [
+    "ASSETS",
+    "EVERYDAY",
+    "BadInput",
+    "BenchArguments",
+    "CompareArguments",
+    "DemoArguments",
+    "FailedElsewhere",
+    "ModelSettings",
+    "PPOArguments",
+    "PPOSettings",
+    "PreferencesConfig",
+    "PretrainConfig",
+    "PreviewArguments",
+    "PromptSettings",
+    "PushArguments",
+    "RewardArguments",
+    "Settings",
+    "SweepArguments",
+    "build",
+    "default_of",
+    "field_docs",
+    "typed",
+]

@@ -1,0 +1,196 @@
+"""Settings of the commands that run others in a row: the whole demo, and a KL sweep."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from rlhf.config.checking import (
+    BadInput,
+    Fraction,
+    Int,
+    LearningRate,
+    NonNegativeInt,
+    Numbers,
+    PositiveInt,
+    Settings,
+    Words,
+)
+from rlhf.config.compare import CompareArguments
+from rlhf.config.ppo import PPOArguments
+from rlhf.config.reward import RewardArguments
+from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings
+
+
+@dataclass
+class SweepArguments(Settings):
+    """Settings of `python -m rlhf sweep`: PPO at several kl_coef values, to find over-optimisation."""
+
+    reward_model_path: str | None = None
+    """Reward model: a reward run, a demo run, a folder or a Hub name."""
+    model_name_or_path: str = EVERYDAY
+    """Model to start from, and the base of the comparison."""
+    dataset_name: str = EVERYDAY
+    """Prompts: "everyday", a local file or a Hub name."""
+    output_dir: str | None = None
+    """Run directory; by default a new one under runs/."""
+    kl_coefs: Numbers = field(default_factory=lambda: ["0", "0.02", "0.05", "0.2"])
+    """Weights of the KL penalty, in score units per nat; one run each."""
+    seeds: PositiveInt = 1
+    """Runs per kl_coef value, each with another seed."""
+    total_episodes: PositiveInt = PPOArguments.total_episodes
+    """Responses per run."""
+    checkpoints: PositiveInt = 4
+    """Evenly spaced checkpoints per run to compare."""
+    best_of: Words = field(default_factory=lambda: ["4", "16"])
+    """Values of n for the best-of-n baselines."""
+    num_prompts: Annotated[Int, Field(ge=2)] = 128
+    """Test prompts of the comparison."""
+    samples: PositiveInt = 2
+    """Answers per model and prompt."""
+    seed: NonNegativeInt = 0
+    """Seed of the first run."""
+
+    def check(self) -> None:
+        """Check all fields, also as the settings of each run."""
+        super().check()
+        if self.reward_model_path is None:
+            raise BadInput("A sweep needs a reward model: give --reward_model_path, for example a demo's directory.")
+        for kl_coef in self.kl_coefs:
+            self.ppo_arguments(float(kl_coef), self.seed, None)
+        for count in self.best_of:
+            CompareArguments.contender(f"best-of-{count}")
+
+    @property
+    def batch_size(self) -> int:
+        """Responses per update."""
+        return PPOArguments.per_device_train_batch_size
+
+    def ppo_arguments(self, kl_coef: float, seed: int, output_dir: Path | None) -> PPOArguments:
+        """PPO's settings of one run."""
+        updates = -(-self.total_episodes // self.batch_size)
+        return PPOArguments(
+            model_name_or_path=self.model_name_or_path,
+            reward_model_path=self.reward_model_path,
+            dataset_name=self.dataset_name,
+            output_dir=str(output_dir),
+            total_episodes=self.total_episodes,
+            save_steps=max(1, updates // self.checkpoints),
+            num_sample_generations=0,
+            kl_coef=kl_coef,
+            seed=seed,
+        )
+
+    def compare_arguments(self, points: dict[str, dict], output_dir: Path) -> CompareArguments:
+        """The comparison of all checkpoints."""
+        return CompareArguments(
+            models=[
+                *(f"{name}={point['path']}" for name, point in points.items()),
+                *map("best-of-{}".format, self.best_of),
+            ],
+            base_model_name_or_path=self.model_name_or_path,
+            reward_model_path=self.reward_model_path,
+            dataset_name=self.dataset_name,
+            output_dir=str(output_dir),
+            num_prompts=self.num_prompts,
+            samples=self.samples,
+            seed=self.seed,
+        )
+
+
+@dataclass
+class DemoArguments(ModelSettings, PromptSettings):
+    """Settings of `python -m rlhf demo`: reward model, PPO and comparison in a row."""
+
+    output_dir: str | None = None
+    """Run directory; by default a new one under runs/."""
+    model_name_or_path: str = EVERYDAY
+    """Model to start from, and the base of the comparison: "everyday", a run directory, a folder or a Hub name."""
+    reward_model_path: str | None = None
+    """Reward model to use instead of training one."""
+    dataset_name: str = EVERYDAY
+    """Preference pairs and prompts: "everyday", a local file or a Hub name."""
+    total_episodes: PositiveInt = PPOArguments.total_episodes
+    """PPO: responses to sample and learn from in all."""
+    kl_coef: NonNegativeFloat = PPOArguments.kl_coef
+    """PPO: weight of the KL penalty, in score units per nat; higher keeps the policy closer to the base model."""
+    learning_rate: Fraction = PPOArguments.learning_rate
+    """PPO: peak learning rate, decayed linearly to zero."""
+    per_device_train_batch_size: PositiveInt = PPOArguments.per_device_train_batch_size
+    """PPO: responses per forward pass; an update uses gradient_accumulation_steps times as many."""
+    gradient_accumulation_steps: PositiveInt = PPOArguments.gradient_accumulation_steps
+    """PPO: forward passes per update; it learns from this many times per_device_train_batch_size responses."""
+    num_ppo_epochs: PositiveInt = PPOArguments.num_ppo_epochs
+    """PPO: passes over the responses of one update."""
+    num_mini_batches: PositiveInt = PPOArguments.num_mini_batches
+    """PPO: optimizer steps per epoch."""
+    response_length: PositiveInt = PPOArguments.response_length
+    """PPO and comparison: longest response in tokens."""
+    missing_eos_penalty: NonNegativeFloat | None = PPOArguments.missing_eos_penalty
+    """PPO: subtracted from the score of a response cut off at the length limit; none for no penalty."""
+    temperature: PositiveFloat = PPOArguments.temperature
+    """PPO and comparison: sampling temperature."""
+    reward_learning_rate: LearningRate = RewardArguments.learning_rate
+    """Reward model: peak learning rate, decayed linearly to zero."""
+    reward_max_steps: Int = RewardArguments.max_steps
+    """Reward model: optimizer steps; -1 leaves it to num_train_epochs."""
+    reward_batch_size: PositiveInt = RewardArguments.per_device_train_batch_size
+    """Reward model: pairs per step."""
+    num_train_epochs: Annotated[float, Field(gt=0, le=1000)] = RewardArguments.num_train_epochs
+    """Reward model: passes over the training pairs."""
+    max_length: Annotated[Int, Field(ge=8)] = RewardArguments.max_length
+    """Reward model: leave out pairs with a text of more tokens than this."""
+    num_prompts: Annotated[Int, Field(ge=2)] = CompareArguments.num_prompts
+    """Comparison: test prompts; half as many more are about unseen topics."""
+    samples: Annotated[PositiveInt, Field(le=64)] = CompareArguments.samples
+    """Comparison: answers per model and prompt."""
+    seeds: Annotated[PositiveInt, Field(le=100)] = CompareArguments.seeds
+    """Comparison: PPO training runs in all, each with another seed."""
+    allow_chance_reward: bool = PPOArguments.allow_chance_reward
+    """PPO: continue even if the reward model is not better than chance."""
+    seed: NonNegativeInt = 0
+    """Seed of all three steps."""
+
+    def check(self) -> None:
+        """Check all fields, also as the settings of each step."""
+        super().check()
+        self.reward_arguments(None)
+        self.ppo_arguments(None, None)
+        self.compare_arguments(None, None, None)
+
+    def _hand_down(self, config: type, **others: object) -> object:
+        """The settings of one step: those of the same name here, and others."""
+        own = {field.name for field in dataclasses.fields(self)}
+        same = {field.name: getattr(self, field.name) for field in dataclasses.fields(config) if field.name in own}
+        return config(**{**same, **others})
+
+    def reward_arguments(self, output_dir: Path | None) -> RewardArguments:
+        """The reward model's settings within this demo."""
+        return self._hand_down(
+            RewardArguments,
+            output_dir=str(output_dir),
+            learning_rate=self.reward_learning_rate,
+            max_steps=self.reward_max_steps,
+            per_device_train_batch_size=self.reward_batch_size,
+            per_device_eval_batch_size=4 * self.reward_batch_size,
+        )
+
+    def ppo_arguments(self, reward_dir: Path | None, output_dir: Path | None) -> PPOArguments:
+        """PPO's settings within this demo."""
+        return self._hand_down(
+            PPOArguments, output_dir=str(output_dir), reward_model_path=self.reward_model_path or str(reward_dir)
+        )
+
+    def compare_arguments(
+        self, reward_dir: Path | None, ppo_dir: Path | None, output_dir: Path | None
+    ) -> CompareArguments:
+        """The comparison's settings within this demo."""
+        return self._hand_down(
+            CompareArguments,
+            models=["base", f"ppo={ppo_dir}"],
+            base_model_name_or_path=self.model_name_or_path,
+            output_dir=str(output_dir),
+            reward_model_path=self.reward_model_path or str(reward_dir),
+        )

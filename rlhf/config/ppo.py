@@ -1,0 +1,155 @@
+"""Settings of PPO."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from rlhf.config.checking import BadInput, Fraction, Int, LearningRate, NonNegativeInt, PositiveInt, Settings
+from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings
+
+
+@dataclass
+class PPOSettings(Settings):
+    """The settings of PPO, under TRL's names and with the defaults of TRL 1.12 unless a line says otherwise.
+
+    `rlhf.ppo.PPOConfig` joins these with Transformers' TrainingArguments, `PPOArguments` with what a command needs.
+    """
+
+    learning_rate: Fraction = 3e-6
+    """Peak learning rate of Adam, decayed linearly to zero."""
+    total_episodes: PositiveInt | None = None
+    """Responses to sample and learn from in all; by default num_train_epochs decides."""
+    per_device_train_batch_size: PositiveInt = 64
+    """Responses per process and forward pass; an update uses gradient_accumulation_steps times as many."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Forward passes per update: it learns from this many times per_device_train_batch_size responses."""
+    num_ppo_epochs: PositiveInt = 4
+    """Passes over the responses of one update."""
+    num_mini_batches: PositiveInt = 1
+    """Optimizer steps per epoch: the responses are split into this many mini-batches."""
+    num_generations: PositiveInt = 1
+    """Responses per prompt in an update."""
+    response_length: PositiveInt = 53
+    """Longest response in tokens."""
+    stop_token: Literal["eos"] | None = "eos"
+    """Token that ends a response: eos, the tokenizer's own, or none for responses of full length (TRL's default)."""
+    temperature: PositiveFloat = 0.7
+    """Sampling temperature; PPO optimises the policy at this temperature."""
+    kl_coef: NonNegativeFloat = 0.05
+    """Weight of the KL penalty, in score units per nat; higher keeps the policy closer to the base model."""
+    kl_controller: Literal["fixed", "adaptive"] = "fixed"
+    """"adaptive" adjusts kl_coef to bring the KL per response to kl_target."""
+    kl_target: PositiveFloat = 6.0
+    """KL in nats per response that the adaptive controller aims at."""
+    kl_horizon: PositiveInt = 10_000
+    """Responses over which the adaptive controller changes kl_coef by at most a fifth; smaller reacts faster."""
+    cliprange: PositiveFloat = 0.2
+    """How far the probability ratio may move from 1 before the policy loss is clipped."""
+    cliprange_high: PositiveFloat | None = None
+    """How far the ratio may rise above 1; by default as far as cliprange."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Dual clipping: a negative advantage costs at most this multiple of itself; off by default."""
+    vf_coef: NonNegativeFloat = 0.1
+    """Weight of the value loss."""
+    cliprange_value: PositiveFloat = 0.2
+    """How far a value may move in one update before its loss is clipped, in score units."""
+    entropy_coef: NonNegativeFloat = 0.0
+    """Weight of an entropy bonus."""
+    gamma: Fraction = 1.0
+    """Discount factor."""
+    lam: Fraction = 0.95
+    """Lambda of generalised advantage estimation (GAE)."""
+    normalize_advantages: bool = True
+    """Normalise the advantages of an update to mean 0 and variance 1."""
+    whiten_rewards: bool = False
+    """Scale the rewards of an update to variance 1; shifts the optimum when lengths vary, so best left off."""
+    early_stopping: bool = False
+    """End an update early once the policy is 1.5 times target_kl away from where the update began."""
+    target_kl: PositiveFloat = 0.1
+    """KL in nats per token, within one update, that early_stopping is based on."""
+    missing_eos_penalty: NonNegativeFloat | None = None
+    """Subtracted from the score of a response cut off at the length limit; none for no penalty."""
+    mask_truncated_completions: bool = False
+    """Learn nothing from responses cut off at the length limit."""
+    reward_normalization: Literal["none", "reference", "running"] = "none"
+    """Scale scores to mean 0 and variance 1, over the base model's ("reference") or over all so far ("running")."""
+    reward_clip_range: PositiveFloat | None = None
+    """Clip scores to plus or minus this after normalisation; off by default."""
+    value_head: Literal["shared", "separate"] = "shared"
+    """Critic: a value head on the policy's own trunk ("shared") or a model of its own ("separate"; slower)."""
+    value_learning_rate: LearningRate | None = None
+    """Learning rate of the critic; by default the policy's, times ten for a value head, which starts at zero."""
+    value_warmup_steps: NonNegativeInt = 0
+    """Updates at the start in which only the critic learns."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are scaled down to this norm if theirs is larger."""
+    adam_epsilon: PositiveFloat = 1e-5
+    """Epsilon of Adam; the default is that of OpenAI's PPO."""
+    num_sample_generations: NonNegativeInt = 10
+    """How many times the sample prompts are answered during the run."""
+    max_steps: Int = -1
+    """PPO updates; -1 leaves it to total_episodes."""
+    seed: NonNegativeInt = 0
+    """Seed of the sampling and of the order of prompts."""
+
+    def check(self) -> None:
+        """Check all fields, and that an update can be divided as they say."""
+        super().check()
+        for name in ("num_mini_batches", "num_generations"):
+            if self.local_batch_size % getattr(self, name):
+                raise BadInput(
+                    f"{name} ({getattr(self, name)}) must divide the responses of an update ({self.local_batch_size}, "
+                    "which is per_device_train_batch_size times gradient_accumulation_steps)."
+                )
+        if self.total_episodes is not None and self.total_episodes < self.local_batch_size:
+            raise BadInput(
+                f"total_episodes ({self.total_episodes}) must be at least per_device_train_batch_size times "
+                f"gradient_accumulation_steps ({self.local_batch_size}): one update needs that many."
+            )
+        if self.kl_controller == "adaptive" and self.kl_coef == 0:
+            raise BadInput("The adaptive controller multiplies kl_coef, so that must be above 0 to begin with.")
+
+    @property
+    def local_batch_size(self) -> int:
+        """Responses per update and process."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+
+@dataclass
+class PPOArguments(PPOSettings, ModelSettings, PromptSettings):
+    """Settings of `python -m rlhf ppo`: what to train on what, with defaults that fit the embedded world."""
+
+    model_name_or_path: str = EVERYDAY
+    """Policy to start from, and the reference: "everyday", a run directory, a folder or a Hub name."""
+    reward_model_path: str | None = None
+    """Reward model: a reward run, a demo run, a folder or a Hub name."""
+    dataset_name: str = EVERYDAY
+    """Prompts, alone or in preference pairs, as texts or conversations: "everyday", a local file or a Hub name."""
+    output_dir: str | None = None
+    """Run directory; by default a new one under runs/."""
+    learning_rate: Fraction = 4e-4
+    """Peak learning rate of Adam, decayed linearly to zero."""
+    total_episodes: PositiveInt = 10_240
+    """Responses to sample and learn from in all."""
+    num_ppo_epochs: PositiveInt = 1
+    """Passes over the responses of one update."""
+    num_mini_batches: PositiveInt = 4
+    """Optimizer steps per epoch: the responses are split into this many mini-batches."""
+    vf_coef: NonNegativeFloat = 0.02
+    """Weight of the value loss; on a shared trunk its gradient competes with the policy's."""
+    lam: Fraction = 1.0
+    """Lambda of generalised advantage estimation (GAE); at 1 each token is credited with the full return, whatever the
+    critic predicts."""
+    response_length: PositiveInt = 64
+    """Longest response in tokens."""
+    missing_eos_penalty: NonNegativeFloat | None = 1.0
+    """Subtracted from the score of a response cut off at the length limit; none for no penalty."""
+    reward_normalization: Literal["none", "reference", "running"] = "reference"
+    """Scale scores to mean 0 and variance 1, over the base model's ("reference") or over all so far ("running")."""
+    save_steps: NonNegativeInt = 0
+    """Updates between checkpoints; 0 saves only the final model."""
+    resume_from_checkpoint: str | None = None
+    """Checkpoint folder of an earlier run to resume from."""
+    allow_chance_reward: bool = False
+    """Continue even if the reward model is not better than chance; its scores then mean nothing."""

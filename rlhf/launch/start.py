@@ -1,0 +1,119 @@
+"""What the Start buttons and the API do: check what was entered, and start a run with it."""
+
+from collections.abc import Sequence
+
+from rlhf.config import EVERYDAY, BadInput, CompareArguments, build
+from rlhf.kinds import KINDS, startable
+from rlhf.launch import jobs
+from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs
+from rlhf.runs.parts import policy_folder, ppo_settings
+
+
+FILLED_IN = {"output_dir", "resume_from_checkpoint", "reward_model_path"}
+"""Settings that nobody enters here: a run gets a directory of its own, and its reward model from another run."""
+BASELINES = ("best-of-4", "best-of-16")
+MOST_QUESTIONS = 500
+"""A person's own; the command line takes any number."""
+LONGEST_QUESTION = 2_000
+"""Characters."""
+
+
+def start_run(kind: str, settings: dict[str, object], reward_run: str | None = None, visitor: str = "") -> Run:
+    """Start a run.
+
+    Args:
+        kind: "demo", "reward", "ppo" or "sweep".
+        settings: by name, as texts or typed; all others are the defaults.
+        reward_run: id of the run whose reward model PPO trains against.
+        visitor: a secret of the browser that asks, see `jobs.launch`.
+
+    Raises:
+        BadInput: a value that cannot work or is not offered here, or another run is under way.
+    """
+    if kind not in startable():
+        raise BadInput(f"kind must be one of {', '.join(startable())}, not {kind!r}.")
+    if KINDS[kind].needs_reward_model:
+        settings = {**settings, "reward_model_path": _reward_path(reward_run)}
+    return jobs.launch(kind, build(KINDS[kind].settings, settings), visitor=visitor)
+
+
+def _reward_path(run_id: str | None) -> str:
+    try:
+        return str(find_run(str(run_id)).path)
+    except BadInput:
+        raise BadInput(
+            "PPO needs a reward model: choose a finished one, or train “Reward model only” first."
+        ) from None
+
+
+def start_comparison(
+    chosen: Sequence[str], questions: Sequence[str], samples: object, seeds: object, visitor: str = ""
+) -> Run:
+    """Start a comparison.
+
+    Args:
+        chosen: ids of runs that hold a policy, and names from BASELINES.
+        questions: a person's own, at least two; none for the test questions.
+        samples: answers per question, a text or a number.
+        seeds: training runs per model, a text or a number.
+        visitor: a secret of the browser that asks, see `jobs.launch`.
+
+    Raises:
+        BadInput: these cannot be compared, or another run is under way.
+    """
+    # Half a surrogate pair, which a request can carry, has no place in a file.
+    texts = (question.encode(errors="ignore").decode().strip() for question in questions)
+    questions = list(dict.fromkeys(filter(None, texts)))
+    if len(questions) == 1:
+        raise BadInput("One question compares nothing: write two at least, better twenty or more.")
+    settings = build(CompareArguments, {**_compared(chosen), "samples": samples, "seeds": seeds})
+    return jobs.launch("compare", settings, questions=check_questions(questions), visitor=visitor)
+
+
+def check_questions(questions: list[str]) -> list[str]:
+    """The questions, if they are neither too many nor too long.
+
+    Raises:
+        BadInput: they are.
+    """
+    if len(questions) > MOST_QUESTIONS:
+        raise BadInput(f"These are {len(questions)} questions; the page takes {MOST_QUESTIONS}, the command line any.")
+    if any(len(question) > LONGEST_QUESTION for question in questions):
+        raise BadInput(f"A question has more than {LONGEST_QUESTION:,} characters; put one on each line.")
+    return questions
+
+
+def _compared(chosen: Sequence[str]) -> dict[str, object]:
+    """The settings that name what is compared, with what, and on which data.
+
+    Raises:
+        BadInput: no trained model is among the chosen ones, or two came from different bases.
+    """
+    trained = {run.id: run for run in (Run(EXAMPLE), *list_runs()) if policy_folder(run)}
+    runs = [trained[name] for name in chosen if name in trained]
+    if not runs:
+        raise BadInput("Choose a trained model to compare: the scores are those of its reward model.")
+    bases = {str(ppo_settings(run).get("model_name_or_path") or EVERYDAY) for run in runs}
+    if len(bases) > 1:
+        raise BadInput("These models came from different bases, so there is nothing to measure both from.")
+    names = ["ppo"] if len(runs) == 1 else [f"ppo-{run.id.split('-')[-1]}" for run in runs]
+    return {
+        "models": [f"{name}={run.path}" for name, run in zip(names, runs, strict=True)]
+        + [name for name in BASELINES if name in chosen],
+        "base_model_name_or_path": bases.pop(),
+        "reward_model_path": _reward_model_of(runs[0]),
+        "dataset_name": str(ppo_settings(runs[0]).get("dataset_name") or EVERYDAY),
+    }
+
+
+def _reward_model_of(run: Run) -> str:
+    """The reward model that a run was trained against.
+
+    Raises:
+        BadInput: it is not there any more.
+    """
+    named = ppo_settings(run).get("reward_model_path")
+    source = run.path / "reward" if (run.path / "reward" / "model").is_dir() else named
+    if source is None:
+        raise BadInput("The reward model that this run was trained against is gone; choose another run.")
+    return str(source)
