@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf import metrics
 from rlhf.__main__ import main
 from rlhf.commands import lifecycle
 from rlhf.runs.directory import EXAMPLE, Run
@@ -54,6 +55,30 @@ def test_a_tiny_demo_ends_with_everything_in_place(rlhf, shared):
     assert statuses == ["finished"] * 3
     samples = [json.loads(line) for line in (out / "ppo" / "samples.jsonl").read_text().splitlines()]
     assert {sample["step"] for sample in samples} >= {0, 2} and len({sample["index"] for sample in samples}) == 6
+
+
+@pytest.mark.process
+def test_ppo_evaluates_on_held_out_prompts_as_often_as_asked(command, tmp_path):
+    out = tmp_path / "ppo"
+    done = command(
+        "ppo", "--output_dir", out, "--reward_model_path", EXAMPLE, "--total_episodes", 48, "--eval_steps", 2,
+        "--per_device_train_batch_size", 16, "--response_length", 16, "--num_sample_generations", 0,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = Run(out).metrics()
+    evaluations = [row for row in rows if metrics.EVAL_SCORE in row]
+    assert [(row["step"], row[metrics.EPISODE]) for row in evaluations] == [(2, 32), (3, 48)]  # and at the end
+    evaluated = evaluations[0]
+    assert evaluated[metrics.EVAL_GAIN_LOW] <= evaluated[metrics.EVAL_GAIN] <= evaluated[metrics.EVAL_GAIN_HIGH]
+    assert evaluated[metrics.EVAL_KL] > 0 and evaluated[metrics.EVAL_BASE_SCORE] != evaluated[metrics.EVAL_SCORE]
+    # The same run without evaluations: they draw nothing from the training's random numbers.
+    other = tmp_path / "other"
+    command(
+        "ppo", "--output_dir", other, "--reward_model_path", EXAMPLE, "--total_episodes", 48,
+        "--per_device_train_batch_size", 16, "--response_length", 16, "--num_sample_generations", 0,
+    )  # fmt: skip
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (out, other)]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.process

@@ -19,6 +19,10 @@ from rlhf.runs.directory import read_json, write_json
 from rlhf.write.card import write_card
 
 
+EVAL_PROMPTS = 128
+"""Held-out prompts that --eval_steps evaluates on, about; spread evenly over the data."""
+
+
 def reward(args: RewardArguments) -> dict:
     """Train a reward model; returns what `reward_model` in `summary.json` says, on the first rank."""
     # Takes seconds to import, and only this command needs it.
@@ -78,7 +82,7 @@ def ppo(args: PPOArguments) -> dict:
         give_chat_template(reads, prompts)
     reader = PromptReader(tokenizer, prompt_room(args, policy))
     prompts = fitting(prompts, reader)
-    pinned = pinned_prompts(fitting(split_prompts(args, "test"), reader))
+    held_out = fitting(split_prompts(args, "test"), reader)
     trainer = PPOTrainer(
         policy,
         _ppo_config(args),
@@ -86,6 +90,7 @@ def ppo(args: PPOArguments) -> dict:
         reward_model,
         reward_processing_classes=reward_tokenizer,
         train_dataset=prompts,
+        eval_dataset=held_out[:: max(1, len(held_out) // EVAL_PROMPTS)] if args.eval_steps else None,
         value_model=_critic(args, reward_model, reward_tokenizer, tokenizer),
         peft_config=models.lora(args, policy, "CAUSAL_LM"),
     )
@@ -96,6 +101,7 @@ def ppo(args: PPOArguments) -> dict:
         trainer.args.output_dir = str(run.path / "checkpoints")
         trainer.add_callback(RunCallback(run, "PPO", "update"))
         if args.num_sample_generations:
+            pinned = pinned_prompts(held_out)
             every = max(1, trainer.args.num_total_batches // args.num_sample_generations)
 
             def sample(step: int) -> None:
@@ -157,6 +163,8 @@ def _ppo_config(args: PPOArguments) -> PPOConfig:
     return PPOConfig(
         ".",  # the run's directory is made when everything has been checked
         **shared,
+        eval_strategy="steps" if args.eval_steps else "no",
+        eval_steps=args.eval_steps or None,
         save_strategy="steps" if args.save_steps else "no",
         save_steps=args.save_steps or 500,
         save_value_model=False,

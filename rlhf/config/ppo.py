@@ -147,6 +147,8 @@ class PPOArguments(PPOSettings, ModelSettings, PromptSettings):
     """Subtracted from the score of a response cut off at the length limit; none for no penalty."""
     reward_normalization: Literal["none", "reference", "running"] = "reference"
     """Scale scores to mean 0 and variance 1, over the base model's ("reference") or over all so far ("running")."""
+    eval_steps: NonNegativeInt = 0
+    """Updates between evaluations on held-out prompts, policy against base model; 0 for none."""
     save_steps: NonNegativeInt = 0
     """Updates between checkpoints; 0 saves only the final model."""
     resume_from_checkpoint: str | None = None

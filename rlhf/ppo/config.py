@@ -1,4 +1,4 @@
-"""Settings of `PPOTrainer`: `PPOSettings` (`rlhf/config/ppo.py`), Transformers' TrainingArguments, TRL's other names."""
+"""Settings of `PPOTrainer`: `PPOSettings` (`rlhf/config/ppo.py`), Transformers' TrainingArguments, names of TRL."""
 
 import math
 import os
@@ -90,7 +90,8 @@ class PPOConfig(PPOSettings, TrainingArguments):
     def __post_init__(self) -> None:
         self.kl_coef = self.kl_coef if self.beta is None else self.beta
         self.cliprange = self.cliprange if self.epsilon is None else self.epsilon
-        self.response_length = self.max_completion_length or self.response_length
+        if self.max_completion_length is not None:
+            self.response_length = self.max_completion_length
         # TRL's configs say "none" or nothing for responses of full length.
         if self.stop_token not in ("eos", "none", None):
             raise BadInput(f"stop_token must be 'eos' or 'none', not {self.stop_token!r}; for others, stop_token_id.")
@@ -134,7 +135,7 @@ class PPOConfig(PPOSettings, TrainingArguments):
             raise BadInput("PPO splits data among processes, not models; launch it without FSDP and DeepSpeed.")
         if self.kl_estimator == "k3":
             warnings.warn(
-                "kl_estimator='k3' changes objective/kl only; the KL penalty keeps k1, whose optimum is the right one.",
+                "kl_estimator='k3' changes objective/kl only; the KL penalty keeps k1, which has the right optimum.",
                 stacklevel=4,
             )
         if self.whiten_rewards:

@@ -27,6 +27,7 @@ from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 from rlhf import models, ranks
 from rlhf.compare.stats import paired
 from rlhf.config import BadInput
+from rlhf.metrics import EPISODE
 from rlhf.models.generate import Generation, generate
 from rlhf.models.packed import is_peft, plain_model, use_packed_attention
 from rlhf.models.prompts import Prompt, PromptReader, PromptSet, PromptStream, held_out_prompts, prompts_of
@@ -374,7 +375,8 @@ class PPOTrainer(Trainer):
             prefix = metric_key_prefix if name == "" else f"{metric_key_prefix}_{name}"
             key = name if eval_dataset is None else None
             metrics |= {f"{prefix}/{entry}": value for entry, value in self._evaluate_on(prompts, key).items()}
-        self.log(dict(metrics))
+        # With the episodes, so that the numbers find their place on the curves.
+        self.log({EPISODE: self.state.global_step * self.args.batch_size, **metrics})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
