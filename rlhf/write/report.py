@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
 
 from rlhf.compare.stats import CHANCE_LOSS, Overoptimization  # noqa: E402
 from rlhf.compare.table import read_rows  # noqa: E402
-from rlhf.config import BadInput  # noqa: E402
+from rlhf.config import EVERYDAY, BadInput  # noqa: E402
 from rlhf.metrics import ACCURACY, ENTROPY, EPISODE, KL, LOSS, MEAN_LENGTH, SCORE, STEP  # noqa: E402
 from rlhf.runs.directory import Run, read_json  # noqa: E402
 from rlhf.write.templates import render  # noqa: E402
@@ -38,11 +38,13 @@ def write_report(run_path: Path, output_file: Path, sweep_path: Path) -> Path:
     A sweep adds a section on over-optimisation; without one at `sweep_path` the report has none.
 
     Raises:
-        BadInput: the directory holds no finished demo run.
+        BadInput: the directory holds no finished demo run, or one that used a reward model trained elsewhere.
     """
     summary = read_json(run_path / "summary.json")
-    if "seconds" not in summary:
-        raise BadInput(f"{run_path} holds no finished demo run; make one with `python -m rlhf demo`.")
+    if "reward" not in summary.get("seconds", {}):
+        raise BadInput(
+            f"{run_path} holds no finished demo run with its own reward model; make one with `python -m rlhf demo`."
+        )
     rows = list(read_rows(run_path / "scores.csv"))
     figures = output_file.parent / "assets" / "report"
     figures.mkdir(parents=True, exist_ok=True)
@@ -87,9 +89,9 @@ def _reward_figure(metrics: list[dict], summary: dict, path: Path) -> None:
     honesty.plot([0.5, 1], [0.5, 1], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     bins = summary["reward_model"]["reliability"]
     honesty.plot([b["confidence"] for b in bins], [b["correct"] for b in bins], "o-", color=BASE, linewidth=1.6)
-    honesty.set_title("Reliability on unseen pairs")
-    honesty.set_xlabel("how sure it was (mean of a bin)")
-    honesty.set_ylabel("share in which people agreed")
+    honesty.set_title("Reliability on held-out pairs")
+    honesty.set_xlabel("confidence (mean of a bin)")
+    honesty.set_ylabel("accuracy")
     _save(figure, path)
 
 
@@ -97,9 +99,9 @@ def _ppo_figure(metrics: list[dict], path: Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(9, 5), layout="constrained", sharex=True)
     panels = (
         (SCORE, "Reward model's score", "score"),
-        (KL, "KL from the base model", "nats a response"),
-        (ENTROPY, "Entropy", "nats a response"),
-        (MEAN_LENGTH, "Length", "tokens a response"),
+        (KL, "KL from the base model", "nats per response"),
+        (ENTROPY, "Entropy", "nats per response"),
+        (MEAN_LENGTH, "Length", "tokens per response"),
     )
     for axis, (key, title, unit) in zip(axes.flat, panels, strict=True):
         _line(axis, metrics, EPISODE, key, PPO, title, unit)
@@ -107,12 +109,13 @@ def _ppo_figure(metrics: list[dict], path: Path) -> None:
 
 
 def _score_figure(rows: list[dict], path: Path) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
-    for axis, (key, title) in zip(axes, (("score", "Reward model's score"), ("gold", "Rubric (gold score)"))):  # noqa: B905
-        values = [
-            [row[key] for row in rows if row["model"] == model and row["split"] == "test" and row[key] is not None]
-            for model in ("base", "ppo")
-        ]
+    tests = [row for row in rows if row["split"] == "test"]
+    panels = [("score", "Reward model's score")]
+    if all(row["gold"] is not None for row in tests):
+        panels.append(("gold", "Gold score (the rubric)"))
+    figure, axes = plt.subplots(1, len(panels) + 1, figsize=(4 * len(panels) + 4, 3), layout="constrained")
+    for axis, (key, title) in zip(axes, panels, strict=False):
+        values = [[row[key] for row in tests if row["model"] == model] for model in ("base", "ppo")]
         boxes = axis.boxplot(
             values, orientation="horizontal", tick_labels=["base", "PPO"], patch_artist=True, widths=0.6
         )
@@ -120,45 +123,50 @@ def _score_figure(rows: list[dict], path: Path) -> None:
             box.set(facecolor=color, alpha=0.35)
             median.set(color=color, linewidth=2)
         axis.set_title(title)
-    gains = np.sort(_gains(rows))
-    axes[2].plot(np.arange(len(gains)) / len(gains), gains, color=PPO, linewidth=1.6)
-    axes[2].axhline(0, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
-    axes[2].axhline(gains.mean(), color=PPO, linewidth=1, linestyle=(0, (1, 2)))
-    axes[2].set_title("Gain in score, prompt by prompt")
-    axes[2].set_xlabel("share of the prompts, from the worst")
+    gains = np.sort(_gains(tests))
+    axis = axes[-1]
+    axis.plot(np.arange(len(gains)) / len(gains), gains, color=PPO, linewidth=1.6)
+    axis.axhline(0, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+    axis.axhline(gains.mean(), color=PPO, linewidth=1, linestyle=(0, (1, 2)))
+    axis.set_title("Gain in score, prompt by prompt")
+    axis.set_xlabel("share of the prompts, smallest gain first")
     _save(figure, path)
 
 
 def _sweep_figure(sweep: dict, path: Path) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharex=True)
-    for axis, key, title, color in (
-        (axes[0], "score", "Gain in the reward model's score", PPO),
-        (axes[1], "gold", "Gain in the rubric (gold score)", GOLD),
-    ):
+    points, fit = sweep["points"], sweep["fit"]
+    panels = [("score", "Gain in score", PPO)]
+    if all(point["gold"] for point in points):
+        panels.append(("gold", "Gain in gold score", GOLD))
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.5 * len(panels), 3.4), layout="constrained", sharex=True, squeeze=False
+    )
+    for axis, (key, title, color) in zip(axes[0], panels, strict=True):
         for trained, marker, shade, label in ((True, "o", color, "PPO"), (False, "x", GREY, "best of n")):
-            points = [point for point in sweep["points"] if ("kl_coef" in point) == trained and point[key]]
-            kl, gain = ([point[name]["value"] for point in points] for name in ("kl", key))
-            bars = [[point[key]["value"] - point[key]["ci_low"] for point in points]]
-            bars.append([point[key]["ci_high"] - point[key]["value"] for point in points])
+            shown = [point for point in points if ("kl_coef" in point) == trained]
+            kl, gain, low, high = (
+                np.array([point[name][number] for point in shown])
+                for name, number in (("kl", "value"), (key, "value"), (key, "ci_low"), (key, "ci_high"))
+            )
+            bars = (gain - low, high - gain)
             axis.errorbar(kl, gain, bars, fmt=marker, color=shade, markersize=5, elinewidth=0.8, label=label)
         axis.set_title(title)
-        axis.set_xlabel("KL from the base model, nats a response")
-    if sweep["fit"]:
-        fit = Overoptimization(**sweep["fit"])
-        kl = np.linspace(0, max(point["kl"]["value"] for point in sweep["points"]), 200)
-        axes[1].plot(kl, fit.predict(kl), color=GOLD, linewidth=1.2)
-        if fit.turnover_kl is not None and fit.turnover_kl <= kl[-1]:
-            axes[1].axvline(fit.turnover_kl, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
-    axes[0].legend(frameon=False, loc="lower right")
+        axis.set_xlabel("KL from the base model, nats per response")
+    if fit:
+        curve = Overoptimization(**fit)
+        kl = np.linspace(0, max(point["kl"]["value"] for point in points), 200)
+        axes[0, 1].plot(kl, curve.predict(kl), color=GOLD, linewidth=1.2)
+        if curve.turnover_kl is not None and curve.turnover_kl <= kl[-1]:
+            axes[0, 1].axvline(curve.turnover_kl, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+    axes[0, 0].legend(frameon=False, loc="lower right")
     _save(figure, path)
 
 
 def _gains(rows: list[dict]) -> np.ndarray:
-    """PPO's mean score minus the base's, of each test prompt (n,)."""
+    """PPO's mean score minus the base's, of each prompt (n,)."""
     scores: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        if row["split"] == "test":
-            scores.setdefault(row["prompt"], {}).setdefault(row["model"], []).append(row["score"])
+        scores.setdefault(row["prompt"], {}).setdefault(row["model"], []).append(row["score"])
     return np.array([np.mean(sides["ppo"]) - np.mean(sides["base"]) for sides in scores.values()])
 
 
@@ -170,6 +178,7 @@ def _text(run: Run, summary: dict, rows: list[dict], sweep: dict) -> str:
     return render(
         "report.md.j2",
         config=run.config(),
+        EVERYDAY=EVERYDAY,
         size_mb=summary["size_mb"],
         reward=summary["reward_model"],
         chance_loss=CHANCE_LOSS,
@@ -179,7 +188,7 @@ def _text(run: Run, summary: dict, rows: list[dict], sweep: dict) -> str:
         base=test["models"]["base"],
         ppo=test["models"]["ppo"],
         against=test["against_base"]["ppo"],
-        unseen=unseen["against_base"]["ppo"]["gold"] if unseen else None,
+        unseen_gold=unseen["against_base"]["ppo"]["gold"] if unseen else None,
         examples=_examples(rows),
         sweep=sweep,
         best=max(trained, key=lambda point: point["gold"]["value"], default=None),
