@@ -12,6 +12,7 @@ from rlhf.config import BadInput
 from rlhf.runs.directory import EXAMPLE
 from rlhf.write import words
 from rlhf.write.report import write_report
+from rlhf.write.tables import comparison_table
 
 
 HOSTILE = "a | b\\| \\ c\r\n\n## {{ config }} {% if %} `code | *bold* _it_ ~~no~~ <b>x</b> &amp; [l](u) ![i](u) $x$ |"
@@ -46,6 +47,19 @@ def test_numbers_have_one_form():
 def test_a_cell_shows_any_text_as_it_is():
     row = cells(f"| a | b |\n|---|---|\n| {words.cell(HOSTILE)} | {words.cell('')} |\n")[1]
     assert row == [" ".join(HOSTILE.split()), ""]
+
+
+def test_the_table_of_a_comparison_sets_long_names_apart_and_knows_missing_numbers():
+    summary = json.loads((EXAMPLE / "summary.json").read_text())
+    test = summary["splits"]["test"]
+    test["models"] = {"base": test["models"]["base"], "a-model-with-a-long-name": test["models"]["ppo"]}
+    test["against_base"] = {"a-model-with-a-long-name": test["against_base"]["ppo"]}
+    test["against_base"]["a-model-with-a-long-name"]["score"]["detectable"] = None  # of a single prompt
+    table = comparison_table({"splits": {"test": test | {"seeds": {}}}})
+    columns = [re.split(" {2,}", line.strip()) for line in table.splitlines()[1:8]]
+    assert columns[0][1:] == ["base", "a-model-with-a-long-name"] and set(map(len, columns)) == {3}
+    assert len({len(line) for line in table.splitlines()[1:8]}) == 1
+    assert "smallest detectable gain (80 % power): none" in table
 
 
 @pytest.fixture

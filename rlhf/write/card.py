@@ -12,7 +12,6 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from rlhf import metrics
-from rlhf.compare.stats import CHANCE_LOSS
 from rlhf.config import EVERYDAY, default_of
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import Run, read_json
@@ -69,7 +68,6 @@ def model_card(folder: Path) -> str:
         metadata=metadata.to_yaml(),
         run_id=(outer if outer.config().get("kind") == "demo" else run).id,
         config=config,
-        EVERYDAY=EVERYDAY,
         base_on_hub=base_on_hub,
         base_name=Path(base).name,
         data_on_hub=data_on_hub,
@@ -89,7 +87,7 @@ def model_card(folder: Path) -> str:
 
 def _reward_results(run: Run) -> dict[str, object]:
     """What the run measured on held-out pairs, if it has got that far."""
-    return {"reward": read_json(run.path / "summary.json").get("reward_model"), "chance_loss": CHANCE_LOSS}
+    return {"reward": read_json(run.path / "summary.json").get("reward_model")}
 
 
 def _ppo_results(run: Run, outer: Run) -> dict[str, object]:

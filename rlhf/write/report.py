@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
 
 from rlhf.compare.stats import CHANCE_LOSS, Overoptimization  # noqa: E402
 from rlhf.compare.table import read_rows  # noqa: E402
-from rlhf.config import EVERYDAY, BadInput  # noqa: E402
+from rlhf.config import BadInput  # noqa: E402
 from rlhf.metrics import ACCURACY, ENTROPY, EPISODE, KL, LOSS, MEAN_LENGTH, SCORE, STEP  # noqa: E402
 from rlhf.runs.directory import Run, read_json  # noqa: E402
 from rlhf.write.templates import render  # noqa: E402
@@ -178,10 +178,8 @@ def _text(run: Run, summary: dict, rows: list[dict], sweep: dict) -> str:
     return render(
         "report.md.j2",
         config=run.config(),
-        EVERYDAY=EVERYDAY,
         size_mb=summary["size_mb"],
         reward=summary["reward_model"],
-        chance_loss=CHANCE_LOSS,
         first=first,
         last=last,
         test=test,

@@ -9,9 +9,12 @@ def minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def number(value: float, digits: int = 3) -> str:
-    """A number with a fixed count of decimals; what rounds to zero has no sign."""
-    return minus(f"{value:z.{digits}f}")
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with a fixed count of decimals; what rounds to zero has no sign.
+
+    A file of JSON has None for what is infinite or no number: it is called none.
+    """
+    return "none" if value is None else minus(f"{value:z.{digits}f}")
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -53,3 +56,21 @@ def setting(value: object) -> str:
 def cell(text: str) -> str:
     """A text in a cell of a Markdown table, shown letter by letter: on one line, no character of it is markup."""
     return re.sub(r"([\\`*_\[\]<&|~$])", r"\\\1", " ".join(text.split()))
+
+
+def shortened(text: str, longest: int = 400) -> str:
+    """A text as it fits a terminal: indented below its label, its middle left out if it is long."""
+    text = text.strip()
+    if len(text) > longest:
+        text = f"{text[: longest // 2]} [...] {text[-longest // 2 :]}"
+    return text.replace("\n", "\n" + " " * 12)
+
+
+def left(text: object, width: int) -> str:
+    """A column of a table of plain text, flush left."""
+    return f"{text:<{width}}"
+
+
+def right(text: object, width: int) -> str:
+    """A column of a table of plain text, flush right."""
+    return f"{text:>{width}}"

@@ -1,9 +1,12 @@
 """The documents that the program writes, as Jinja2 templates; their filters are the functions of `words`."""
 
+import math
+from inspect import isfunction
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rlhf.config import EVERYDAY
 from rlhf.write import words
 
 
@@ -16,8 +19,9 @@ _templates = Environment(
     keep_trailing_newline=True,
     autoescape=False,  # noqa: S701
 )
-for _function in (words.number, words.signed, words.percent, words.count, words.interval, words.setting, words.cell):
-    _templates.filters[_function.__name__] = _templates.globals[_function.__name__] = _function
+_words = {name: function for name, function in vars(words).items() if isfunction(function)}
+_templates.filters |= _words
+_templates.globals |= _words | {"chance_loss": math.log(2), "EVERYDAY": EVERYDAY}
 
 
 def render(name: str, **values: object) -> str:
