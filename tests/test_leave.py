@@ -199,6 +199,19 @@ def test_a_card_tells_no_path_of_the_machine(tmp_path):
     assert "`mine`" in text and "`pairs.jsonl`" in text and "secret" not in text and str(tmp_path) not in text
 
 
+@pytest.mark.parametrize("part", ["ppo", "reward"])
+def test_the_shipped_cards_are_what_is_written_today(part):
+    folder = EXAMPLE / part / "model"
+    assert (folder / "README.md").read_text() == card.model_card(folder)
+
+
+def test_a_card_tells_no_comparison_of_another_model(tmp_path):
+    comparison = Run.create(tmp_path / "compare", "compare", {})
+    shutil.copy(EXAMPLE / "compare" / "summary.json", comparison.path)  # of ppo, not of a training with another seed
+    run = run_of(comparison.path / "ppo-seed-1", "ppo")
+    assert "gain" not in card.model_card(run.path / "model")
+
+
 def test_no_setting_breaks_the_table_of_a_card(tmp_path):
     run = run_of(tmp_path / "run", "ppo", lora_target_modules="(q|v)\n_proj {{ seed }} {% if %}")
     [row] = [line for line in card.model_card(run.path / "model").splitlines() if "lora_target_modules" in line]

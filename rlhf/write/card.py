@@ -48,7 +48,9 @@ def write_card(folder: Path) -> None:
 
 def model_card(folder: Path) -> str:
     """The card of the model in this folder, `model/` of a reward or PPO run, as Markdown with metadata in front."""
-    run, outer = Run(folder.parent), Run(folder.parent.parent)
+    run, whole = Run(folder.parent), Run(folder.parent.parent)
+    if whole.config().get("kind") != "demo":
+        whole = run
     config, status = run.config(), run.status()
     kind, base, data = config["kind"], config["model_name_or_path"], config["dataset_name"]
     base_on_hub = len(config.get("model_revision", "")) == _COMMIT_DIGITS
@@ -66,7 +68,7 @@ def model_card(folder: Path) -> str:
     return render(
         f"card_{kind}.md.j2",
         metadata=metadata.to_yaml(),
-        run_id=(outer if outer.config().get("kind") == "demo" else run).id,
+        run_id=whole.id,
         config=config,
         base_on_hub=base_on_hub,
         base_name=Path(base).name,
@@ -81,7 +83,7 @@ def model_card(folder: Path) -> str:
         ],
         has_chat_template=(folder / "chat_template.jinja").exists()
         or "chat_template" in read_json(folder / "tokenizer_config.json"),
-        **(_ppo_results(run, outer) if kind == "ppo" else _reward_results(run)),
+        **(_ppo_results(run, whole) if kind == "ppo" else _reward_results(run)),
     )
 
 
@@ -90,8 +92,8 @@ def _reward_results(run: Run) -> dict[str, object]:
     return {"reward": read_json(run.path / "summary.json").get("reward_model")}
 
 
-def _ppo_results(run: Run, outer: Run) -> dict[str, object]:
-    """The first and the last updates, the last evaluation, and the comparison of the demo that the run is part of."""
+def _ppo_results(run: Run, whole: Run) -> dict[str, object]:
+    """The first and the last updates, the last evaluation, and the comparison if the run is part of a demo."""
     rows = run.metrics()
     progress = []
     for key, label, write, digits in _PROGRESS:
@@ -100,7 +102,7 @@ def _ppo_results(run: Run, outer: Run) -> dict[str, object]:
         if last:
             progress.append((label, write, digits, values[0], sum(last) / len(last)))
     evaluated_step, evaluations = _last_evaluation(rows)
-    splits = read_json(outer.path / "summary.json").get("splits", {})
+    splits = read_json(whole.path / "summary.json").get("splits", {})
     cautions = [caution for split in splits.values() for caution in split["against_base"]["ppo"]["cautions"]]
     names = {name: key for name, key in vars(metrics).items() if name.startswith("EVAL_")}
     return {
