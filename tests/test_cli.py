@@ -47,7 +47,7 @@ def test_a_tiny_demo_ends_with_everything_in_place(rlhf, shared):
     rows = list(csv.DictReader((out / "scores.csv").open()))
     assert len(rows) == 2 * 2 * (16 + 8)
     cards = {part: (out / part / "model" / "README.md").read_text() for part in ("reward", "ppo")}
-    assert f"held-out pairs: {summary['reward_model']['loss']['value']:.3f} [" in cards["reward"]
+    assert f"Loss: {summary['reward_model']['loss']['value']:.3f} [" in cards["reward"]
     assert "| prompts, answers to each | 16, 2 | 8, 2 |" in cards["ppo"] and str(out) not in cards["ppo"]
     assert "ppo against base, paired" in done.stdout
     assert "Caution: 16 prompts are too few" in done.stdout

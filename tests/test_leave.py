@@ -17,6 +17,7 @@ from importlib import metadata
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from worlds import small_model, trainer_for
 
 from rlhf import __main__ as command_line
 from rlhf.config import BadInput, build
@@ -94,7 +95,7 @@ def test_a_zip_holds_the_run_without_checkpoints_and_with_cards(tmp_path):
         assert file.testzip() is None
         names = {name.removeprefix(f"{demo.id}/") for name in file.namelist()}
         assert file.read(f"{demo.id}/ppo/model/README.md") == b"my own words"
-        assert "# Reward model of demo-" in file.read(f"{demo.id}/reward/model/README.md").decode()
+        assert "# Reward model from run demo-" in file.read(f"{demo.id}/reward/model/README.md").decode()
     there = {path.relative_to(demo.path).as_posix() for path in demo.path.rglob("*") if path.is_file()}
     assert names == there - {"reward/checkpoints/checkpoint-2/optimizer.pt"} | {"reward/model/README.md"}
     assert not (reward.path / "model" / "README.md").exists()  # a page only reads a run
@@ -202,20 +203,79 @@ def test_a_card_tells_no_path_of_the_machine(tmp_path):
     assert "`mine`" in text and "`pairs.jsonl`" in text and "secret" not in text and str(tmp_path) not in text
 
 
+@pytest.mark.parametrize("part", ["ppo", "reward"])
+def test_the_shipped_cards_are_what_is_written_today(part):
+    folder = EXAMPLE / part / "model"
+    assert (folder / "README.md").read_text() == card.model_card(folder)
+
+
+def test_a_card_tells_no_comparison_of_another_model(tmp_path):
+    comparison = Run.create(tmp_path / "compare", "compare", {})
+    shutil.copy(EXAMPLE / "compare" / "summary.json", comparison.path)  # of ppo, not of a training with another seed
+    run = run_of(comparison.path / "ppo-seed-1", "ppo")
+    assert "gain" not in card.model_card(run.path / "model")
+
+
+def test_no_setting_breaks_the_table_of_a_card(tmp_path):
+    run = run_of(tmp_path / "run", "ppo", lora_target_modules="(q|v)\n_proj {{ seed }} {% if %}")
+    [row] = [line for line in card.model_card(run.path / "model").splitlines() if "lora_target_modules" in line]
+    assert row == r"| `lora_target_modules` | (q\|v) \_proj {{ seed }} {% if %} | all-linear |"
+
+
 def test_a_card_gives_numbers_with_units_and_intervals(tmp_path):
     run = run_of(tmp_path / "reward", "reward", max_steps=3)
     shutil.copy(EXAMPLE / "reward" / "summary.json", run.path)
     text = card.model_card(run.path / "model")
-    assert "Loss on 993 held-out pairs: 0.313 [0.278, 0.350] nats" in text and "87.7 [85.5, 89.6] %" in text
+    assert "On 993 held-out pairs, with 95 % intervals:" in text
+    assert "Loss: 0.313 [0.278, 0.350] nats" in text and "Accuracy: 87.7 % [85.5 %, 89.6 %]" in text
     run = run_of(tmp_path / "ppo", "ppo")
     for step in range(1, 21):
         run.log({"step": step, "objective/scores_raw": float(step), "objective/kl": 0.1 * step})
-    run.log({"step": 20, "eval_objective/scores": 1.5})
     run.set_status(step=20, total_steps=40)
     text = card.model_card(run.path / "model")
-    assert "Score by the reward model, before any normalisation: 1.00 at first, 16.50 over the last 8 updates." in text
-    assert "nats an answer: 0.10 at first, 1.65" in text and "`eval_objective/scores` after update 20: 1.5." in text
-    assert "Updates: 20 of 40 (it was stopped)." in text
+    assert "| | first | mean of the last 8 |" in text
+    assert "| reward-model score, before normalisation | 1.00 | 16.50 |" in text
+    assert "| KL from the base model, nats per response | 0.10 | 1.65 |" in text
+    assert "Updates: 20 of 40 (stopped early)." in text
+
+
+def evaluated(folder, eval_dataset):
+    """The line of metrics that a small trainer writes when it evaluates, after two updates."""
+    settings = {"total_episodes": 32, "learning_rate": 0.1, "eval_num_samples_per_prompt": 4}
+    trainer = trainer_for(small_model(12), lambda ids: sum(ids) / 8, folder, eval_dataset=eval_dataset, **settings)
+    trainer.train()
+    trainer.evaluate()
+    return trainer.state.log_history[-1]
+
+
+def test_a_card_tells_the_last_evaluation_of_the_policy(tmp_path):
+    run = Run(shutil.copytree(EXAMPLE / "ppo", tmp_path / "ppo"))
+    line = evaluated(tmp_path / "trainer", ["<bos> t4", "t5", "t6"])
+    run.log({**line, "step": 80, "eval/score": 99.0})
+    run.log({**line, "step": 160})
+    text = card.model_card(run.path / "model").replace("\N{MINUS SIGN}", "-")
+    assert line["eval/gain"] != 0 and "99.0" not in text
+    assert (
+        f"""
+Evaluation after update 160, on the held-out prompts:
+
+- Reward-model score: {line["eval/score"]:.2f}, base model {line["eval/base_score"]:.2f}
+- Gain: {line["eval/gain"]:+.2f} [{line["eval/gain_ci_low"]:+.2f}, {line["eval/gain_ci_high"]:+.2f}]"""
+        f""" (95 % interval over prompts)
+- Win rate against the base model: {100 * line["eval/win_rate"]:.1f} %; chance is 50 %
+- Exact KL from the base model: {line["eval/kl"]:.2f} nats per response
+- Length: {line["eval/mean_length"]:.1f} tokens per response; finished (EOS): {100 * line["eval/eos_rate"]:.1f} %
+""" in text
+    )
+
+
+def test_a_card_tells_the_evaluation_of_each_data_set_by_its_name(tmp_path):
+    run = Run(shutil.copytree(EXAMPLE / "ppo", tmp_path / "ppo"))
+    line = evaluated(tmp_path / "trainer", {"short": ["<bos>"], "long": ["t4 t5 t6"]})
+    run.log({**line, "step": 160})
+    text = card.model_card(run.path / "model")
+    for name in ("short", "long"):
+        assert f"on the held-out prompts `{name}`:\n\n- Reward-model score: {line[f'eval_{name}/score']:.2f}," in text
 
 
 # The Hub -----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from rlhf.config import BadInput
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:

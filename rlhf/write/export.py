@@ -17,11 +17,11 @@ from rlhf.write.card import CARD, has_model, model_card
 
 
 LEFT_OUT = "checkpoints"
-"""Folder that a zip leaves out: what a run needs to go on, several times the size of its model."""
+"""Folder that a zip leaves out: several times the size of the model, and needed only to resume."""
 _STORED = (".safetensors", ".gz", ".zip")
-"""Files that do not get smaller."""
+"""Endings of files that compression does not make smaller."""
 _PUSHED = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
-"""Files that a model on the Hub consists of; nothing that has to be unpickled is among them."""
+"""Endings of the files that are pushed; none of them has to be unpickled."""
 
 
 # The same run again ------------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def as_python(run: Run) -> str:
 
 
 def run_files(run: Run) -> Iterator[Path]:
-    """The files of a run that a zip takes along: all but checkpoints and what is being written this moment."""
+    """The files of a run that go into its zip: all but checkpoints and files that are still being written."""
     for path in sorted(run.path.rglob("*")):
         inside = path.relative_to(run.path).parts
         if path.is_file() and LEFT_OUT not in inside and not path.name.startswith("."):
@@ -75,14 +75,14 @@ def run_files(run: Run) -> Iterator[Path]:
 
 
 def size_mb(run: Run) -> float:
-    """About what a zip of this run takes, in MB (10^6 bytes): the text in it shrinks to a fifth."""
+    """Estimated size of this run's zip in MB (10^6 bytes); text shrinks to about a fifth."""
     return sum(path.stat().st_size * (1 if path.suffix in _STORED else 0.2) for path in run_files(run)) / 1e6
 
 
 def write_zip(run: Run, target: Path) -> Path:
     """Write a run's files, and a card beside each model that has none, into a new zip; returns `target`.
 
-    A run may be zipped while it is written: what is there by then goes in.
+    A run may be zipped while it is still being written; the zip holds what is there at that moment.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}")
@@ -90,7 +90,7 @@ def write_zip(run: Run, target: Path) -> Path:
         with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as file:
             for path in run_files(run):
                 packing = zipfile.ZIP_STORED if path.suffix in _STORED else zipfile.ZIP_DEFLATED
-                with suppress(FileNotFoundError):  # the run has just moved it
+                with suppress(FileNotFoundError):  # the run may just have replaced it
                     file.write(path, _name_in_zip(run, path), packing)
             for folder in model_folders(run):
                 if not (folder / CARD).exists():
@@ -107,8 +107,11 @@ def _name_in_zip(run: Run, path: Path) -> str:
 
 def model_folders(run: Run) -> list[Path]:
     """The folders of a run that hold a finished model."""
-    found = (path.parent for path in run_files(run) if path.parent.name == "model" and path.name == "config.json")
-    return [folder for folder in found if has_model(folder)]
+    return [
+        path.parent
+        for path in run_files(run)
+        if path.parts[-2:] == ("model", "config.json") and has_model(path.parent)
+    ]
 
 
 # A model on the Hub ------------------------------------------------------------------------------------------------
@@ -129,7 +132,7 @@ def model_folder(run: Run, what: str) -> Path:
 
 
 def pushed_files(folder: Path) -> dict[str, Path | bytes]:
-    """What of a model folder goes to the Hub, by its name there; the card is written now if the folder has none."""
+    """The files of a model folder that go to the Hub, by their names there, with a new card if the folder has none."""
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix in _PUSHED}
     return {CARD: model_card(folder).encode(), **files}
 
@@ -149,20 +152,20 @@ def push(run: Run, args: PushArguments) -> str:
     try:
         address = hub.create_repo(args.repo_id, private=args.private, exist_ok=True)
         hub.create_commit(address.repo_id, operations, commit_message="Upload model")
-    except (HTTPError, OSError) as error:  # the Hub's own answers are of both kinds
+    except (HTTPError, OSError) as error:  # huggingface_hub raises both
         raise BadInput(f"Nothing was pushed: {_reason(error)}, then push again.") from error
     return str(address)
 
 
 def _reason(error: Exception) -> str:
-    """Why the Hub took nothing, and what to do."""
+    """Why the push failed, and what to do about it."""
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set; unset it"
     code = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if code == 401:
-        return "the Hub does not know you; run `hf auth login` with a token that may write, or set HF_TOKEN"
+        return "you are not logged in to the Hub; run `hf auth login` with a token that may write, or set HF_TOKEN"
     if code == 403:
-        return "your token may not write there; take another name, or a token with the right to write"
+        return "your token may not write there; choose another name, or a token with write access"
     if code is None:
         return "the Hub cannot be reached; check the network"
-    return f"the Hub answered {code}; read https://status.huggingface.co"
+    return f"the Hub answered {code}; see https://status.huggingface.co"
