@@ -421,20 +421,20 @@ def bench_compare(args: BenchArguments) -> dict:
     from rlhf.compare import answers
     from rlhf.data import load_prompts
     from rlhf.models.prompts import PromptReader
-    from rlhf.models.scoring import RewardModel
+    from rlhf.models.scoring import AnswerScorer
 
     policy, tokenizer = models.load_policy(args.model_name_or_path)
     reward_model, its_tokenizer = models.load_reward_model(args.reward_model_path or str(ASSETS / "example"))
     reader = PromptReader(tokenizer, models.context_size(policy) - args.response_length)
-    judge = RewardModel(reward_model, its_tokenizer, reader)
-    judge = answers.Judge(judge, args.response_length, PPOArguments.temperature)
+    scorer = AnswerScorer(reward_model, its_tokenizer, reader)
+    sampler = answers.AnswerSampler(scorer, args.response_length, PPOArguments.temperature)
     prompts = {"test": load_prompts(args.dataset_name, "test")[: 2 * args.batch_size]}
     contenders = [answers.Contender("base", lambda: policy)]
     speeds: dict[int, list[float]] = {args.batch_size: [], 1: []}
     for turn in range(args.rounds):
         for batch, found in speeds.items():
             began = time.perf_counter()
-            rows = answers.compare(contenders, judge, prompts, samples=1, seed=args.seed + turn, batch=batch)
+            rows = answers.compare(contenders, sampler, prompts, samples=1, seed=args.seed + turn, batch=batch)
             found.append(sum(map(len, rows)) / (time.perf_counter() - began))
             say(f"Round {turn + 1} of {args.rounds}, {batch} at a time: {found[-1]:.1f} responses a second")
     in_turn = [fast / slow for fast, slow in zip(*speeds.values(), strict=True)]

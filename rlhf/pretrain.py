@@ -25,7 +25,7 @@ from rlhf.everyday.answers import REACTION_RATE, WRITERS
 from rlhf.everyday.world import Topic
 from rlhf.models import load_policy
 from rlhf.models.generate import generate
-from rlhf.models.packed import like_length_batches
+from rlhf.models.packed import shuffled_batches_by_length
 
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -181,7 +181,7 @@ def token_losses(model: GPT2LMHeadModel, rows: list[list[int]]) -> tuple[torch.T
 def reading(model: GPT2LMHeadModel, rows: list[list[int]], config: PretrainConfig) -> Iterator[torch.Tensor]:
     """The loss of each step of the first pass, the mean over all tokens; every dialog is read once."""
     order = random.Random(config.seed)
-    for batch in like_length_batches([len(row) for row in rows], config.per_device_train_batch_size, order):
+    for batch in shuffled_batches_by_length([len(row) for row in rows], config.per_device_train_batch_size, order):
         ids = pad_right([rows[row] for row in batch])
         lengths = torch.tensor([len(rows[row]) for row in batch]).unsqueeze(1)
         labels = ids.masked_fill(torch.arange(ids.size(1)) >= lengths, -100)

@@ -21,7 +21,7 @@ from rlhf.compare.stats import calibration
 from rlhf.config import EVERYDAY, BadInput, RewardArguments
 from rlhf.everyday import gold_score
 from rlhf.models import merged, padding_id, size_mb
-from rlhf.models.packed import like_length_batches
+from rlhf.models.packed import shuffled_batches_by_length
 from rlhf.models.prompts import readable
 from rlhf.models.scoring import pair_ids, score_ids
 
@@ -40,7 +40,7 @@ def _in_batches(data: Dataset, args: RewardArguments) -> Dataset:
     data = data.shuffle(seed=args.seed)
     lengths = [len(prompt) + max(map(len, answers)) for prompt, *answers in map(_as_text, data)]
     size = args.per_device_train_batch_size * ranks.world_size()
-    batches = like_length_batches(lengths, size, random.Random(args.seed))
+    batches = shuffled_batches_by_length(lengths, size, random.Random(args.seed))
     return data.select([row for batch in batches for row in batch])
 
 

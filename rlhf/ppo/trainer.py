@@ -62,7 +62,7 @@ from rlhf.models.packed import (
     use_packed_attention,
 )
 from rlhf.models.prompts import Prompt, PromptReader, PromptSet, PromptStream, held_out_prompts, prompts_of
-from rlhf.models.scoring import RewardFunc, Verdict, ask, combine, rewards_of
+from rlhf.models.scoring import RewardFunc, RewardScores, combine, rewards_of, score_responses
 from rlhf.runs import checkpoint
 
 
@@ -361,7 +361,7 @@ class Rollout:
     """Tokens that the losses and the whitening see: those of the mask, or of responses that ended only."""
     raw_scores: torch.Tensor | None = None
     """(B,) as the rewards gave them, weighted and added up."""
-    verdict: Verdict | None = None
+    verdict: RewardScores | None = None
     """The same by reward function or model."""
     scores: torch.Tensor | None = None
     """(B,) what PPO maximises: normalised, clipped, minus the penalty for not ending."""
@@ -752,10 +752,10 @@ class PPOTrainer(Trainer):
         prompt_lengths = [len(rollout.prompts[i].ids) for i in part]
         return pack_responses([rollout.rows[i] for i in part], prompt_lengths, rollout.mask.device)
 
-    def _ask_rewards(self, prompts: list[Prompt], generation: Generation) -> Verdict:
+    def _ask_rewards(self, prompts: list[Prompt], generation: Generation) -> RewardScores:
         """What the rewards say of B answers."""
         with self.accelerator.autocast():
-            return ask(self.rewards, prompts, generation.lists(), generation.ended.tolist(), self.state)
+            return score_responses(self.rewards, prompts, generation.lists(), generation.ended.tolist(), self.state)
 
     @contextmanager
     def _reference(self) -> Iterator[PreTrainedModel]:
@@ -1117,7 +1117,7 @@ class PPOTrainer(Trainer):
         scores, _ = combine(verdict, self.reward_weights, generation.mask)
         texts = self.processing_class.batch_decode(generation.lists(), skip_special_tokens=True)
         made = [
-            {"index": index, "prompt": prompt.given, "response": text.strip(), "score": score}
+            {"index": index, "prompt": prompt.raw, "response": text.strip(), "score": score}
             for index, (prompt, text, score) in enumerate(zip(asked, texts, scores.tolist(), strict=True))
         ]
         for column, values in verdict.columns.items():
@@ -1229,7 +1229,7 @@ def _mean(steps: list[dict[str, torch.Tensor]], name: str) -> float:
     return float(sum(step[name] for step in steps) / sum(step["tokens"] for step in steps))
 
 
-def _report_rewards(verdict: Verdict) -> dict[str, float]:
+def _report_rewards(verdict: RewardScores) -> dict[str, float]:
     """Mean and spread of each reward's scores, and what the functions logged: the mean over ranks that did."""
     metrics = {}
     for name, own in verdict.by_reward.items():
