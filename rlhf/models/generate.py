@@ -58,7 +58,8 @@ def sample_token(logits: torch.Tensor, uniform: torch.Tensor, *, greedy: bool) -
     if greedy:
         token = probabilities.argmax(dim=-1)
     else:
-        # Inverse transform sampling. In double precision, or rare tokens of a large vocabulary would never be drawn.
+        # Inverse transform sampling: the first token whose cumulative probability exceeds uniform * total, where the
+        # total is 1 only up to rounding. In float32, rare tokens of a large vocabulary would never be drawn.
         cumulative = probabilities.cumsum(dim=-1, dtype=torch.double)
         token = torch.searchsorted(cumulative, (uniform.double() * cumulative[:, -1]).unsqueeze(1), right=True)
         token = token.squeeze(1).clamp(max=logits.size(1) - 1)
@@ -87,7 +88,7 @@ def decode(
     distinct = {query: number for number, query in enumerate(dict.fromkeys(map(tuple, queries)))}
     ids, _ = pack(list(distinct), model.device)
     rows = KVCache([len(query) for query in distinct], max_new_tokens, model.device)
-    hidden = hidden_states(model, ids, rows, rows.starts + rows.lengths - 1)  # (distinct, d)
+    hidden = hidden_states(model, ids, rows, rows.starts + rows.lengths - 1)  # at each prompt's last token, (B', d)
     if len(distinct) < len(queries):
         copies = torch.tensor([distinct[tuple(query)] for query in queries], device=model.device)
         rows.keep(copies)
@@ -96,7 +97,7 @@ def decode(
     unfinished = torch.ones_like(in_cache, dtype=torch.bool)
     own_rows, batch_size = share or (slice(None), len(queries))
     for step in range(max_new_tokens):
-        # 2. Sample a token for every row in the cache.
+        # 2. Sample a token for every row in the cache, also for those that have ended but are still there.
         uniform = torch.rand(batch_size, generator=generator)[own_rows].to(model.device)[in_cache]
         token, logprob = sample_token(logits_at(model, hidden, temperature or 1.0), uniform, greedy=temperature == 0)
         yield in_cache[unfinished], token[unfinished], logprob[unfinished], hidden[unfinished]
@@ -136,6 +137,7 @@ def generate(
         share: where several processes share a batch, the numbers of this one's rows and the size of the batch. Random
             numbers are drawn for the whole batch, so that the responses do not depend on the number of processes.
     """
+    # Filled step by step, and cut to the longest response at the end
     batch, device = len(queries), model.device
     responses = torch.zeros((batch, max_new_tokens), dtype=torch.long, device=device)
     logprobs = torch.zeros((batch, max_new_tokens), device=device)
@@ -158,8 +160,9 @@ def generate(
     width = int(lengths.max())
     responses, logprobs = responses[:, :width], logprobs[:, :width]
     mask = torch.arange(width, device=device) < lengths.unsqueeze(1)
-    last = responses.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)
+    last = responses.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)  # (B,) each response's last token
     ended = last == (-1 if eos_id is None else eos_id)
+    # T tensors (B, d) -> (B, T, d)
     hidden = torch.stack(states or [logprobs.new_zeros(batch, 0)] * width, dim=1)
     return Generation(responses, mask, logprobs, ended, hidden)
 
