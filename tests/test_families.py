@@ -407,7 +407,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(cache):
 
         threading.Thread(target=hang_up, daemon=True).start()
         code = (
-            "import sys; from rlhf.models import *\n"
+            "from rlhf.config import BadInput\nfrom rlhf.models import load_policy\n"
             f"load_policy({hub.GPT2!r})\n"
             "try: load_policy('nobody/nothing')\n"
             "except BadInput as error: print(error)"
