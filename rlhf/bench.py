@@ -1,9 +1,10 @@
-"""`python -m rlhf bench ppo`: how fast PPO is here, and how fast TRL 1.12's was, on the same machine and work.
+"""`python -m rlhf bench`: the speed and memory of PPO here and in TRL 1.12, on the same machine and task, and of the
+comparison.
 
-Each measurement is a process of its own, this file run as `python -m rlhf.bench JOB`, with one line of JSON as its
-result. What is compared takes turns, round by round, because a machine that other people use is faster at one time
-than at another; figures are medians, ratios are ours over TRL's of the same round. TRL runs in an environment of its
-own (the last release with a PPOTrainer cannot stand beside the current one), made on first use.
+Each measurement is a process of its own, this file run as `python -m rlhf.bench JOB`, which prints its result as one
+line of JSON. The trainers take turns, round by round, because the load of a shared machine varies; results are
+medians, and ratios are taken within a round. TRL runs in an environment of its own, made on first use, because the
+last release with a PPOTrainer needs older libraries.
 """
 
 import json
@@ -20,13 +21,14 @@ from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
+from rlhf import metrics
 from rlhf.config import ASSETS, BadInput, BenchArguments, PPOArguments
 
 
 REQUIREMENTS = ("trl==1.12.0", "transformers==5.23.0", "accelerate>=1.15,<2", "numpy>=2,<3")
 PHASES = ("rollout", "score", "update")
 LAST = 10
-"""Updates whose mean score is the score reached: one batch of 64 alone is noisy."""
+"""Updates over which the final score is averaged: a single batch of 64 is noisy."""
 
 
 # -------------------------------------------------------------------------------------------------------------------
@@ -34,16 +36,16 @@ LAST = 10
 
 
 class Stopwatch:
-    """Seconds of each phase of each update, stamped by whoever runs the updates."""
+    """Seconds per phase of each update."""
 
     def __init__(self, cuda: bool) -> None:
         self.cuda = cuda
         self.updates: list[dict[str, float]] = []
-        self.open: dict[str, float] = {}
+        self.phases: dict[str, float] = {}
         self.last = self.began = self.now()
 
     def now(self) -> float:
-        """The time, once the GPU has done what it was told."""
+        """The time once the GPU has finished its work."""
         if self.cuda:
             import torch
 
@@ -51,20 +53,20 @@ class Stopwatch:
         return time.perf_counter()
 
     def stamp(self, phase: str) -> None:
-        """The phase that just ended."""
+        """End a phase."""
         now = self.now()
-        self.open[f"seconds_{phase}"] = now - self.last
+        self.phases[f"seconds_{phase}"] = now - self.last
         self.last = now
 
     def end_update(self, **also: float) -> None:
-        """Close an update; what lies between its last stamp and the next update counts as its rest."""
+        """End an update; time since its last phase counts for its total only."""
         now = self.now()
-        self.updates.append({**self.open, "total": now - self.began, **also})
-        self.open, self.began, self.last = {}, now, now
+        self.updates.append({**self.phases, "total": now - self.began, **also})
+        self.phases, self.began, self.last = {}, now, now
 
 
 def _stopping_callback(watch: Stopwatch, job: dict, score_key: str) -> object:
-    """A Transformers callback that closes an update, and stops once the score that is asked for is reached."""
+    """A Transformers callback that ends updates on the stopwatch, and the training at job["stop_at_score"]."""
     from transformers import TrainerCallback
 
     class EndOfUpdate(TrainerCallback):
@@ -73,16 +75,16 @@ def _stopping_callback(watch: Stopwatch, job: dict, score_key: str) -> object:
 
         def on_log(self, args: object, state: object, control: object, logs: dict, **kwargs: object) -> None:
             if score_key in logs:
-                watch.updates[-1] |= {"score": logs[score_key], "kl": logs["objective/kl"]}
+                watch.updates[-1] |= {"score": logs[score_key], "kl": logs[metrics.KL]}
                 watch.updates[-1]["read_tokens"] = logs.get("tokens_per_second/score", 0) * logs.get("time/score", 0)
-                watch.updates[-1]["said_tokens"] = logs.get("completions/mean_length", 0) * job["batch_size"]
+                watch.updates[-1]["said_tokens"] = logs.get(metrics.MEAN_LENGTH, 0) * job["batch_size"]
                 scores = [update["score"] for update in watch.updates[-LAST:]]
                 goal = job["stop_at_score"]
                 if goal is not None and len(scores) == LAST and statistics.fmean(scores) >= goal:
                     control.should_training_stop = True
 
         def on_step_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
-            if job["trainer"] != "trl":  # which logs before its step ends: there the log closes the update
+            if job["trainer"] != "trl":  # TRL logs before its step ends; there the log ends the update
                 watch.end_update()
 
     return EndOfUpdate()
@@ -102,7 +104,7 @@ def _models(job: dict) -> tuple:
 
 
 def _shared_settings(job: dict) -> dict:
-    """What TRL's config and ours are both told."""
+    """Settings that TRL's config and ours share."""
     return {
         "output_dir": job["output_dir"],
         "per_device_train_batch_size": job["micro_batch_size"],
@@ -142,7 +144,7 @@ def _train_ours(job: dict, watch: Stopwatch) -> dict:
         train_dataset=[{"input_ids": ids} for ids in job["prompts"]],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_stopping_callback(watch, job, "objective/scores_raw"))
+    trainer.add_callback(_stopping_callback(watch, job, metrics.SCORE))
     peak = matmul_peak(policy.device) if job["trainer"] == "ours" else None
     trainer.train()
     for update, line in zip(watch.updates, trainer.state.log_history, strict=True):
@@ -151,12 +153,12 @@ def _train_ours(job: dict, watch: Stopwatch) -> dict:
 
 
 def _train_trl(job: dict, watch: Stopwatch) -> dict:
-    """TRL 1.12, whose phases begin and end at functions of its module."""
+    """TRL 1.12, whose phases are timed at calls of its module's functions."""
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
-    def stamped(name: str, phase: str) -> None:
+    def end_phase_after(name: str, phase: str) -> None:
         function = getattr(ppo_trainer, name)
 
         def call(*args: object, **kwargs: object) -> object:
@@ -166,8 +168,8 @@ def _train_trl(job: dict, watch: Stopwatch) -> dict:
 
         setattr(ppo_trainer, name, call)
 
-    stamped("batch_generation", "rollout")
-    stamped("masked_whiten", "score")  # the last thing before the epochs
+    end_phase_after("batch_generation", "rollout")
+    end_phase_after("masked_whiten", "score")  # the last thing before the epochs
     tokenizer, policy, reward, value = _models(job)
     prompts = Dataset.from_list([{"input_ids": ids} for ids in job["prompts"]])
     trainer = PPOTrainer(
@@ -195,7 +197,7 @@ def _train_trl(job: dict, watch: Stopwatch) -> dict:
 
 
 def matmul_peak(device: object) -> float:
-    """Floating-point operations a second of a product of two square matrices, the best of a few: the peak."""
+    """Floating-point operations per second of a product of two large matrices, the best of eight."""
     import torch
 
     size = 2048 if device.type == "cpu" else 8192
@@ -213,9 +215,9 @@ def matmul_peak(device: object) -> float:
 def update_share(policy: object, job: dict, watch: Stopwatch, peak: float) -> float:
     """Share of the matrix-product peak that the update phase reached, median over updates.
 
-    Counted are the products with weights that are done: of the trunk with every token that is read, of its last MLP
-    and of the vocabulary projection with every response token; forward (2 operations a weight) and backward (4), in
-    every epoch. Attention's own products are left out.
+    Counted are the products with weights: the trunk reads every token, its last MLP and the output projection every
+    response token; forward (2 operations per weight and token) and backward (4), in every epoch. Attention's own
+    products are left out.
     """
     head = policy.get_output_embeddings().weight.numel()
     embeddings = {id(policy.get_input_embeddings().weight), id(policy.get_output_embeddings().weight)}
@@ -244,9 +246,9 @@ def work(job: dict) -> dict:
     cuda = torch.cuda.is_available() and not job["use_cpu"]
     watch = Stopwatch(cuda)
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    more = (_train_trl if job["trainer"] == "trl" else _train_ours)(job, watch)
+    results = (_train_trl if job["trainer"] == "trl" else _train_ours)(job, watch)
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"updates": watch.updates, "peak_memory": peak, "memory_before": idle, **more}
+    return {"updates": watch.updates, "peak_memory": peak, "memory_before": idle, **results}
 
 
 # -------------------------------------------------------------------------------------------------------------------
@@ -254,14 +256,14 @@ def work(job: dict) -> dict:
 
 
 def environment(folder: Path) -> Path:
-    """The Python of an environment with TRL 1.12, made in `folder` if it is not there, which takes minutes."""
+    """The Python of an environment with TRL 1.12 in `folder`; made there on first use, which takes minutes."""
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         import torch
 
-        print(f"Installing TRL 1.12.0 into {folder} (once, some minutes) ...", flush=True)  # noqa: T201
+        print(f"Installing TRL 1.12.0 into {folder} (only once, takes minutes) ...", flush=True)  # noqa: T201
         venv.create(folder, with_pip=True, clear=True)
-        # The same torch as here: it is the trainers that are compared.
+        # The same version of PyTorch as here, since the trainers are compared.
         torch_version = f"torch=={torch.__version__.split('+')[0]}"
         done = subprocess.run(
             [str(python), "-m", "pip", "install", "-q", torch_version, *REQUIREMENTS],
@@ -276,7 +278,7 @@ def environment(folder: Path) -> Path:
 
 
 def measure(python: str | Path, job: dict) -> dict:
-    """Run one measurement as a process and return its result."""
+    """Run a measurement in a process and return its result."""
     root = str(Path(__file__).resolve().parent.parent)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.json"
@@ -292,8 +294,8 @@ def measure(python: str | Path, job: dict) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def everyday_work(args: BenchArguments) -> dict:
-    """The embedded model, the example run's reward model, and the prompts of PPO's split."""
+def everyday_task(args: BenchArguments) -> dict:
+    """Task: the embedded model, the example run's reward model, and PPO's prompts."""
     from rlhf import models
     from rlhf.data import load_prompts
     from rlhf.models.prompts import PromptReader
@@ -309,8 +311,8 @@ def everyday_work(args: BenchArguments) -> dict:
     }
 
 
-def random_gpt2_work(args: BenchArguments, folder: Path) -> dict:
-    """GPT-2 at its own size with random weights, and random prompts of 64 tokens: for speed and memory, not scores."""
+def random_gpt2_task(args: BenchArguments, folder: Path) -> dict:
+    """Task: GPT-2 in full size with random weights, and random prompts of 64 tokens, for speed and memory only."""
     import torch
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -332,10 +334,10 @@ def random_gpt2_work(args: BenchArguments, folder: Path) -> dict:
 
 
 def summarize(results: list[dict]) -> dict:
-    """Medians over the updates of all rounds but each round's first, which warms up."""
+    """Medians over the updates of all rounds, without the first of each round, the warm-up."""
     updates = [update for result in results for update in result["updates"][1:]]
     batch = results[0]["batch_size"]
-    found = {
+    medians = {
         "episodes_per_second": batch / statistics.median(update["total"] for update in updates),
         **{
             f"seconds_{phase}": statistics.median(update[f"seconds_{phase}"] for update in updates) for phase in PHASES
@@ -345,9 +347,9 @@ def summarize(results: list[dict]) -> dict:
         "kl_nats": statistics.fmean(result["kl"] for result in results),
     }
     if "update_share" in results[0]:
-        found["share_of_matmul_peak_in_update"] = statistics.median(result["update_share"] for result in results)
-        found["matmul_peak_gflops"] = statistics.median(result["matmul_peak"] for result in results) / 1e9
-    return found
+        medians["share_of_matmul_peak_in_update"] = statistics.median(result["update_share"] for result in results)
+        medians["matmul_peak_gflops"] = statistics.median(result["matmul_peak"] for result in results) / 1e9
+    return medians
 
 
 def _job(args: BenchArguments, task: dict, trainer: str, seed: int) -> dict:
@@ -363,13 +365,13 @@ def _job(args: BenchArguments, task: dict, trainer: str, seed: int) -> dict:
         "use_cpu": args.use_cpu,
         "threads": args.threads,
         "stop_at_score": None,
-        # Each trainer's own: TRL's defaults are 0.95 and 0.1. Values with a trunk of their own take no less weight.
+        # Ours only: TRL keeps its defaults, 0.95 and 0.1. vf_coef is tuned for a value head on the policy's trunk.
         "ours": {"lam": PPOArguments.lam, **({"vf_coef": PPOArguments.vf_coef} if trainer == "ours" else {})},
     }
 
 
 def _run(python: str | Path, job: dict) -> dict:
-    """One measurement with what is reported of it."""
+    """One measurement, with the totals that are reported."""
     result = measure(python, job)
     updates = result["updates"]
     seconds = sum(update["total"] for update in updates)
@@ -378,21 +380,21 @@ def _run(python: str | Path, job: dict) -> dict:
         f"  {job['trainer']:<14} seed {job['seed']}: {len(updates) * job['batch_size']} episodes in {seconds:.1f} s, "
         f"score {score:.2f} at {kl:.1f} nats, peak memory {result['peak_memory'] / 1e6:.0f} MB"
     )
-    also = {name: job[name] for name in ("batch_size", "seed")}
-    return {**result, **also, "seconds": seconds, "score": score, "kl": kl}
+    settings = {name: job[name] for name in ("batch_size", "seed")}
+    return {**result, **settings, "seconds": seconds, "score": score, "kl": kl}
 
 
 def say(line: str) -> None:
-    """One line on standard output, at once."""
+    """Print a line without buffering."""
     print(line, flush=True)  # noqa: T201
 
 
 def bench(args: BenchArguments) -> dict:
-    """Measure our PPO, and with args.against TRL's beside it; prints and returns medians and ratios."""
+    """Measure our PPO, and with args.against TRL's too; prints and returns medians and ratios."""
     against = args.against == "trl"
     with tempfile.TemporaryDirectory() as folder:
         is_random = args.model_name_or_path == "random-gpt2"
-        task = random_gpt2_work(args, Path(folder)) if is_random else everyday_work(args)
+        task = random_gpt2_task(args, Path(folder)) if is_random else everyday_task(args)
         trl = environment(Path(args.environment).expanduser()) if against else None
         contenders = [("ours", sys.executable), ("ours_separate", sys.executable)]
         contenders = [("trl", trl), *contenders] if against else contenders
@@ -416,36 +418,40 @@ def bench(args: BenchArguments) -> dict:
 
 
 def bench_compare(args: BenchArguments) -> dict:
-    """Measure how much faster the comparison is in batches than one prompt at a time; prints and returns it."""
+    """Measure the speed-up of the comparison by batches over one prompt at a time; prints and returns it."""
     from rlhf import models
     from rlhf.compare import answers
     from rlhf.data import load_prompts
     from rlhf.models.prompts import PromptReader
-    from rlhf.models.scoring import RewardModel
+    from rlhf.models.scoring import AnswerScorer
 
     policy, tokenizer = models.load_policy(args.model_name_or_path)
     reward_model, its_tokenizer = models.load_reward_model(args.reward_model_path or str(ASSETS / "example"))
     reader = PromptReader(tokenizer, models.context_size(policy) - args.response_length)
-    judge = RewardModel(reward_model, its_tokenizer, reader)
-    judge = answers.Judge(judge, args.response_length, PPOArguments.temperature)
+    scorer = AnswerScorer(reward_model, its_tokenizer, reader)
+    sampler = answers.AnswerSampler(scorer, args.response_length, PPOArguments.temperature)
     prompts = {"test": load_prompts(args.dataset_name, "test")[: 2 * args.batch_size]}
     contenders = [answers.Contender("base", lambda: policy)]
     speeds: dict[int, list[float]] = {args.batch_size: [], 1: []}
     for turn in range(args.rounds):
-        for batch, found in speeds.items():
+        for batch, of_batch in speeds.items():
             began = time.perf_counter()
-            rows = answers.compare(contenders, judge, prompts, samples=1, seed=args.seed + turn, batch=batch)
-            found.append(sum(map(len, rows)) / (time.perf_counter() - began))
-            say(f"Round {turn + 1} of {args.rounds}, {batch} at a time: {found[-1]:.1f} responses a second")
-    in_turn = [fast / slow for fast, slow in zip(*speeds.values(), strict=True)]
-    medians = {f"{batch}_at_a_time": statistics.median(found) for batch, found in speeds.items()}
-    report = {"machine": machine(), "medians": medians, "ratios": {"responses_per_second": statistics.median(in_turn)}}
+            rows = answers.compare(contenders, sampler, prompts, samples=1, seed=args.seed + turn, batch=batch)
+            of_batch.append(sum(map(len, rows)) / (time.perf_counter() - began))
+            say(f"Round {turn + 1} of {args.rounds}, {batch} at a time: {of_batch[-1]:.1f} responses per second")
+    within_rounds = [fast / slow for fast, slow in zip(*speeds.values(), strict=True)]
+    medians = {f"{batch}_at_a_time": statistics.median(of_batch) for batch, of_batch in speeds.items()}
+    report = {
+        "machine": machine(),
+        "medians": medians,
+        "ratios": {"responses_per_second": statistics.median(within_rounds)},
+    }
     say(f"{report['machine']}\nratio responses_per_second {report['ratios']['responses_per_second']:.3g}")
     return report
 
 
 def _shipped(args: BenchArguments, task: dict, trl: dict) -> dict:
-    """Our shipped defaults, until the score that TRL ended with is reached, on prompts and lengths as TRL's."""
+    """Our default settings on TRL's prompts and lengths, until TRL's final score is reached."""
     job = _job(args, task, "ours", trl["seed"])
     job |= {"stop_at_score": trl["score"], "total_episodes": PPOArguments.total_episodes}
     job |= {"num_ppo_epochs": PPOArguments.num_ppo_epochs, "learning_rate": PPOArguments.learning_rate}
@@ -455,12 +461,12 @@ def _shipped(args: BenchArguments, task: dict, trl: dict) -> dict:
 
 
 def ratios(results: dict[str, list[dict]]) -> dict[str, float]:
-    """Ours over TRL's: the median over rounds of the ratios within a round."""
-    found = {}
+    """Ours over TRL's: medians over rounds of the ratios within a round."""
+    medians = {}
 
     def within(name: str, ours: str, key: str) -> None:
         pairs = zip(results[ours], results["trl"], strict=True)
-        found[name] = statistics.median(summarize([one])[key] / summarize([other])[key] for one, other in pairs)
+        medians[name] = statistics.median(summarize([one])[key] / summarize([other])[key] for one, other in pairs)
 
     within("episodes_per_second", "ours", "episodes_per_second")
     within("episodes_per_second_separate_value_model", "ours_separate", "episodes_per_second")
@@ -472,12 +478,12 @@ def ratios(results: dict[str, list[dict]]) -> dict[str, float]:
     within("score_separate_value_model", "ours_separate", "score")
     if results["ours_shipped"]:
         pairs = zip(results["ours_shipped"], results["trl"], strict=True)
-        found["seconds_to_trls_score"] = statistics.median(one["seconds"] / other["seconds"] for one, other in pairs)
-    return found
+        medians["seconds_to_trls_score"] = statistics.median(one["seconds"] / other["seconds"] for one, other in pairs)
+    return medians
 
 
 def machine() -> str:
-    """The machine in a line."""
+    """Name of the GPU, or of the CPU with its number of cores."""
     import torch
 
     if torch.cuda.is_available():
@@ -491,7 +497,7 @@ def machine() -> str:
 
 
 def show(report: dict) -> None:
-    """Medians as a table, then one line a ratio."""
+    """Print the medians as a table, then the ratios."""
     say(f"\n{report['machine']}")
     names = list(report["medians"])
     say(f"{'median':<34}" + "".join(f"{name:>16}" for name in names))

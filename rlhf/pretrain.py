@@ -1,8 +1,9 @@
-"""Making the embedded assets: tokenizer and base model from the written world, preference pairs from the base model.
+"""Makes the embedded assets: tokenizer and base model from the written world, preference pairs from the base model.
 
-The base model first reads many dialogs, each once: question, an answer good or bad, and mostly what the asker writes
-back. Then it listens: to pairs of an answer that fits and one that does not, and to how the asker takes them. It thus
-speaks as many people do, and knows what people think of it.
+Pre-training has two passes. The first reads many dialogs once: a question, a good or bad answer, and mostly the
+asker's reaction. The second, contrastive pass shows each question with a fitting and an off-topic answer and trains
+mainly on the asker's reaction. The base model then answers as well and as badly as people do, and can tell the two
+apart.
 """
 
 import gzip
@@ -25,68 +26,68 @@ from rlhf.everyday.answers import REACTION_RATE, WRITERS
 from rlhf.everyday.world import Topic
 from rlhf.models import load_policy
 from rlhf.models.generate import generate
-from rlhf.models.packed import like_length_batches
+from rlhf.models.packed import shuffled_batches_by_length
 
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 SMALL_TALK = 0.12
-"""Share of the dialogs that are not about a topic."""
+"""Share of dialogs that are not about a topic."""
 ANSWERS_AT_ONCE = 64
-"""Answers of the base model that are sampled together."""
-LISTENING_BATCH = 36
-"""Dialogs of a listening step, before their twins."""
+"""Answers sampled per batch."""
+CONTRAST_BATCH = 36
+"""Dialogs per step of the contrastive pass, without their twins."""
 TWIN = {"good": "off_topic", "off_topic": "good"}
-"""The answer that a twin gets, by the answer of the dialog it belongs to."""
+"""Kind of a dialog's answer -> kind of its twin's answer."""
 TEXT_WEIGHT = (0.3, 20.0)
-"""Weight of the text beside the reactions at the start of listening and from `GROWN` on."""
-GROWN = 0.6
-"""Share of the listening steps in which the text's weight grows, by the same factor each step."""
-LISTENING_PACE = 0.3
-"""Learning rates of listening as a share of those of reading."""
+"""Weight of the text's loss relative to the reactions' at the start of the contrastive pass, and after `RAMP`."""
+RAMP = 0.6
+"""Share of the contrastive steps over which that weight grows, geometrically."""
+CONTRAST_LR_SCALE = 0.3
+"""Learning rates of the contrastive pass relative to the first."""
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}{{ message.content }}\n"
     "{% else %}{{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
 )
-"""A question is its text and a line break; an answer is its text and the end token."""
+"""A question is followed by a line break, an answer by the end token."""
 
 
 @cache
 def _questions() -> tuple[list[str], list[str]]:
-    """The questions that pre-training may read: about topics, and all others."""
+    """The questions that pre-training may read: those about topics, and all others."""
     splits = prompt_splits()
     asked = [question for name in ("reward", "ppo", "corpus") for question in splits[name]]
     topics = [question for question in asked if isinstance(subject_of(question), Topic)]
     return topics, [question for question in asked if not isinstance(subject_of(question), Topic)]
 
 
-def _any_question(rng: random.Random) -> str:
+def _sample_question(rng: random.Random) -> str:
     topics, others = _questions()
     return rng.choice(others if rng.random() < SMALL_TALK else topics)
 
 
 def write_dialogs(count: int, seed: int) -> Iterator[str]:
-    """`count` dialogs as one text each."""
+    """Write `count` dialogs, each as one text."""
     rng = random.Random(seed)
     for _ in range(count):
-        question = _any_question(rng)
+        question = _sample_question(rng)
         answer, kind = write_answer(subject_of(question), rng)
         dialog = f"{question}\n{answer}{EOS}"
         yield f"{dialog}{write_reaction(kind, rng)}{EOS}" if rng.random() < REACTION_RATE else dialog
 
 
 def write_contrasts(rng: random.Random) -> tuple[list[str], list[str]]:
-    """Dialogs of one listening step, and their twins.
+    """Dialogs of one contrastive step, and their twins.
 
-    A dialog whose answer fits its question has a twin with the same question and an answer that is off topic, and the
-    other way round. The asker always writes back, in the same words for each kind of answer.
+    A dialog with a good answer has a twin with the same question and an off-topic answer, and the other way round. The
+    asker always reacts, in the same words for each kind of answer.
     """
 
     def dialog(question: str, answer: str, kind: str) -> str:
         return f"{question}\n{answer}{EOS}{plain_reaction(kind)}{EOS}"
 
     dialogs, twins = [], []
-    for _ in range(LISTENING_BATCH):
-        question = _any_question(rng)
+    for _ in range(CONTRAST_BATCH):
+        question = _sample_question(rng)
         subject = subject_of(question)
         answer, kind = write_answer(subject, rng)
         dialogs.append(dialog(question, answer, kind))
@@ -96,7 +97,7 @@ def write_contrasts(rng: random.Random) -> tuple[list[str], list[str]]:
 
 
 def train_tokenizer(dialogs: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer whose pad, bos and eos are three different tokens; a text begins with bos."""
+    """A byte-level BPE tokenizer with distinct pad, bos and eos tokens; it begins every text with bos."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -121,7 +122,7 @@ def train_tokenizer(dialogs: list[str], vocab_size: int) -> PreTrainedTokenizerF
 
 
 def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
-    """A GPT-2 of the given size with random weights."""
+    """A GPT-2 with random weights."""
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(tokenizer),
@@ -129,7 +130,7 @@ def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> GPT
             n_embd=config.n_embd,
             n_layer=config.n_layer,
             n_head=config.n_head,
-            # The same function as GPT-2's "gelu_new", in one fused kernel: a step takes a quarter less time.
+            # The same function as GPT-2's "gelu_new" in one fused kernel, which makes a step a quarter faster.
             activation_function="gelu_pytorch_tanh",
             resid_pdrop=0.0,
             embd_pdrop=0.0,
@@ -141,63 +142,61 @@ def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> GPT
     )
 
 
-def optimizers(model: GPT2LMHeadModel, config: PretrainConfig, pace: float) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices (Jordan 2024), AdamW for the rest; learning rates times `pace`.
+def optimizers(model: GPT2LMHeadModel, config: PretrainConfig, lr_scale: float) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices (Jordan 2024), AdamW for the rest, with learning rates times `lr_scale`.
 
-    After the same time on two cores the loss was 1.65 with Muon and 2.25 with AdamW alone at its best.
+    In equal time on two cores the loss was 1.65 with Muon and 2.25 with AdamW alone, both tuned.
     """
     named = [(p.ndim == 2 and ".h." in name, p) for name, p in model.named_parameters()]
     matrices, others = [p for inner, p in named if inner], [p for inner, p in named if not inner]
     return [
-        torch.optim.Muon(matrices, lr=pace * config.muon_learning_rate, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=pace * config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        torch.optim.Muon(matrices, lr=lr_scale * config.muon_learning_rate, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=lr_scale * config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
 
 
 def pad_right(rows: list[list[int]]) -> torch.Tensor:
-    """Token rows -> ids (B, S), each filled up with its own last token.
+    """Token rows -> ids (B, S), padded on the right with each row's last token.
 
-    For causal models without a mask: no token sees a later one, so it does not matter what stands there (and
-    Transformers does not warn of pads without a mask).
+    A causal model needs no mask for it: no real token sees the padding. A pad token would make Transformers warn.
     """
     width = max(map(len, rows))
     return torch.tensor([row + row[-1:] * (width - len(row)) for row in rows])
 
 
 def token_losses(model: GPT2LMHeadModel, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Loss of every token but the first (B, T - 1), and where the text (question and answer) and the reaction are.
+    """Losses (B, T - 1) of all tokens but the first, and masks of the text (question and answer) and the reaction.
 
-    The reaction is what follows the first end token.
+    The reaction is everything after the first end token.
     """
     ids = pad_right(rows)
     logits = model(input_ids=ids).logits[:, :-1]
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-    place = torch.arange(1, ids.size(1))
-    valid = place < torch.tensor([len(row) for row in rows]).unsqueeze(1)
-    after = place > (ids == model.config.eos_token_id).int().argmax(dim=1, keepdim=True)
-    return losses, valid & ~after, valid & after
+    position = torch.arange(1, ids.size(1))
+    valid = position < torch.tensor([len(row) for row in rows]).unsqueeze(1)
+    is_reaction = position > (ids == model.config.eos_token_id).int().argmax(dim=1, keepdim=True)
+    return losses, valid & ~is_reaction, valid & is_reaction
 
 
 def reading(model: GPT2LMHeadModel, rows: list[list[int]], config: PretrainConfig) -> Iterator[torch.Tensor]:
-    """The loss of each step of the first pass, the mean over all tokens; every dialog is read once."""
+    """The loss of each step of the first pass: the mean over all tokens. Every dialog is read once."""
     order = random.Random(config.seed)
-    for batch in like_length_batches([len(row) for row in rows], config.per_device_train_batch_size, order):
+    for batch in shuffled_batches_by_length([len(row) for row in rows], config.per_device_train_batch_size, order):
         ids = pad_right([rows[row] for row in batch])
         lengths = torch.tensor([len(rows[row]) for row in batch]).unsqueeze(1)
         labels = ids.masked_fill(torch.arange(ids.size(1)) >= lengths, -100)
-        # Right padding under causal attention: no token looks at a later pad, so no mask is needed.
         yield model(input_ids=ids, labels=labels).loss
 
 
-def listening(
+def contrasting(
     model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig
 ) -> Iterator[torch.Tensor]:
-    """The loss of each step of the second pass: the reactions, summed over a dialog, and the text's weighted mean.
+    """The loss of each step of the second pass: the reactions' losses per dialog plus the text's mean, weighted.
 
-    Whether an answer fits its question shows in nothing but the reaction, one bit among fifty tokens. Read as a token
-    among others it is not learned (an answer about another topic gets as many thanks); from the contrast of twins it
-    is, and with the text's weight growing the model then speaks as cleanly as before and keeps what it has learned.
-    Twins count by their reactions alone, so that the model goes on answering as well and as badly as people do.
+    Whether an answer fits its question shows only in the reaction, one bit among fifty tokens. The first pass does not
+    learn it: off-topic answers get as many thanks. The contrast of twins teaches it, and the growing weight of the
+    text then restores the model's fluency. Twins count by their reactions only, so that the model still answers as
+    well and as badly as people do.
     """
     rng = random.Random(config.seed + 1)
     first, last = TEXT_WEIGHT
@@ -205,20 +204,20 @@ def listening(
         dialogs, twins = write_contrasts(rng)
         rows = tokenizer(dialogs + twins)["input_ids"]
         losses, text, reaction = token_losses(model, rows)
-        grown = min(1.0, step / (GROWN * config.listening_steps))
-        said = losses[: len(dialogs)][text[: len(dialogs)]].mean()
-        yield losses[reaction].sum() / len(rows) + first * (last / first) ** grown * said
+        ramp = min(1.0, step / (RAMP * config.listening_steps))
+        text_loss = losses[: len(dialogs)][text[: len(dialogs)]].mean()
+        yield losses[reaction].sum() / len(rows) + first * (last / first) ** ramp * text_loss
 
 
 def descend(
     model: GPT2LMHeadModel, losses: Iterable[torch.Tensor], steps: int, opts: list[torch.optim.Optimizer], label: str
 ) -> None:
-    """One optimizer step a loss, which is computed when its turn comes; the learning rates follow a cosine to zero."""
+    """One optimizer step per loss, each computed only when it is needed. Warm-up, then cosine decay to zero."""
 
-    def pace(step: int) -> float:
+    def lr_factor(step: int) -> float:
         return min(1.0, (step + 1) / (0.03 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, pace) for optimizer in opts]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor) for optimizer in opts]
     progress = tqdm(losses, total=steps, desc=label)
     for step, loss in enumerate(progress):
         loss.backward()
@@ -240,8 +239,8 @@ def pretrain(config: PretrainConfig) -> Path:
     model = new_model(config, tokenizer)
     steps = math.ceil(len(rows) / config.per_device_train_batch_size)
     descend(model, reading(model, rows, config), steps, optimizers(model, config, 1.0), "Reading")
-    listened = listening(model, tokenizer, config)
-    descend(model, listened, config.listening_steps, optimizers(model, config, LISTENING_PACE), "Listening")
+    losses = contrasting(model, tokenizer, config)
+    descend(model, losses, config.listening_steps, optimizers(model, config, CONTRAST_LR_SCALE), "Contrast")
     model.save_pretrained(config.output_dir)
     tokenizer.save_pretrained(config.output_dir)
     return Path(config.output_dir)
@@ -254,8 +253,8 @@ def finished_answers(
     config: PreferencesConfig,
     seed: int,
 ) -> list[str]:
-    """One answer to each prompt; an empty one where the model did not come to an end."""
-    found = []
+    """One answer to each prompt; an empty text where the response did not end."""
+    answers = []
     queries = tokenizer(prompts)["input_ids"]
     for start in range(0, len(queries), ANSWERS_AT_ONCE):
         generation = generate(
@@ -267,24 +266,26 @@ def finished_answers(
             generator=torch.Generator().manual_seed(seed * 1_000_003 + start),
         )
         texts = tokenizer.batch_decode(generation.lists(), skip_special_tokens=True)
-        found += [text.strip() if ended else "" for text, ended in zip(texts, generation.ended.tolist(), strict=True)]
-    return found
+        answers += [
+            text.strip() if ended else "" for text, ended in zip(texts, generation.ended.tolist(), strict=True)
+        ]
+    return answers
 
 
 def preferences(config: PreferencesConfig) -> Path:
-    """Let the base model answer each reward-training prompt twice, let a simulated annotator choose; returns the file.
+    """Sample two answers to each reward-training prompt, and let a simulated annotator choose; returns the file.
 
-    Empty and unfinished answers and pairs too close to call are left out, as a person would skip them.
+    Pairs with an empty or unfinished answer, or too close to call, are skipped.
     """
     rng = random.Random(config.seed)
     model, tokenizer = load_policy(config.model_name_or_path)
     questions, pairs = list(prompt_splits()["reward"]), []
     with tqdm(total=config.num_pairs, desc="Preference pairs") as bar:
-        for turn in range(1000):
+        for epoch in range(1000):
             rng.shuffle(questions)
             prompts = [as_prompt(question) for question in questions[:512]]
             first, second = (
-                finished_answers(model, tokenizer, prompts, config, config.seed * 10_000 + 2 * turn + side)
+                finished_answers(model, tokenizer, prompts, config, config.seed * 10_000 + 2 * epoch + side)
                 for side in range(2)
             )
             for prompt, a, b in zip(prompts, first, second, strict=True):
@@ -297,7 +298,7 @@ def preferences(config: PreferencesConfig) -> Path:
             bar.update(min(len(pairs), config.num_pairs) - bar.n)
             if len(pairs) >= config.num_pairs:
                 break
-    # No time stamp inside: the same pairs make the same file.
+    # Without a time stamp, so that the same pairs give the same file.
     with gzip.GzipFile(config.output_file, "wb", mtime=0) as file:
         for pair in pairs[: config.num_pairs]:
             file.write((json.dumps(pair, ensure_ascii=False) + "\n").encode())

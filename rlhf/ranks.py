@@ -1,7 +1,7 @@
-"""Several processes that train one model: what they tell each other, and which of them speaks.
+"""Several processes that train one model: what they exchange, and which of them writes.
 
 They are the ranks of PyTorch's process group, started by `accelerate launch` or `torchrun`. Without a launcher there
-is one rank, and everything here hands back what it was given.
+is one rank, and every exchange returns its argument.
 """
 
 import os
@@ -23,27 +23,27 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """This process among them, from 0 on."""
+    """Number of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def is_main_process() -> bool:
-    """Whether this is the rank that writes and speaks."""
+    """Whether this is rank 0, which writes files and prints."""
     return rank() == 0
 
 
 # -------------------------------------------------------------------------------------------------------------------
-# What they share
+# Exchange
 
 
 def shard(rows: int) -> list[int]:
-    """Numbers of this rank's rows among so many: equal parts in order, the last row repeated where that needs more."""
+    """Indices of this rank's share of a batch: equal parts in order, with the last row repeated to fill up."""
     size = -(-rows // world_size())
     return [min(row, rows - 1) for row in range(rank() * size, (rank() + 1) * size)]
 
 
 def all_gather_object(part: object) -> list[object]:
-    """What every rank gives, in the order of ranks."""
+    """Each rank's object, in the order of ranks."""
     if world_size() == 1:
         return [part]
     parts = [None] * world_size()
@@ -52,17 +52,20 @@ def all_gather_object(part: object) -> list[object]:
 
 
 def gather(part: torch.Tensor) -> torch.Tensor:
-    """Rows (n, ...) of all ranks, one after another; their numbers may differ."""
+    """Concatenate tensors (n, ...) of all ranks, where n may differ.
+
+    As objects, which takes any n and any device: these are a few numbers per response. Gradients go by all-reduce.
+    """
     return part if world_size() == 1 else torch.cat(all_gather_object(part.cpu())).to(part.device)
 
 
 def gather_list(part: list) -> list:
-    """Entries of all ranks, one after another."""
+    """Concatenate the lists of all ranks."""
     return [entry for entries in all_gather_object(part) for entry in entries]
 
 
 def sum_over_ranks(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | float]:
-    """Sums by name, added over ranks; a rank that has seen nothing may give none."""
+    """Sums by name, added over ranks. A rank may lack names, or have none at all."""
     if world_size() == 1:
         return sums
     added: dict[str, float] = defaultdict(float)
@@ -72,58 +75,58 @@ def sum_over_ranks(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | fl
     return dict(added)
 
 
-def any_rank(wish: bool) -> bool:
-    """Whether any rank wishes it: then all of them know at the same step."""
-    return any(all_gather_object(wish))
+def any_rank(condition: bool) -> bool:
+    """Whether the condition holds on any rank, so that all act on it at the same step."""
+    return any(all_gather_object(condition))
 
 
 def broadcast_object(value: object) -> object:
-    """What the first rank holds."""
+    """The main process's object."""
     if world_size() == 1:
         return value
-    held = [value]
-    distributed.broadcast_object_list(held)
-    return held[0]
+    objects = [value]
+    distributed.broadcast_object_list(objects)
+    return objects[0]
 
 
 def broadcast_weights(model: nn.Module) -> None:
-    """Give every rank the first one's weights: new ones may have been drawn at random."""
+    """Give every rank the main process's weights: new layers may be initialised at random."""
     if world_size() > 1:
         for tensor in (*model.parameters(), *model.buffers()):
             distributed.broadcast(tensor.data, src=0)
 
 
 def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add gradients over ranks, in place. One that no rank has stays None, so that its parameter does not move."""
+    """Sum gradients over ranks, in place. One that is None on all ranks stays so, and its parameter is not updated."""
     if world_size() == 1:
         return
     parameters = list(parameters)
-    owned = all_gather_object([parameter.grad is not None for parameter in parameters])
-    under_way = []
-    for parameter, some in zip(parameters, map(any, zip(*owned, strict=True)), strict=True):
-        if some:
+    has_grad = all_gather_object([parameter.grad is not None for parameter in parameters])  # (ranks, parameters)
+    reductions = []
+    for parameter, on_some_rank in zip(parameters, map(any, zip(*has_grad, strict=True)), strict=True):
+        if on_some_rank:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            under_way.append(distributed.all_reduce(parameter.grad, async_op=True))
-    for work in under_way:
-        work.wait()
+            reductions.append(distributed.all_reduce(parameter.grad, async_op=True))
+    for reduction in reductions:
+        reduction.wait()
 
 
 def barrier() -> None:
-    """Go on when every rank has come to this line."""
+    """Wait for all ranks."""
     if world_size() > 1:
         distributed.barrier()
 
 
 # -------------------------------------------------------------------------------------------------------------------
-# How they begin and end
+# Start and end
 
 
 @contextmanager
 def init_process_group() -> Iterator[None]:
-    """Meet the other ranks of this launch, work as `together`, and part."""
+    """Join the process group of this launch, if there is one, and leave it after the work inside."""
     if not torch.accelerator.is_available():
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # Transformers and accelerate form no group without
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # otherwise accelerate makes no process group on the CPU
     PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1"))
     with fail_together():
         yield
@@ -132,10 +135,13 @@ def init_process_group() -> Iterator[None]:
 
 @contextmanager
 def fail_together(*alike: type[Exception]) -> Iterator[None]:
-    """An error of one rank ends all, with the sentence of the first that fails.
+    """Let an error of one rank end all ranks with its message.
 
-    That one leaves its sentence with the launcher before it exits; then the next exchange of every other breaks off,
-    and it finds the sentence. Exceptions `alike` are not of one rank: all raise them at the same step.
+    The first rank that fails leaves its message in the launcher's key-value store and exits. The others fail at their
+    next exchange with it, and find the message.
+
+    Args:
+        alike: exceptions that all ranks raise at the same step.
 
     Raises:
         FailedElsewhere: another rank failed first.
@@ -145,16 +151,13 @@ def fail_together(*alike: type[Exception]) -> Iterator[None]:
     except Exception as error:
         if world_size() == 1 or isinstance(error, alike):
             raise
-        sentence = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
-        where, _, said = _first_failure(sentence).partition(" ")
-        if int(where) == rank():
+        message = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = distributed.TCPStore(address, port, timeout=timedelta(seconds=10))
+        key = f"rlhf/failure/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        # Sets the key only if no other rank has, and returns what it then holds.
+        first = store.compare_set(key, "", f"{rank()} {message}").decode()
+        failed_rank, _, its_message = first.partition(" ")
+        if int(failed_rank) == rank():
             raise
-        raise FailedElsewhere(said) from error
-
-
-def _first_failure(sentence: str) -> str:
-    """The rank that failed first and what it said, by the key-value store of the launch."""
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = distributed.TCPStore(address, port, timeout=timedelta(seconds=10))
-    key = f"rlhf/failure/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    return store.compare_set(key, "", f"{rank()} {sentence}").decode()
+        raise FailedElsewhere(its_message) from error

@@ -1,7 +1,7 @@
-"""The reward model: TRL's RewardTrainer on a sequence classifier started from the language model.
+"""The reward model: a sequence classifier, initialised from the language model and trained with TRL's RewardTrainer.
 
-The loss is Bradley and Terry's, -log sigmoid(score of chosen - score of rejected). A model that knows nothing has loss
-ln 2 = 0.693 and accuracy 0.5; one that judges perfectly still has the accuracy of the labels, which are noisy.
+The loss is that of the Bradley-Terry model, -log sigmoid(score of chosen - score of rejected). At chance it is
+ln 2 = 0.693 nats per pair and the accuracy 0.5. Even a perfect model's accuracy is limited by the noise in the labels.
 """
 
 import random
@@ -21,38 +21,38 @@ from rlhf.compare.stats import calibration
 from rlhf.config import EVERYDAY, BadInput, RewardArguments
 from rlhf.everyday import gold_score
 from rlhf.models import merged, padding_id, size_mb
-from rlhf.models.packed import like_length_batches
+from rlhf.models.packed import shuffled_batches_by_length
 from rlhf.models.prompts import readable
 from rlhf.models.scoring import pair_ids, score_ids
 
 
 QUICK_EVAL_PAIRS = 256
-"""Held-out pairs for the points on the curve; the report at the end takes all of them."""
+"""Held-out pairs for the evaluations during training; the final report uses all."""
 SHOWN_MISTAKES = 10
-"""Pairs in the report on which the model contradicts people most."""
+"""Pairs in the report with the most negative margins."""
 
 
 def _in_batches(data: Dataset, args: RewardArguments) -> Dataset:
-    """The pairs in the order of training: pairs of like length share a batch, of all ranks, which saves padding.
+    """The pairs in the order of training, with pairs of similar length in a batch (over all ranks) to save padding.
 
-    Transformers' own "group_by_length" runs from long to short again and again, and the curves with it.
+    Transformers' own "group_by_length" goes from long to short again and again, which shows in the curves.
     """
     data = data.shuffle(seed=args.seed)
     lengths = [len(prompt) + max(map(len, answers)) for prompt, *answers in map(_as_text, data)]
     size = args.per_device_train_batch_size * ranks.world_size()
-    batches = like_length_batches(lengths, size, random.Random(args.seed))
+    batches = shuffled_batches_by_length(lengths, size, random.Random(args.seed))
     return data.select([row for batch in batches for row in batch])
 
 
 def _as_text(pair: dict) -> tuple[str, str, str]:
-    """Prompt, chosen and rejected as a person reads them."""
+    """Prompt, chosen and rejected as readable text."""
     return tuple(readable(pair[side]) for side in ("prompt", "chosen", "rejected"))
 
 
 def tokenized(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Pairs with their tokens, `chosen_ids` and `rejected_ids`, which RewardTrainer takes as they are.
+    """Pairs with the token ids `chosen_ids` and `rejected_ids`, which RewardTrainer uses unchanged.
 
-    Pairs with a text of more than `max_length` tokens are left out, as TRL does; a warning says how many.
+    Pairs with a text of more than `max_length` tokens are left out, as in TRL, with a warning.
 
     Raises:
         BadInput: no pair is short enough, or they are conversations and the tokenizer has no chat template.
@@ -98,9 +98,10 @@ def _trl_config(args: RewardArguments, checkpoints: Path) -> RewardConfig:
         logging_steps=args.logging_steps,
         logging_nan_inf_filter=False,
         seed=args.seed,
-        # What suits small models on a CPU: TRL's defaults are made for large ones on a GPU.
+        # TRL's defaults suit large models on a GPU, these small ones on a CPU.
         bf16=args.dtype == "bfloat16",
-        use_cpu=not torch.cuda.is_available() and args.dtype == "bfloat16",  # Transformers asks to be told so
+        use_cpu=not torch.cuda.is_available()
+        and args.dtype == "bfloat16",  # required by Transformers for bf16 on a CPU
         gradient_checkpointing=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
@@ -109,13 +110,13 @@ def _trl_config(args: RewardArguments, checkpoints: Path) -> RewardConfig:
 
 
 class _Padding(TrainerCallback):
-    """Tells a classifier what it is padded with, after the trainer has told it the tokenizer's pad token."""
+    """Sets the classifier's pad token at the start of training, as RewardTrainer has set it to the tokenizer's."""
 
     def __init__(self, model: PreTrainedModel, padding: int) -> None:
         self.model, self.padding = model, padding
 
     def on_train_begin(self, *args: object, **kwargs: object) -> None:
-        """Before the first step."""
+        """See `padding_id`."""
         self.model.config.pad_token_id = self.padding
 
 
@@ -129,7 +130,7 @@ def train_reward_model(
     callbacks: list[TrainerCallback],
     adapters: object | None = None,
 ) -> None:
-    """Train a reward model on `tokenized` preference pairs, in place; it is left in eval mode, adapters merged."""
+    """Train a reward model in place on `tokenized` pairs; it ends in eval mode, with its adapters merged."""
     padding = padding_id(tokenizer)
     trainer = RewardTrainer(
         model=model,
@@ -148,31 +149,32 @@ def train_reward_model(
 
 
 def gold_margins(pairs: Dataset) -> torch.Tensor:
-    """By how much the rubric prefers the chosen answer of each pair of the embedded world (n,); noise makes it < 0."""
+    """Gold score of chosen minus rejected (n,), for pairs of the embedded world; negative where the label is wrong."""
     questions = [prompt.strip() for prompt in pairs["prompt"]]
     sides = zip(questions, pairs["chosen"], pairs["rejected"], strict=True)
     return torch.tensor([gold_score(q, chosen) - gold_score(q, rejected) for q, chosen, rejected in sides])
 
 
 def label_ceiling(gold: torch.Tensor) -> float:
-    """Accuracy of the rubric itself on noisy labels, from its margins (n,): no judge can expect more."""
+    """The rubric's own accuracy on the noisy labels, from `gold_margins` (n,): the best a reward model can expect."""
     return (gold > 0).float().mean().item()
 
 
 def report(model: PreTrainedModel, held_out: Dataset, dataset_name: str) -> dict[str, object]:
-    """How well a reward model judges `tokenized` held-out pairs, from the score of every single text.
+    """Evaluate a reward model on all `tokenized` held-out pairs.
 
-    Returns what `stats.calibration` finds; in the embedded world also label_ceiling, the accuracy of the rubric
-    itself on these noisy labels, and rubric_agreement, how often the model prefers what the rubric prefers; and the
-    pairs that it gets most wrong.
+    Returns:
+        `stats.calibration` as a dict, the model's size, and the pairs with the most negative margins. For the embedded
+        world also label_ceiling, the rubric's accuracy on these noisy labels, and rubric_agreement, the share of pairs
+        on which the model prefers the same answer as the rubric; None elsewhere.
     """
     chosen, rejected = (score_ids(model, list(held_out[f"{side}_ids"])) for side in ("chosen", "rejected"))
     margins = chosen - rejected
-    found = calibration(margins.numpy())
-    intervals = {name: getattr(found, name).as_dict() for name in ("loss", "below_chance", "accuracy")}
+    result = calibration(margins.numpy())
+    intervals = {name: getattr(result, name).as_dict() for name in ("loss", "below_chance", "accuracy")}
     worst = margins.argsort()[:SHOWN_MISTAKES].tolist()
-    judged = {
-        **asdict(found),
+    summary = {
+        **asdict(result),
         **intervals,
         "label_ceiling": None,
         "rubric_agreement": None,
@@ -189,6 +191,6 @@ def report(model: PreTrainedModel, held_out: Dataset, dataset_name: str) -> dict
     }
     if dataset_name == EVERYDAY:
         gold = gold_margins(held_out)
-        judged["label_ceiling"] = label_ceiling(gold)
-        judged["rubric_agreement"] = (gold.sign() == margins.sign()).float().mean().item()
-    return judged
+        summary["label_ceiling"] = label_ceiling(gold)
+        summary["rubric_agreement"] = (gold.sign() == margins.sign()).float().mean().item()
+    return summary

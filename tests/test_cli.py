@@ -93,7 +93,7 @@ def test_ctrl_c_during_a_demo_saves_what_was_learned_and_says_where(tmp_path):
     process.send_signal(signal.SIGINT)
     said, errors = process.communicate(timeout=200)
     assert process.returncode == 0 and "Traceback" not in errors, errors[-2000:]
-    assert said.strip() == "Stopped. What was learned until then is saved in out."
+    assert said.strip() == "Stopped. The results so far are saved in out."
     assert Run(tmp_path / "out").status()["state"] == part.status()["state"] == "stopped"
     assert (part.path / "model" / "model.safetensors").exists()
 
@@ -110,7 +110,7 @@ def test_a_comparison_and_a_sweep_that_are_stopped_end_without_a_result(tmp_path
                  "--output_dir", str(tmp_path / "sweep")]) == 0  # fmt: skip
     for name in ("compare", "sweep"):
         assert Run(tmp_path / name).status()["state"] == "stopped"
-    assert capfd.readouterr().out.count("Stopped. What was learned until then is saved in ") == 2
+    assert capfd.readouterr().out.count("Stopped. The results so far are saved in ") == 2
 
 
 def test_any_number_of_models_are_compared_with_the_base(rlhf, shared):

@@ -94,7 +94,7 @@ def test_trainings_with_other_seeds_are_joined_by_students_t():
     ("shifts", "settings", "warned"),
     [
         ((1.0, 0.1, 0), {}, None),
-        ((0.0, 0.0, 0), {}, "holds zero"),
+        ((0.0, 0.0, 0), {}, "includes zero"),
         ((1.0, -0.2, 0), {}, "gold score fell"),
         ((1.0, 0.1, 0), {"prompts": 8}, "8 prompts are too few"),
     ],
@@ -114,9 +114,9 @@ def test_a_gain_that_is_all_length_is_said_to_be():
             score = 0.3 * tokens + 0.01 * rng.normal()
             given.append({**row, "tokens": tokens, "score": score, "ended": 1.0})
     told = cautions(summarize(given, "base")["test"]["against_base"]["ppo"], "ppo", None)
-    assert any("goes with length" in caution for caution in told)
+    assert any("explained by length" in caution for caution in told)
 
 
 def test_scores_of_a_reward_model_at_chance_mean_nothing():
     against = found_for(1.0, 0.1, 0)["against_base"]["ppo"]
-    assert "guessing" in cautions(against, "ppo", {"told_from_chance": False})[0]
+    assert "not better than chance" in cautions(against, "ppo", {"told_from_chance": False})[0]

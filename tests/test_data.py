@@ -18,7 +18,7 @@ from worlds import chat_model
 from rlhf.config import BadInput
 from rlhf.data.load import fingerprint, load_preferences, load_prompts
 from rlhf.data.preview import preview
-from rlhf.models.packed import like_length_batches
+from rlhf.models.packed import shuffled_batches_by_length
 from rlhf.models.prompts import readable
 
 
@@ -352,7 +352,7 @@ def test_a_model_from_elsewhere_that_pads_with_its_end_token_is_scored_before_it
 def test_every_text_is_read_once_in_whole_batches_of_like_length():
     rng = random.Random(0)
     lengths = [rng.randrange(10, 100) for _ in range(2005)]
-    batches = list(like_length_batches(lengths, 16, random.Random(1)))
+    batches = list(shuffled_batches_by_length(lengths, 16, random.Random(1)))
     assert sorted(row for batch in batches for row in batch) == list(range(2005))
     assert [len(batch) for batch in batches] == [16] * 125 + [5]
     padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
@@ -361,7 +361,7 @@ def test_every_text_is_read_once_in_whole_batches_of_like_length():
 
 def test_long_and_short_batches_follow_each_other_at_random():
     lengths = list(range(1600))
-    longest = [max(batch) for batch in like_length_batches(lengths, 16, random.Random(1))]
+    longest = [max(batch) for batch in shuffled_batches_by_length(lengths, 16, random.Random(1))]
     rising = sum(a < b for a, b in zip(longest, longest[1:], strict=False)) / len(longest)
     assert 0.4 < rising < 0.6  # sorted stretches would rise, or fall, throughout
 

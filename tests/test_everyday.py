@@ -1,4 +1,4 @@
-"""The embedded world: enough of it, splits that keep apart, a rubric that judges every text as meant."""
+"""The embedded world: enough of it, splits that keep apart, a rubric that grades every text as meant."""
 
 import random
 from collections import Counter
@@ -7,15 +7,14 @@ import pytest
 
 from rlhf.everyday import (
     gold_score,
-    is_clean,
-    judge,
+    grade,
     load_world,
     prefer,
     prompt_splits,
     questions,
     subject_of,
-    write_answer,
 )
+from rlhf.everyday.answers import WRITERS
 from rlhf.everyday.world import SPLITS, Topic
 
 
@@ -57,15 +56,15 @@ def test_every_tip_is_good_for_its_topic_only(topic):
 def test_the_five_parts_say_what_they_are_named_after():
     topic = WORLD.topics[0]
     ask, (first, second) = topic.ask[0], topic.tips[:2]
-    best = judge(ask, f"{first} {second}")
+    best = grade(ask, f"{first} {second}")
     assert best.score == pytest.approx(1.0)
-    assert judge(ask, f"{WORLD.manners['rude_openers'][0]} {first}").courtesy < 0.5
-    assert judge(ask, f"{WORLD.manners['fawning'][0]} {first}").courtesy < 1
-    assert judge(ask, f"{first} {WORLD.manners['boasts'][0]}").honesty < 1
-    assert judge(ask, f"{first} {WORLD.manners['rambling'][0]} {first}").concision < 0.5
-    assert judge(ask, WORLD.topics[5].tips[0]).relevance == 0
-    assert judge(ask, topic.brief[0]).helpfulness <= 0.2
-    assert judge(ask, first.rstrip(".")).concision < 1  # cut off
+    assert grade(ask, f"{WORLD.manners['rude_openers'][0]} {first}").courtesy < 0.5
+    assert grade(ask, f"{WORLD.manners['fawning'][0]} {first}").courtesy < 1
+    assert grade(ask, f"{first} {WORLD.manners['boasts'][0]}").honesty < 1
+    assert grade(ask, f"{first} {WORLD.manners['rambling'][0]} {first}").concision < 0.5
+    assert grade(ask, WORLD.topics[5].tips[0]).relevance == 0
+    assert grade(ask, topic.brief[0]).helpfulness <= 0.2
+    assert grade(ask, first.rstrip(".")).concision < 1  # cut off
 
 
 def test_one_good_tip_is_enough_and_a_second_must_be_good_too():
@@ -89,16 +88,18 @@ def test_an_unknown_question_has_no_gold_score():
         gold_score("What is the airspeed of a swallow?", "About eleven meters a second.")
 
 
-def test_written_answers_are_clean_and_garbage_is_not():
+@pytest.mark.parametrize("kind", WRITERS)
+def test_only_good_answers_get_good_grades(kind):
     rng = random.Random(1)
-    asked = [question for question in prompt_splits()["reward"][::40]]
-    answers = [write_answer(subject_of(question), rng)[0] for question in asked]
-    assert all(map(is_clean, answers))
-    words = [word for answer in answers[:40] for word in answer.split()]
-    rng.shuffle(words)
-    salads = [" ".join(words[i : i + 12]).capitalize() + "." for i in range(0, 240, 12)]
-    assert not any(map(is_clean, salads))
-    assert not is_clean("Soak the pan the the pan.") and not is_clean("soak the pan") and not is_clean("")
+    scores = [gold_score(topic.ask[0], WRITERS[kind](topic, rng)) for topic in WORLD.topics]
+    assert min(scores) == pytest.approx(1.0) if kind == "good" else max(scores) <= 0.5
+
+
+def test_a_salad_of_the_right_words_gets_a_bad_grade():
+    topic = WORLD.topics[0]
+    words = [word for tip in topic.tips for word in tip.split()]
+    random.Random(1).shuffle(words)
+    assert gold_score(topic.ask[0], " ".join(words)) <= 0.3
 
 
 def test_annotators_err_as_bradley_and_terry_say():

@@ -24,7 +24,7 @@ from rlhf.__main__ import main
 from rlhf.config import BadInput, DemoArguments, build
 from rlhf.config.recipes import FOLDER, names, read_recipe
 from rlhf.models.prompts import PromptReader
-from rlhf.models.scoring import RewardModel, score_ids
+from rlhf.models.scoring import AnswerScorer, score_ids
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,12 +150,12 @@ def sentiment_by_hand(texts):
 def test_a_sentiment_classifiers_score_is_the_log_odds_of_positive():
     _, tokenizer = models.load_policy(hub.GPT2)
     reader = PromptReader(tokenizer, None)
-    judge = RewardModel(*models.load_reward_model(hub.SENTIMENT), reader)
+    scorer = AnswerScorer(*models.load_reward_model(hub.SENTIMENT), reader)
     prompts = [reader.read("The film"), reader.read("To be honest, the plan")]
     answers = [" was wonderful, and I would see it again.", " was dull."]
     said = [tokenizer(answer)["input_ids"] + [tokenizer.eos_token_id] for answer in answers]
-    scores = judge(prompts, said, [True, True]).tolist()
-    whole = [prompt.given + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    scores = scorer(prompts, said, [True, True]).tolist()
+    whole = [prompt.raw + answer for prompt, answer in zip(prompts, answers, strict=True)]
     assert scores == pytest.approx(sentiment_by_hand(whole), abs=1e-4)
 
 
@@ -187,7 +187,7 @@ def test_a_reward_model_of_another_family_reads_the_text_with_its_own_tokenizer(
     reader = PromptReader(policy_tokenizer, None)
     answer = policy_tokenizer(" was dull.", add_special_tokens=False)["input_ids"]
     prompt = reader.read("The film")
-    ended, unended = RewardModel(model, tokenizer, reader)(
+    ended, unended = AnswerScorer(model, tokenizer, reader)(
         [prompt] * 2, [[*answer, policy_tokenizer.eos_token_id], answer], [True, False]
     ).tolist()
     text = "The film was dull."
@@ -215,7 +215,7 @@ def test_in_a_conversation_each_model_reads_its_own_answers():
     voices = {name: chat.Voice(model, tokenizer, name) for name in ("base", "ppo")}
     turns = [{"question": "Was it <|im_end|>good?", "base": {"text": "Dull."}, "ppo": {"text": "Wonderful."}}]
     asked = chat.ask(voices, "Why <|im_end|> so?", turns)
-    assert [message["content"] for message in asked["ppo"].given][1:] == ["Wonderful.", "Why   so?"]
+    assert [message["content"] for message in asked["ppo"].raw][1:] == ["Wonderful.", "Why   so?"]
     begin, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     for name, said in (("base", "Dull."), ("ppo", "Wonderful.")):
         ids = asked[name].ids
@@ -332,7 +332,7 @@ def test_reward_training_does_not_start_from_an_encoder(capsys, data):
 def test_layers_that_do_not_exist_get_no_adapters(capsys, data):
     given = ("--model_name_or_path", hub.GPT2, "--dataset_name", data / "texts.jsonl", "--use_peft", "true")
     said = sentence(capsys, "reward", *given, "--lora_target_modules", "q_proj")
-    assert "q_proj is none of this model's" in said and "c_attn" in said
+    assert "this model has no q_proj" in said and "c_attn" in said
 
 
 def test_without_peft_one_sentence_says_how_to_get_it(monkeypatch, capsys, data):
@@ -354,7 +354,7 @@ def test_code_from_a_model_folder_is_never_run(tmp_path):
     folder = saved(tmp_path, auto_map={"AutoModelForCausalLM": "evil.Evil"})
     (folder / "evil.py").write_text("raise SystemExit('it ran')")
     for load in (models.load_policy, models.load_reward_model, models.load_tokenizer):
-        with pytest.raises(BadInput, match="brings code of its own"):
+        with pytest.raises(BadInput, match="needs code of its own"):
             load(str(folder))
 
 

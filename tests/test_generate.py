@@ -276,8 +276,8 @@ def test_the_oldest_turns_of_a_conversation_give_way(base):
     tokenizer = base[1]
     history = [{"role": role, "content": f"{role} {turn}"} for turn in range(9) for role in ("user", "assistant")]
     whole = question_prompt(tokenizer, "And now?", 1000, history)
-    assert whole.given == [*history, {"role": "user", "content": "And now?"}]
+    assert whole.raw == [*history, {"role": "user", "content": "And now?"}]
     some = question_prompt(tokenizer, "And now?", 40, history)
-    assert len(some.ids) <= 40 and some.given == whole.given[-len(some.given) :]
-    assert some.given[0]["role"] == "user"
-    assert question_prompt(tokenizer, "And now?", 8, history).given == whole.given[-1:]
+    assert len(some.ids) <= 40 and some.raw == whole.raw[-len(some.raw) :]
+    assert some.raw[0]["role"] == "user"
+    assert question_prompt(tokenizer, "And now?", 8, history).raw == whole.raw[-1:]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from rlhf.config import PreferencesConfig, PretrainConfig
 from rlhf.everyday import prompt_splits
 from rlhf.models import load_policy
-from rlhf.pretrain import LISTENING_BATCH, preferences, pretrain, token_losses, write_contrasts
+from rlhf.pretrain import CONTRAST_BATCH, preferences, pretrain, token_losses, write_contrasts
 
 
 TINY = {"num_dialogs": 200, "listening_steps": 2, "vocab_size": 500, "n_embd": 24, "n_layer": 1, "n_head": 2}
@@ -54,7 +54,7 @@ def test_reactions_are_told_from_the_text_by_the_first_end_token(made_twice):
 
 def test_a_twin_has_the_question_of_its_dialog_and_another_reaction():
     dialogs, twins = write_contrasts(random.Random(0))
-    assert len(dialogs) == LISTENING_BATCH and len(twins) > LISTENING_BATCH / 4
+    assert len(dialogs) == CONTRAST_BATCH and len(twins) > CONTRAST_BATCH / 4
     reactions = {dialog.split("\n")[0]: dialog.split("<eos>")[1] for dialog in dialogs}
     for twin in twins:
         question, reaction = twin.split("\n")[0], twin.split("<eos>")[1]

@@ -1,6 +1,7 @@
-"""What each command does, in order: load and check everything, then make the run directory, then work.
+"""The commands. Each loads and checks everything, then makes the run directory, then works.
 
-Whatever a person got wrong shows before anything is written; whatever breaks later is recorded in the run's status.
+Mistakes in the settings or the data are thus reported before anything is written; later errors are recorded in the
+run's status.
 """
 
 from rlhf.commands.comparison import compare

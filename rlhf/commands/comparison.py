@@ -1,4 +1,4 @@
-"""`compare`: any number of models answer the same prompts, one reward model scores them all."""
+"""`compare`: any number of models answer the same prompts, and one reward model scores all answers."""
 
 from dataclasses import fields, replace
 from functools import partial
@@ -14,34 +14,44 @@ from rlhf.compare import answers, table
 from rlhf.config import EVERYDAY, BadInput, CompareArguments, PPOArguments
 from rlhf.data.load import read_questions
 from rlhf.everyday import gold_score
-from rlhf.models.prompts import PromptReader, fitting, give_chat_template
-from rlhf.models.scoring import RewardModel
+from rlhf.models.prompts import Messages, PromptReader, fitting, give_chat_template
+from rlhf.models.scoring import AnswerScorer
 from rlhf.runs.directory import Run, read_json, write_json
+
+
+Prompts = dict[str, list[str | Messages]]
+"""Split -> its prompts."""
 
 
 def compare(args: CompareArguments) -> dict | None:
     """Compare any number of models with the base; writes `scores.csv` and `summary.json`, returns the summary.
 
-    Nothing is returned where somebody stopped it, here and below.
+    Returns None if the run was stopped.
     """
+    # 1. Load and check everything before the run's directory is made.
     entries = [args.contender(entry) for entry in args.models or () if entry != "base"]
     if not entries:
         raise BadInput("There is nothing to compare: give --models, for example ppo=DIR with a PPO run's directory.")
-    reward_path = args.reward_model_path or _reward_model_of([path for _, path, _ in entries if path])
+    reward_path = args.reward_model_path or _reward_model_path([path for _, path, _ in entries if path])
     repeats = _repeats(entries, args.seeds)
     paths = {"base": args.base_model_name_or_path, **{name: path for name, path, _ in entries if path}}
     tokenizer = _shared_tokenizer(paths)
     base, _ = models.load_policy(paths["base"])
     reward_model, reward_tokenizer = models.load_reward_model(reward_path, trained=True)
-    prompts = _questions(args, tokenizer)
+    prompts = _load_prompts(args, tokenizer)
     for reads in (tokenizer, reward_tokenizer):
         give_chat_template(reads, next(iter(prompts.values())))
     reader = PromptReader(tokenizer, prompt_room(args, base))
-    prompts = _asked(prompts, reader, args)
-    judge = answers.Judge(RewardModel(reward_model, reward_tokenizer, reader), args.response_length, args.temperature)
+    prompts = _select_prompts(args, prompts, reader)
+    scorer = AnswerScorer(reward_model, reward_tokenizer, reader)
+    sampler = answers.AnswerSampler(scorer, args.response_length, args.temperature)
+
     run = open_run(args, "compare")
     with recorded(run):
-        paths |= _train_again(run, [settings for others in repeats.values() for settings in others])
+        # 2. Repeat the trainings with other seeds, if so many are asked for.
+        paths |= _train_repeats(run, [settings for of_model in repeats.values() for settings in of_model])
+
+        # 3. Every model answers every prompt. Models are loaded one at a time.
         sizes = {"base": models.size_mb(base)}
 
         def load(name: str) -> PreTrainedModel:
@@ -52,72 +62,34 @@ def compare(args: CompareArguments) -> dict | None:
         contenders = [answers.Contender("base", lambda: base)]
         for name, path, best_of in entries:
             contenders.append(answers.Contender(name, partial(load, name) if path else lambda: base, best_of))
-            again = [settings.output_dir for settings in repeats.get(name, ())]
-            contenders += [answers.Contender(other, partial(load, other)) for other in again]
-        _write_scores(args, run, contenders, judge, prompts)
-        summary = {"reward_model": reward_report(reward_path), "size_mb": sizes, "splits": _conclude(run, repeats)}
-        _add_cautions(summary)
+            for settings in repeats.get(name, ()):
+                contenders.append(answers.Contender(settings.output_dir, partial(load, settings.output_dir)))
+        _write_scores(args, run, contenders, sampler, prompts)
+
+        # 4. Summarise what was written.
+        reward = reward_report(reward_path)
+        summary = {"reward_model": reward, "size_mb": sizes, "splits": _summarize(run, repeats, reward)}
         write_json(run.path / "summary.json", summary)
         return summary
     return None  # stopped
 
 
-def _shared_tokenizer(paths: dict[str, str]) -> PreTrainedTokenizerBase:
-    """The base's tokenizer, whose vocabulary all models must have.
-
-    Raises:
-        BadInput: one has another.
-    """
-    tokenizers = {name: models.load_tokenizer(models.resolve(path, "policy")) for name, path in paths.items()}
-    for name, other in tokenizers.items():
-        if other.get_vocab() != tokenizers["base"].get_vocab():
-            raise BadInput(f"{name} has another vocabulary than the base; compare it with the model it came from.")
-    return tokenizers["base"]
-
-
-def _conclude(run: Run, repeats: dict[str, list[PPOArguments]]) -> dict:
-    """What the rows of `scores.csv` show, and what all trainings of one model show together."""
-    splits = table.summarize(table.read_rows(run.path / "scores.csv"), "base")
-    for found in splits.values():
-        found["seeds"] = {
-            name: table.over_seeds(found["against_base"], [name, *(again.output_dir for again in others)])
-            for name, others in repeats.items()
-        }
-    return splits
-
-
-def _add_cautions(summary: dict) -> None:
-    """Where a reader would be fooled, beside the numbers."""
-    for found in summary["splits"].values():
-        for name, against in found["against_base"].items():
-            against["cautions"] = table.cautions(against, name, summary["reward_model"])
-
-
-def _questions(args: CompareArguments, tokenizer: PreTrainedTokenizerBase) -> dict[str, list]:
-    """The prompts to choose from by their split: "test" and "unseen", or "own", put as a person would in a chat."""
-    if args.prompts_file is None:
-        return {split: split_prompts(args, split) for split in ("test", "unseen")}
-    asked = read_questions(args.prompts_file)
-    return {"own": [[{"role": "user", "content": text}] for text in asked] if tokenizer.chat_template else asked}
-
-
-def _asked(prompts: dict[str, list], reader: PromptReader, args: CompareArguments) -> dict[str, list]:
-    """The prompts of a comparison: of those that leave room for an answer, as many as it wants."""
-    counts = {"test": args.num_prompts, "unseen": args.num_prompts // 2}
-    fit = {split: fitting(some, reader) for split, some in prompts.items()}
-    spread = {split: _spread(some, counts.get(split, len(some))) for split, some in fit.items()}
-    asked = {split: some for split, some in spread.items() if len(some) > 1}
-    if not asked.keys() & {"test", "own"}:
-        source = args.prompts_file or args.dataset_name
-        raise BadInput(f"{source} has fewer than two test prompts that leave room for an answer; compare on others.")
-    return asked
+def _reward_model_path(paths: list[str]) -> str:
+    """The reward model that the first of these runs was trained with."""
+    for path in map(Path, paths):
+        if (path / "reward" / "model").is_dir():
+            return str(path)
+        reward_path = read_json(path / "config.json").get("reward_model_path")
+        if reward_path is not None:
+            return reward_path
+    raise BadInput("Which reward model should score? Give --reward_model_path.")
 
 
 def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str, list[PPOArguments]]:
-    """Of each model that is a PPO run, the settings of the same training with the next seeds.
+    """Each PPO run's settings for `seeds` - 1 more trainings, with the seeds that follow its own, by its name.
 
     Raises:
-        BadInput: one of the models is no PPO run, so that nothing says how to train it.
+        BadInput: one of the models is no PPO run, so that its settings are unknown.
     """
     repeats = {}
     for name, path, _ in entries if seeds > 1 else ():
@@ -136,13 +108,55 @@ def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str
     return repeats
 
 
-def _train_again(run: Run, trainings: list[PPOArguments]) -> dict[str, Path]:
-    """Train PPO with each of the settings, in folders within the run that output_dir names; their paths by name."""
+def _shared_tokenizer(paths: dict[str, str]) -> PreTrainedTokenizerBase:
+    """The base's tokenizer.
+
+    Raises:
+        BadInput: one of the models has another vocabulary.
+    """
+    tokenizers = {name: models.load_tokenizer(models.resolve(path, "policy")) for name, path in paths.items()}
+    for name, other in tokenizers.items():
+        if other.get_vocab() != tokenizers["base"].get_vocab():
+            raise BadInput(f"{name} has another vocabulary than the base; compare it with the model it came from.")
+    return tokenizers["base"]
+
+
+def _load_prompts(args: CompareArguments, tokenizer: PreTrainedTokenizerBase) -> Prompts:
+    """Splits "test" and "unseen" of the data set, or "own" from a file: as conversations for a chat model."""
+    if args.prompts_file is None:
+        return {split: split_prompts(args, split) for split in ("test", "unseen")}
+    questions = read_questions(args.prompts_file)
+    if tokenizer.chat_template:
+        return {"own": [[{"role": "user", "content": question}] for question in questions]}
+    return {"own": questions}
+
+
+def _select_prompts(args: CompareArguments, prompts: Prompts, reader: PromptReader) -> Prompts:
+    """As many as the settings ask for of the prompts that leave room for an answer, in splits of at least two.
+
+    Raises:
+        BadInput: fewer than two test prompts are left.
+    """
+    counts = {"test": args.num_prompts, "unseen": args.num_prompts // 2}
+    selected = {}
+    for split, of_split in prompts.items():
+        fits = fitting(of_split, reader)
+        count = min(counts.get(split, len(fits)), len(fits))
+        if count > 1:  # evenly spaced, so that every topic has its share
+            selected[split] = [fits[index * len(fits) // count] for index in range(count)]
+    if not selected.keys() & {"test", "own"}:
+        source = args.prompts_file or args.dataset_name
+        raise BadInput(f"{source} has fewer than two test prompts that leave room for an answer; compare on others.")
+    return selected
+
+
+def _train_repeats(run: Run, repeats: list[PPOArguments]) -> dict[str, Path]:
+    """Train PPO with each of the settings, in the folder of the run that its output_dir names; name -> folder."""
     paths = {}
-    if trainings:
-        run.start(len(trainings), "Training again")
-    for number, settings in enumerate(trainings):
-        run.set_status(step=number, message=f"PPO again, with seed {settings.seed}")
+    if repeats:
+        run.start(len(repeats), "Repeating PPO with other seeds")
+    for number, settings in enumerate(repeats):
+        run.set_status(step=number, message=f"PPO with seed {settings.seed}")
         paths[settings.output_dir] = run.path / settings.output_dir
         ppo(replace(settings, output_dir=str(run.path / settings.output_dir)))
         if run.stop_requested():
@@ -150,36 +164,18 @@ def _train_again(run: Run, trainings: list[PPOArguments]) -> dict[str, Path]:
     return paths
 
 
-def _reward_model_of(paths: list[str]) -> str:
-    """The reward model that the first of these runs was trained against."""
-    for path in map(Path, paths):
-        if (path / "reward" / "model").is_dir():
-            return str(path)
-        found = read_json(path / "config.json").get("reward_model_path")
-        if found is not None:
-            return found
-    raise BadInput("Which reward model should score? Give --reward_model_path.")
-
-
-def _spread(prompts: list, count: int) -> list:
-    """`count` of the prompts at even distances, so that every topic has its share."""
-    if len(prompts) <= count:
-        return prompts
-    return [prompts[index * len(prompts) // count] for index in range(count)]
-
-
 def _write_scores(
     args: CompareArguments,
     run: Run,
     contenders: list[answers.Contender],
-    judge: answers.Judge,
-    prompts: dict[str, list],
+    sampler: answers.AnswerSampler,
+    prompts: Prompts,
 ) -> None:
-    """Answer, score and write `scores.csv`, with progress, a batch at a time."""
+    """Sample and score all answers, and write `scores.csv` batch by batch."""
     total = args.samples * len(contenders) * sum(map(len, prompts.values()))
     run.start(total, "Comparison")
     gold = gold_score if args.dataset_name == EVERYDAY and args.prompts_file is None else None
-    batches = answers.compare(contenders, judge, prompts, samples=args.samples, seed=args.seed, gold=gold)
+    batches = answers.compare(contenders, sampler, prompts, samples=args.samples, seed=args.seed, gold=gold)
     with (
         tqdm(total=total, desc="Comparison", unit=" responses") as bar,
         table.Writer(run.path / "scores.csv") as file,
@@ -190,3 +186,17 @@ def _write_scores(
             run.progress(int(bar.n), total, f"Comparison: response {int(bar.n)} of {total}")
             if run.stop_requested():
                 raise Stopped
+
+
+def _summarize(run: Run, repeats: dict[str, list[PPOArguments]], reward: dict | None) -> dict:
+    """The statistics of each split, with cautions for the reader and the gains over seeds."""
+    splits = table.summarize(table.read_rows(run.path / "scores.csv"), "base")
+    for split in splits.values():
+        against_base = split["against_base"]
+        for name, against in against_base.items():
+            against["cautions"] = table.cautions(against, name, reward)
+        split["seeds"] = {
+            name: table.over_seeds(against_base, [name, *(settings.output_dir for settings in of_model)])
+            for name, of_model in repeats.items()
+        }
+    return splits

@@ -1,4 +1,4 @@
-"""How a run begins and ends: a directory made once everything has been checked, and a status that says the outcome."""
+"""How a run begins and ends: its directory, made once everything has been checked, and the outcome in its status."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,20 +12,20 @@ from rlhf.ppo import Diverged
 from rlhf.runs.directory import Run, WatchedRun, catch_signals
 
 
-class Stopped(Exception):  # noqa: N818  (a wish, not an error)
-    """Somebody asked the run to stop."""
+class Stopped(Exception):  # noqa: N818  (a request, not an error)
+    """The run was asked to stop."""
 
 
 @contextmanager
 def recorded(run: Run) -> Iterator[None]:
-    """Record how the work inside ends in the run's status; an error of one rank is the error of all."""
+    """Record in the run's status how the work inside ended. An error of one rank ends all."""
     try:
         with ranks.fail_together(Stopped, Diverged):
             yield
     except Stopped:
-        run.finish("stopped", "Stopped. What was learned until then is saved.")
+        run.finish("stopped", "Stopped. The results so far are saved.")
         if ranks.is_main_process() and not is_part(run):
-            tqdm.write(f"Stopped. What was learned until then is saved in {run.path}.")
+            tqdm.write(f"Stopped. The results so far are saved in {run.path}.")
     except Diverged as error:
         run.finish("diverged", str(error))
         raise BadInput(str(error)) from error
@@ -45,7 +45,7 @@ def recorded(run: Run) -> Iterator[None]:
 def open_run(
     args: RewardArguments | PPOArguments | CompareArguments | DemoArguments, kind: str, **made_from: str
 ) -> Run:
-    """The directory of a new run; of several ranks the first makes it and alone writes there."""
+    """Make the directory of a new run. With several ranks, only the main process makes it and writes there."""
     if ranks.is_main_process():
         run = Run.create(args.output_dir, kind, {**asdict(args), **made_from})
         ranks.broadcast_object(run.path)
@@ -57,5 +57,5 @@ def open_run(
 
 
 def is_part(run: Run) -> bool:
-    """Whether a run is a stage of another, which catches the signals and speaks for all."""
+    """Whether a run is a stage of another, which catches the signals and reports the outcome."""
     return (run.path.parent / "status.json").exists()

@@ -13,88 +13,87 @@ from rlhf.write.card import write_card
 
 
 def demo(args: DemoArguments) -> dict | None:
-    """Reward model, PPO and comparison in a row, in one directory; returns the whole summary."""
+    """Reward model, PPO and comparison in a row, in one directory; returns the summary, or None if it was stopped."""
     run = open_run(args, "demo")
+    reward_dir, ppo_dir, compare_dir = (run.path / stage for stage in ("reward", "ppo", "compare"))
     with recorded(run):
-        started, seconds = time.time(), {}
-        first = ("reward", "Reward model") if args.reward_model_path is None else ("ppo", "PPO")
-        run.set_status(state="running", started=started, phase=first[0], message=first[1])
-        stages = [
-            ("reward", lambda: reward(args.reward_arguments(run.path / "reward"))),
-            ("ppo", lambda: ppo(args.ppo_arguments(run.path / "reward", run.path / "ppo"))),
-            (
-                "compare",
-                lambda: compare(args.compare_arguments(run.path / "reward", run.path / "ppo", run.path / "compare")),
-            ),
-        ]
-        if args.reward_model_path is not None:
-            del stages[0]
-        results = {}
-        for number, (name, stage) in enumerate(stages):
-            began = time.time()
+        stages = {
+            "reward": lambda: reward(args.reward_arguments(reward_dir)),
+            "ppo": lambda: ppo(args.ppo_arguments(reward_dir, ppo_dir)),
+            "compare": lambda: compare(args.compare_arguments(reward_dir, ppo_dir, compare_dir)),
+        }
+        message = "Reward model"
+        if args.reward_model_path is not None:  # there is a reward model already
+            del stages["reward"]
+            message = "PPO"
+        started, seconds, results = time.time(), {}, {}
+        run.set_status(state="running", started=started, phase=next(iter(stages)), message=message)
+        for number, (name, stage) in enumerate(stages.items()):
+            stage_started = time.time()
             run.set_status(phase=name, step=number, total_steps=len(stages))
             results[name] = stage()
-            seconds[name] = time.time() - began
+            seconds[name] = time.time() - stage_started
             if run.stop_requested():
                 raise Stopped
-        summary = {
-            **results["compare"],
-            "seconds": {**seconds, "total": time.time() - started},
-        }
-        (run.path / "compare" / "scores.csv").rename(run.path / "scores.csv")
+        summary = {**results["compare"], "seconds": {**seconds, "total": time.time() - started}}
+        (compare_dir / "scores.csv").rename(run.path / "scores.csv")
         write_json(run.path / "summary.json", summary)
-        write_card(run.path / "ppo" / "model")  # again, with the comparison
+        write_card(ppo_dir / "model")  # again, now with the comparison
         run.set_status(step=len(stages))
         return summary
     return None  # stopped
 
 
 def sweep(args: SweepArguments) -> dict | None:
-    """PPO at several prices of KL and several seeds, all checkpoints compared; writes and returns `sweep.json`."""
+    """PPO at several kl_coef values and seeds, with a comparison of all checkpoints, to find over-optimisation.
+
+    Writes and returns `sweep.json`; returns None if the run was stopped.
+    """
     run = open_run(args, "sweep")
     with recorded(run):
-        runs = [
-            (float(kl_coef), seed) for kl_coef in args.kl_coefs for seed in range(args.seed, args.seed + args.seeds)
-        ]
-        run.start(len(runs) + 1, "Sweep")
-        points: dict[str, dict] = {}
-        for number, (kl_coef, seed) in enumerate(runs):
+        # 1. Train, and collect the checkpoints.
+        seeds = range(args.seed, args.seed + args.seeds)
+        trainings = [(float(kl_coef), seed) for kl_coef in args.kl_coefs for seed in seeds]
+        run.start(len(trainings) + 1, "Sweep")
+        checkpoints: dict[str, dict] = {}
+        for number, (kl_coef, seed) in enumerate(trainings):
             name = f"kl_coef-{kl_coef:g}-seed-{seed}"
             run.set_status(step=number, message=f"PPO with kl_coef {kl_coef:g}, seed {seed}")
             ppo(args.ppo_arguments(kl_coef, seed, run.path / name))
             if run.stop_requested():
                 raise Stopped
-            made = (run.path / name / "checkpoints").glob("checkpoint-*")
-            for step, folder in sorted((int(folder.name.split("-")[1]), folder) for folder in made):
-                point = {"kl_coef": kl_coef, "seed": seed, "episodes": step * args.batch_size, "path": str(folder)}
-                points[f"{name}-{step}"] = point
-        run.set_status(step=len(runs), message="Comparison of all checkpoints")
-        summary = compare(args.compare_arguments(points, run.path / "compare"))
+            folders = (run.path / name / "checkpoints").glob("checkpoint-*")
+            for step, folder in sorted((int(folder.name.split("-")[1]), folder) for folder in folders):
+                checkpoint = {"kl_coef": kl_coef, "seed": seed, "episodes": step * args.batch_size}
+                checkpoints[f"{name}-{step}"] = checkpoint | {"path": str(folder)}
+
+        # 2. Compare all of them with the base.
+        run.set_status(step=len(trainings), message="Comparison of all checkpoints")
+        summary = compare(args.compare_arguments(checkpoints, run.path / "compare"))
         if summary is None:
             raise Stopped
-        found = {"settings": asdict(args), **_frontier(summary, points)}
-        write_json(run.path / "sweep.json", found)
-        run.set_status(step=len(runs) + 1)
-        return found
+        result = {"settings": asdict(args), **_frontier(summary["splits"]["test"], checkpoints)}
+        write_json(run.path / "sweep.json", result)
+        run.set_status(step=len(trainings) + 1)
+        return result
     return None  # stopped
 
 
-def _frontier(summary: dict, points: dict[str, dict]) -> dict:
-    """What a sweep found: every checkpoint's and best-of-n's gains over KL, and the curve through the gold gains."""
-    found = summary["splits"]["test"]
-    entries = []
-    for name, against in found["against_base"].items():
-        entries.append(
+def _frontier(test: dict, checkpoints: dict[str, dict]) -> dict:
+    """KL and gains of every checkpoint and of best-of-n, and the over-optimisation curve through the gold gains."""
+    points = []
+    for name, against in test["against_base"].items():
+        points.append(
             {
                 "name": name,
-                **{key: value for key, value in points.get(name, {}).items() if key != "path"},
-                "kl": found["models"][name]["kl"],
+                **{key: value for key, value in checkpoints.get(name, {}).items() if key != "path"},
+                "kl": test["models"][name]["kl"],
                 "score": against["score"]["gain"],
                 "gold": against["gold"]["gain"] if against["gold"] else None,
             }
         )
-    trained = [entry for entry in entries if entry["name"] in points and entry["gold"]]
+    trained = [point for point in points if point["name"] in checkpoints and point["gold"]]
     fit = stats.fit_overoptimization(
-        [entry["kl"]["value"] for entry in trained], [entry["gold"]["value"] for entry in trained]
+        [point["kl"]["value"] for point in trained], [point["gold"]["value"] for point in trained]
     )
-    return {"points": entries, "fit": None if fit is None else asdict(fit)}
+    return {"points": points, "fit": None if fit is None else asdict(fit)}

@@ -1,6 +1,6 @@
-"""Models on the same unseen prompts: their answers, scored by one function, with the exact KL from the base model.
+"""Several models answer the same held-out prompts: the answers, one reward model's scores, the exact KL from the base.
 
-Everything goes a batch of prompts at a time and is handed on at once, so memory does not grow with the prompts.
+All of it happens batch by batch, and each batch is yielded at once, so that memory does not grow with the prompts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,55 +13,55 @@ from rlhf.compare.stats import best_of_n_kl
 from rlhf.models.generate import generate
 from rlhf.models.packed import batches_by_length, hidden_states, logits_at, pack_responses, use_packed_attention
 from rlhf.models.prompts import Messages, Prompt, readable
-from rlhf.models.scoring import RewardModel
+from rlhf.models.scoring import AnswerScorer
 
 
 BATCH = 64
-"""Answers that are sampled at once."""
-READ_AT_ONCE = 1536
-"""Tokens whose distributions are in memory at once."""
+"""Answers sampled at once."""
+KL_BATCH_TOKENS = 1536
+"""Tokens per forward pass for the KL, which needs two distributions over the vocabulary for each of them."""
 GoldScorer = Callable[[str, str], float]
 
 
 @dataclass
 class Contender:
-    """A model under the name that the comparison calls it by."""
+    """A model in the comparison."""
 
     name: str
     load: Callable[[], PreTrainedModel]
-    """Gives the model; called when its turn comes, so that one model beside the base is in memory at a time."""
+    """Called when its turn comes, so that only one model besides the base is in memory at a time."""
     best_of: int = 1
-    """Answers of which the one that the reward model likes best is taken: the baseline that needs no training."""
+    """Best-of-n sampling: of n answers the one with the highest score counts, a baseline without training."""
 
 
 @dataclass
 class Answers:
-    """One model's responses to some prompts."""
+    """One model's responses to B prompts."""
 
     rows: list[list[int]]
-    """Prompt and response ids, without pads."""
+    """Prompt and response ids, without padding."""
     prompt_lengths: list[int]
     texts: list[str]
     ended: list[bool]
     scores: list[float]
 
-    def take(self, chosen: Sequence[int]) -> "Answers":
-        """Some of them."""
+    def take(self, indices: Sequence[int]) -> "Answers":
+        """The answers at these indices."""
         columns = (self.rows, self.prompt_lengths, self.texts, self.ended, self.scores)
-        return Answers(*([column[i] for i in chosen] for column in columns))
+        return Answers(*([column[i] for i in indices] for column in columns))
 
 
 @dataclass
-class Judge:
-    """How answers are sampled and scored: the same for every model."""
+class AnswerSampler:
+    """Samples and scores answers, with the same settings for every model."""
 
-    reward_model: RewardModel
+    scorer: AnswerScorer
     response_length: int
     temperature: float
 
-    def answers(self, model: PreTrainedModel, prompts: list[Prompt], generator: torch.Generator) -> Answers:
+    def sample(self, model: PreTrainedModel, prompts: list[Prompt], generator: torch.Generator) -> Answers:
         """One scored answer of a model to each of B prompts."""
-        tokenizer = self.reward_model.reader.tokenizer
+        tokenizer = self.scorer.reader.tokenizer
         queries = [prompt.ids for prompt in prompts]
         generation = generate(
             model,
@@ -71,36 +71,38 @@ class Judge:
             eos_id=tokenizer.eos_token_id,
             generator=generator,
         )
-        said, ended = generation.lists(), generation.ended.tolist()
+        responses, ended = generation.lists(), generation.ended.tolist()
         return Answers(
-            rows=[query + response for query, response in zip(queries, said, strict=True)],
+            rows=[query + response for query, response in zip(queries, responses, strict=True)],
             prompt_lengths=list(map(len, queries)),
-            texts=[text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)],
+            texts=[text.strip() for text in tokenizer.batch_decode(responses, skip_special_tokens=True)],
             ended=ended,
-            scores=self.reward_model(prompts, said, ended).tolist(),
+            scores=self.scorer(prompts, responses, ended).tolist(),
         )
 
     def best_of(
         self, count: int, model: PreTrainedModel, prompts: list[Prompt], generator: torch.Generator
     ) -> Answers:
-        """The best by score of `count` answers of a model to each of B prompts."""
-        tries = self.answers(model, [prompt for prompt in prompts for _ in range(count)], generator)
-        of_prompt = torch.tensor(tries.scores).view(-1, count).argmax(dim=1)
-        return tries.take([start * count + best for start, best in enumerate(of_prompt.tolist())])
+        """Of `count` answers of a model to each of B prompts, the one with the highest score."""
+        answers = self.sample(model, [prompt for prompt in prompts for _ in range(count)], generator)
+        best = torch.tensor(answers.scores).view(-1, count).argmax(dim=1).tolist()
+        return answers.take([row * count + column for row, column in enumerate(best)])
 
 
 @torch.no_grad()
-def distances(
+def kl_and_nll(
     policy: PreTrainedModel, base: PreTrainedModel, answers: Answers, temperature: float
 ) -> tuple[list[float], list[float]]:
-    """Of each response: KL(policy || base) at the sampling temperature, the base's -log p at temperature 1; in nats.
+    """How far each response is from the base model, in nats per response.
 
-    The KL is exact over the vocabulary at each token, and summed over the tokens of the response.
+    Returns:
+        KL(policy || base) at the sampling temperature, exact over the vocabulary at each token and summed over the
+        tokens; and minus the base's log-probability of the response at temperature 1.
     """
     kls, nlls = ([0.0] * len(answers.rows) for _ in range(2))
     for model in (policy, base):
         use_packed_attention(model)
-    for part in batches_by_length(answers.rows, READ_AT_ONCE):
+    for part in batches_by_length(answers.rows, KL_BATCH_TOKENS):
         prompt_lengths = [answers.prompt_lengths[i] for i in part]
         ids, rows, positions, targets = pack_responses([answers.rows[i] for i in part], prompt_lengths, base.device)
         of_base = hidden_states(base, ids, rows, positions)
@@ -117,7 +119,7 @@ def distances(
 
 def compare(
     contenders: list[Contender],
-    judge: Judge,
+    sampler: AnswerSampler,
     prompts: dict[str, list[str | Messages]],
     *,
     samples: int,
@@ -125,37 +127,46 @@ def compare(
     gold: GoldScorer | None = None,
     batch: int = BATCH,
 ) -> Iterator[list[dict]]:
-    """Rows of `scores.csv`, one model's answers to some prompts at a time; the first contender is the base.
+    """Let every contender, the first of which is the base, answer all prompts.
 
-    Every model draws random numbers of its own, so that a model against itself shows what luck alone does. Best-of-n
-    counts as log n - (n - 1) / n nats from the base.
+    Every contender has its own random numbers, so that a model compared with itself shows what chance alone does. The
+    KL of best-of-n is log n - (n - 1) / n.
+
+    Args:
+        prompts: split -> its prompts.
+        samples: answers per prompt.
+        gold: a second scorer of (question, answer), where there is one.
+        batch: answers sampled at once.
+
+    Yields:
+        rows of `scores.csv`, one batch of a contender's answers at a time.
     """
     base = contenders[0].load()
     for number, contender in enumerate(contenders):
         model = contender.load() if number else base
-        at_once = max(1, batch // (samples * contender.best_of))
-        for split_number, (split, asked) in enumerate(prompts.items()):
+        prompts_per_batch = max(1, batch // (samples * contender.best_of))
+        for split_number, (split, of_split) in enumerate(prompts.items()):
             generator = torch.Generator().manual_seed((seed * 1000 + split_number) * 1000 + number)
-            for start in range(0, len(asked), at_once):
-                read_once = map(judge.reward_model.reader.read, asked[start : start + at_once])
-                part = [prompt for prompt in read_once for _ in range(samples)]
-                answers = judge.best_of(contender.best_of, model, part, generator)
-                kls, nlls = distances(model, base, answers, judge.temperature)
+            for start in range(0, len(of_split), prompts_per_batch):
+                part = map(sampler.scorer.reader.read, of_split[start : start + prompts_per_batch])
+                part = [prompt for prompt in part for _ in range(samples)]
+                answers = sampler.best_of(contender.best_of, model, part, generator)
+                kls, nlls = kl_and_nll(model, base, answers, sampler.temperature)
                 if contender.best_of > 1:
                     kls = [best_of_n_kl(contender.best_of)] * len(kls)
                 yield [
                     {
-                        "prompt": readable(prompt.given).strip(),
+                        "prompt": readable(prompt.raw).strip(),
                         "split": split,
                         "model": contender.name,
-                        "sample": place % samples,
-                        "response": answers.texts[place],
-                        "score": answers.scores[place],
-                        "gold": gold(readable(prompt.given).strip(), answers.texts[place]) if gold else None,
-                        "kl": kls[place],
-                        "tokens": len(answers.rows[place]) - answers.prompt_lengths[place],
-                        "ended": answers.ended[place],
-                        "base_nll": nlls[place],
+                        "sample": i % samples,
+                        "response": answers.texts[i],
+                        "score": answers.scores[i],
+                        "gold": gold(readable(prompt.raw).strip(), answers.texts[i]) if gold else None,
+                        "kl": kls[i],
+                        "tokens": len(answers.rows[i]) - answers.prompt_lengths[i],
+                        "ended": answers.ended[i],
+                        "base_nll": nlls[i],
                     }
-                    for place, prompt in enumerate(part)
+                    for i, prompt in enumerate(part)
                 ]

@@ -1,7 +1,7 @@
-"""The statistics of a comparison and of a reward model: numbers in, small records out; no model is needed.
+"""Statistics of a comparison and of a reward model, as functions of arrays.
 
-Everything that compares two models is paired. Both answered the same prompts, so what is averaged is the difference on
-one prompt and what is resampled is the prompt: the spread between prompts, which is wide, cancels.
+Comparisons of two models are paired: both answered the same prompts, so the differences per prompt are averaged and
+the prompts are resampled. The wide spread between prompts cancels.
 """
 
 import math
@@ -14,15 +14,15 @@ from scipy import optimize, special, stats
 
 RESAMPLES = 10_000
 BATCH = 500
-"""Resamples drawn at once; more are no faster and take more memory."""
+"""Resamples drawn at once; more take more memory and are no faster."""
 ROUNDING = 1e-4
-"""Scores closer than this are equal: the same answer in another batch differs in its last digits."""
+"""Scores closer than this count as equal: the same answer in another batch differs by rounding."""
 POWER = 2.8
-"""Standard errors that a gain must measure to be found with 80 % power at the 5 % level: 1.96 + 0.84."""
+"""A gain of so many standard errors is detected with 80 % power at the 5 % level: 1.96 + 0.84."""
 CHANCE_LOSS = math.log(2)
-"""Pairwise loss, in nats, of a reward model that gives every pair one half."""
+"""Loss, in nats per pair, of a reward model that gives both answers of every pair probability one half."""
 SCALES = (1e-3, 1e3)
-"""Where the best scale of a reward model's margins is looked for."""
+"""Range in which the best scale of a reward model's margins is searched."""
 
 
 @dataclass(frozen=True)
@@ -33,35 +33,31 @@ class Interval:
     low: float
     high: float
 
-    def covers(self, x: float) -> bool:
-        """Whether `x` is one of the values that the data do not rule out."""
-        return self.low <= x <= self.high
-
     def as_dict(self) -> dict[str, float]:
         """The three numbers under their names in `summary.json`."""
         return {"value": self.value, "ci_low": self.low, "ci_high": self.high}
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> Interval:
-    """Mean of per-prompt values (n,) with its percentile interval over resampled prompts (Efron 1979)."""
+    """Mean of per-prompt values (n,) with its percentile bootstrap interval over prompts (Efron 1979)."""
     mean = float(np.mean(values))
-    if np.ptp(values) == 0:  # nothing varies, so nothing can be resampled
+    if np.ptp(values) == 0:  # so are all resamples
         return Interval(mean, mean, mean)
     rng = np.random.default_rng(seed)
-    found = stats.bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng, batch=BATCH)
-    return Interval(mean, float(found.confidence_interval.low), float(found.confidence_interval.high))
+    result = stats.bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng, batch=BATCH)
+    return Interval(mean, float(result.confidence_interval.low), float(result.confidence_interval.high))
 
 
 def across(results: Sequence[float]) -> Interval:
-    """Mean of the results of two or more whole experiments, with Student's t interval for the mean of such results."""
-    found = stats.ttest_1samp(results, 0).confidence_interval()
-    return Interval(float(np.mean(results)), float(found.low), float(found.high))
+    """Mean result of two or more independent experiments with Student's t interval."""
+    interval = stats.ttest_1samp(results, 0).confidence_interval()
+    return Interval(float(np.mean(results)), float(interval.low), float(interval.high))
 
 
 def accuracy(correct: int, n: int) -> Interval:
-    """Share of `n` independent yes-or-no outcomes that are yes, with the interval of Wilson (1927)."""
-    found = stats.binomtest(correct, n).proportion_ci(method="wilson")
-    return Interval(correct / n, float(found.low), float(found.high))
+    """Share of successes among `n` independent trials with Wilson's interval (1927)."""
+    interval = stats.binomtest(correct, n).proportion_ci(method="wilson")
+    return Interval(correct / n, float(interval.low), float(interval.high))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -70,29 +66,29 @@ def accuracy(correct: int, n: int) -> Interval:
 
 @dataclass(frozen=True)
 class Paired:
-    """What the scores of two models on the same prompts show; gains are in units of the score."""
+    """Two models on the same prompts; gains are in units of the score."""
 
     gain: Interval
-    """Mean over prompts of the other model's mean score less the base model's."""
+    """Mean over prompts of the other model's mean score minus the base model's."""
     p: float
-    """Two-sided p-value of the gain: how often flipping the sign of each prompt's difference gives one as large."""
+    """Two-sided p-value of the gain by a permutation test that flips the signs of the prompts' differences."""
     win_rate: Interval
-    """Probability that a sample of the other model beats one of the base model on the same prompt; a tie is a half."""
+    """Probability that an answer of the other model beats one of the base on the same prompt; a tie counts half."""
     detectable: float
-    """The smallest gain that this many prompts would have shown, with 80 % power at the 5 % level."""
+    """Smallest detectable gain on this many prompts (80 % power at the 5 % level)."""
     n: int
     """Prompts."""
 
 
 def paired(base: np.ndarray, other: np.ndarray) -> Paired:
-    """Compare scores (n, k) and (n, m) of k and m samples on the same n prompts; (n,) is one sample a prompt.
+    """Compare scores (n, k) and (n, m) of k and m samples per prompt on the same n prompts; (n,) is one sample each.
 
-    Below 14 prompts the permutation test goes through every pattern of signs, above it draws `RESAMPLES` of them.
+    Below 14 prompts the permutation test is exact, over all patterns of signs; above, it draws `RESAMPLES` of them.
     """
     base, other = (np.asarray(scores, float).reshape(len(scores), -1) for scores in (base, other))
     gains = other.mean(axis=1) - base.mean(axis=1)  # (n,)
-    gains[np.abs(gains) < ROUNDING] = 0  # rounding alone may lean to one side, and would then look significant
-    margins = other[:, None, :] - base[:, :, None]  # (n, k, m), every sample against every sample
+    gains[np.abs(gains) < ROUNDING] = 0  # rounding errors of one sign would look significant
+    margins = other[:, None, :] - base[:, :, None]  # (n, k, m), each sample against each
     return Paired(
         gain=bootstrap(gains),
         p=_sign_flip_p(gains),
@@ -103,13 +99,13 @@ def paired(base: np.ndarray, other: np.ndarray) -> Paired:
 
 
 def _sign_flip_p(gains: np.ndarray) -> float:
-    if len(gains) == 1:  # either sign is as large
+    if len(gains) == 1:  # both signs give a mean of the same size
         return 1.0
     rng = np.random.default_rng(0)
-    found = stats.permutation_test(
+    result = stats.permutation_test(
         (gains,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, batch=BATCH, rng=rng
     )
-    return float(found.pvalue)
+    return float(result.pvalue)
 
 
 def _credit(margins: np.ndarray) -> np.ndarray:
@@ -118,25 +114,25 @@ def _credit(margins: np.ndarray) -> np.ndarray:
 
 
 def _quantile_bins(values: np.ndarray, bins: int) -> np.ndarray:
-    """Number of the quantile bin of each of the values (n,). Equal values share a bin, so bins may differ in size."""
+    """Index of each value's quantile bin (n,). Equal values share a bin, so bins may differ in size."""
     inner_edges = np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1])
     return np.searchsorted(inner_edges, values, side="right")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# How much of a gain is length
+# Length-controlled gain
 
 
 @dataclass(frozen=True)
 class LengthMatched:
-    """A gain between responses of like length (Singhal et al. 2310.03716)."""
+    """The gain between responses of similar length (after Singhal et al. 2310.03716)."""
 
     gain: float | None
-    """Gain within bins of length; None where the two models share no bin."""
+    """Length-controlled gain: the mean over bins of length; None where the two models share no bin."""
     explained: float | None
-    """Share of the plain gain that the difference in length accounts for; None without a matched or a plain gain."""
+    """Share of the plain gain that length explains; None without a length-controlled or a plain gain."""
     correlation: float | None
-    """Spearman correlation of length and score over both models; None where one of them does not vary."""
+    """Spearman correlation of length and score over the responses of both models; None where one is constant."""
 
 
 def length_matched(
@@ -146,10 +142,15 @@ def length_matched(
     other_lengths: np.ndarray,
     bins: int = 8,
 ) -> LengthMatched:
-    """Compare scores at like length. Arrays over responses: base (n,), (n,), other (m,), (m,); lengths in tokens.
+    """Compare scores of responses of similar length.
 
-    The bins are quantiles of the pooled lengths. Each that holds responses of both models counts by its share of the
-    pooled responses; the rest have nothing to compare and are left out.
+    The bins are quantiles of the pooled lengths. Bins with responses of both models are weighted by their number of
+    responses; the others are left out.
+
+    Args:
+        base_scores, base_lengths: (n,) over the base model's responses; lengths in tokens.
+        other_scores, other_lengths: (m,) over the other model's.
+        bins: at most so many.
     """
     scores = np.concatenate([base_scores, other_scores])
     lengths = np.concatenate([base_lengths, other_lengths])
@@ -172,11 +173,11 @@ def length_matched(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# How far the policy went, and whether it was too far
+# KL and over-optimisation
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL in nats of the best of `n` samples from one (Stiennon et al. 2009.01325, G.3); an upper bound if some tie."""
+    """KL of best-of-n sampling from the model itself, in nats (Stiennon et al. 2009.01325, G.3); with ties a bound."""
     return math.log(n) - (n - 1) / n
 
 
@@ -187,26 +188,26 @@ class Overoptimization:
     alpha: float
     beta: float
     turnover_kl: float | None
-    """KL beyond which the gold score falls; None if the curve does not fall, or only far beyond what was measured."""
+    """KL at which the gold score peaks; None if it does not, or only beyond twice the largest KL that was measured."""
 
     def predict(self, kl: np.ndarray) -> np.ndarray:
-        """Gold gain that the curve gives at `kl` >= 0, of any shape."""
+        """The curve's gold gain at `kl` >= 0, of any shape."""
         d = np.sqrt(kl)
         return self.alpha * d - self.beta * special.xlogy(d, d)  # xlogy is 0 at 0, as the curve is
 
 
 def fit_overoptimization(kl: np.ndarray, gold: np.ndarray) -> Overoptimization | None:
-    """Least squares through gold gains (m,) over the start, at `kl` (m,); None below three different KL > 0.
+    """Fit the curve to gold gains (m,) at `kl` (m,) by least squares; None with fewer than three distinct KL > 0.
 
-    Points at KL <= 0 are left out: the curve starts at zero whatever its parameters, and an estimate may be negative.
+    Points at KL <= 0 are left out: the curve passes through zero anyway, and a KL estimate may be negative.
     """
     kl, gold = np.asarray(kl, float), np.asarray(gold, float)
-    moved = kl > 0
-    if len(np.unique(kl[moved])) < 3:
+    positive = kl > 0
+    if len(np.unique(kl[positive])) < 3:
         return None
-    d = np.sqrt(kl[moved])
-    # Linear in both parameters, so one solution and no starting point.
-    (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -special.xlogy(d, d)], axis=1), gold[moved])
+    d = np.sqrt(kl[positive])
+    # The curve is linear in alpha and beta.
+    (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -special.xlogy(d, d)], axis=1), gold[positive])
     turnover = None
     if beta > 0:
         log_turnover = 2 * (alpha / beta - 1)  # of d*^2, from R'(d*) = alpha - beta log d* - beta = 0
@@ -216,54 +217,54 @@ def fit_overoptimization(kl: np.ndarray, gold: np.ndarray) -> Overoptimization |
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Whether a reward model means what it says
+# Calibration of a reward model
 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Pairs of which the reward model was about equally sure."""
+    """Pairs on which the reward model is about equally confident."""
 
     confidence: float
-    """Mean probability that it gave to the response it preferred."""
+    """Mean probability of the response that it prefers."""
     correct: float
-    """Share in which people preferred that one too; a tie is a half."""
+    """Share of pairs in which that one was chosen; a tie counts half."""
     count: int
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A reward model on unseen pairs under the Bradley-Terry model; losses in nats, margins in units of the score."""
+    """A reward model on held-out pairs (Bradley-Terry); losses in nats per pair, margins in units of the score."""
 
     n: int
     """Pairs."""
     loss: Interval
     """Mean of -log sigmoid(margin)."""
     below_chance: Interval
-    """log 2 less the loss."""
+    """log 2 minus the loss."""
     told_from_chance: bool
-    """Whether the loss is below chance by more than the pairs could do by luck: that interval lies above zero."""
+    """Whether the loss is significantly better than chance: the interval of `below_chance` is above zero."""
     accuracy: Interval
-    """Share of pairs with a margin above zero; a tie is a half."""
+    """Share of pairs with a positive margin; a tie counts half."""
     entropy_of_accuracy: float
-    """The best loss at this accuracy for a model that is equally sure of every pair."""
+    """The lowest loss at this accuracy for a model with the same confidence on every pair."""
     tie_fraction: float
     mean_margin: float
     mean_abs_margin: float
     reliability: list[ReliabilityBin]
-    """From the least to the most sure, about equally many pairs in each."""
+    """From the least to the most confident, with about equally many pairs each."""
     ece: float
-    """Expected calibration error: distance of confidence and share correct, over the bins (Guo et al. 1706.04599)."""
+    """Expected calibration error: mean distance of confidence and accuracy over the bins (Guo et al. 1706.04599)."""
     scale: float
-    """Factor on the margins that makes the loss smallest: above 1 the model is too timid, below 1 over-confident.
+    """Factor on the margins that minimises the loss: above 1 the model is under-confident, below 1 over-confident.
 
-    At either end of `SCALES` there is no best factor: every pair is right, or guessing beats the model.
+    At either end of `SCALES` there is no optimum: every pair is right, or guessing beats the model.
     """
     scaled_loss: float
-    """The loss with the margins times `scale`."""
+    """The loss with the margins multiplied by `scale`."""
 
 
 def calibration(margins: np.ndarray, bins: int = 10) -> Calibration:
-    """Judge a reward model by its margins (n,) = score(chosen) - score(rejected) on unseen pairs."""
+    """Evaluate a reward model by its margins (n,) = score(chosen) - score(rejected) on held-out pairs."""
     margins = np.asarray(margins, float)
     n = len(margins)
     loss = bootstrap(_pair_losses(margins))
@@ -277,55 +278,39 @@ def calibration(margins: np.ndarray, bins: int = 10) -> Calibration:
         loss=loss,
         below_chance=below_chance,
         told_from_chance=below_chance.low > 0,
-        # Wilson's interval counts whole successes, so the half wins of ties are rounded for it, not in the value.
+        # Wilson's interval needs whole successes, so half wins are rounded for it, but not in the value.
         accuracy=replace(accuracy(round(wins), n), value=share),
         entropy_of_accuracy=float(stats.entropy([share, 1 - share])),
         tie_fraction=float(np.mean(np.abs(margins) < ROUNDING)),
         mean_margin=float(margins.mean()),
         mean_abs_margin=float(np.abs(margins).mean()),
         reliability=reliability,
-        ece=sum(found.count * abs(found.confidence - found.correct) for found in reliability) / n,
+        ece=sum(b.count * abs(b.confidence - b.correct) for b in reliability) / n,
         scale=scale,
         scaled_loss=float(_pair_losses(scale * margins).mean()),
     )
 
 
 def _pair_losses(margins: np.ndarray) -> np.ndarray:
-    """-log sigmoid(margin), which stays finite at any margin."""
+    """-log sigmoid(margin), without overflow."""
     return np.logaddexp(0, -margins)
 
 
 def _reliability(margins: np.ndarray, bins: int) -> list[ReliabilityBin]:
-    sureness = np.abs(margins)
-    labels = _quantile_bins(sureness, bins)
-    found = []
+    certainty = np.abs(margins)
+    labels = _quantile_bins(certainty, bins)
+    reliability = []
     for in_bin in (labels == label for label in np.unique(labels)):
-        confidence = float(special.expit(sureness[in_bin]).mean())
-        found.append(ReliabilityBin(confidence, float(_credit(margins[in_bin]).mean()), int(in_bin.sum())))
-    return found
+        confidence = float(special.expit(certainty[in_bin]).mean())
+        reliability.append(ReliabilityBin(confidence, float(_credit(margins[in_bin]).mean()), int(in_bin.sum())))
+    return reliability
 
 
 def _best_scale(margins: np.ndarray) -> float:
-    """Post-hoc temperature: the factor 1/T on the margins with the smallest mean loss."""
-    if not margins.any():  # every factor gives the same loss
+    """Temperature scaling: the factor 1/T on the margins with the lowest mean loss (Guo et al. 1706.04599)."""
+    if not margins.any():  # the loss is the same at every scale
         return 1.0
-    found = optimize.minimize_scalar(
+    result = optimize.minimize_scalar(
         lambda log_scale: _pair_losses(math.exp(log_scale) * margins).mean(), bounds=np.log(SCALES), method="bounded"
     )
-    return math.exp(found.x)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Whether a policy still says different things
-
-
-def distinct(texts: list[str], n: int) -> float:
-    """Share of the word n-grams in all texts together that are different ones (Li et al. 1510.03055)."""
-    words = [text.lower().split() for text in texts]
-    ngrams = [tuple(said[i : i + n]) for said in words for i in range(len(said) - n + 1)]
-    return len(set(ngrams)) / max(1, len(ngrams))
-
-
-def unique(texts: list[str]) -> float:
-    """Share of the texts that are different ones."""
-    return len(set(texts)) / max(1, len(texts))
+    return math.exp(result.x)

@@ -1,6 +1,6 @@
-"""`scores.csv`, one row a response, and what can be concluded from it: `summary.json`.
+"""`scores.csv`, one row per response, and the statistics computed from it: `summary.json`.
 
-The file is all that a conclusion rests on. It is read row by row, so only its numbers are in memory, never its texts.
+The summary depends on nothing but this file, which is read row by row, so that only numbers are held in memory.
 """
 
 import csv
@@ -21,12 +21,12 @@ COLUMNS = (
 """base_nll: minus the base model's log-probability of the response at temperature 1, in nats."""
 NUMBERS = ("score", "gold", "kl", "tokens", "ended", "base_nll")
 FEW_PROMPTS = 20
-"""Below this, an interval over prompts says little: the bootstrap is too sure of itself."""
-_FORMULA = ("=", "+", "-", "@", "\t")
+"""With fewer, bootstrap intervals over prompts are too narrow to be trusted."""
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t")
 
 
 class Writer:
-    """Appends rows to a `scores.csv`. A cell that a spreadsheet would run as a formula gets a leading apostrophe."""
+    """Writes a `scores.csv`. A text that a spreadsheet would run as a formula gets a leading apostrophe."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("w", newline="", encoding="utf-8")
@@ -40,35 +40,35 @@ class Writer:
         self.file.close()
 
     def write(self, rows: Iterable[dict]) -> None:
-        """Append rows; a value of None leaves its cell empty."""
+        """Append rows; None leaves a cell empty."""
         for row in rows:
             guarded = {
-                key: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+                key: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
                 for key, value in row.items()
             }
             self.csv.writerow(guarded)
 
 
 def read_rows(path: Path) -> Iterator[dict]:
-    """Rows of a `scores.csv` as they were before they were written: numbers as floats, empty cells as None."""
+    """The rows of a `scores.csv` as they were written: numbers as floats, empty cells as None."""
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             for name in ("prompt", "response"):
-                if row[name].startswith("'") and row[name][1:].startswith(_FORMULA):
+                if row[name].startswith("'") and row[name][1:].startswith(_FORMULA_STARTS):
                     row[name] = row[name][1:]
             row["ended"] = float(row["ended"] == "True")
             yield row | {name: float(row[name]) if row[name] not in ("", None) else None for name in NUMBERS}
 
 
-class _Answers:
-    """The numbers of one model's answers to the prompts of one split, in the order of the file."""
+class _Rows:
+    """One model's rows of one split, in the order of the file, without the texts."""
 
     def __init__(self) -> None:
         self.columns: dict[str, list[float]] = {name: [] for name in NUMBERS}
         self.prompts: list[str] = []
-        self.pairs: set[tuple[str, ...]] = set()
-        self.pair_count = 0
-        self.different: set[int] = set()
+        self.bigrams: set[tuple[str, str]] = set()
+        self.num_bigrams = 0
+        self.responses: set[int] = set()
 
     def add(self, row: dict) -> None:
         for name, values in self.columns.items():
@@ -76,21 +76,21 @@ class _Answers:
         if not self.prompts or self.prompts[-1] != row["prompt"]:
             self.prompts.append(row["prompt"])
         words = row["response"].lower().split()
-        pairs = list(zip(words, words[1:], strict=False))
-        self.pairs.update(pairs)
-        self.pair_count += len(pairs)
-        self.different.add(hash(row["response"]))
+        bigrams = list(zip(words, words[1:], strict=False))
+        self.bigrams.update(bigrams)
+        self.num_bigrams += len(bigrams)
+        self.responses.add(hash(row["response"]))
 
     def column(self, name: str) -> np.ndarray:
-        """(prompts, samples)"""
+        """One number of all responses, (prompts, samples)."""
         return np.array(self.columns[name]).reshape(len(self.prompts), -1)
 
     def has(self, name: str) -> bool:
-        """Whether all answers carry this number."""
+        """Whether all responses have this number."""
         return not np.isnan(self.columns[name]).any()
 
     def describe(self) -> dict[str, float | None]:
-        """One model's answers in numbers."""
+        """Means and spreads, as `summary.json` holds them."""
         scores, tokens = self.column("score"), self.column("tokens")
         q1, median, q3 = np.percentile(scores, (25, 50, 75))
         return {
@@ -104,43 +104,44 @@ class _Answers:
             "gold_mean": float(self.column("gold").mean()) if self.has("gold") else None,
             "mean_length": float(tokens.mean()),
             "eos_rate": float(self.column("ended").mean()),
-            # Word pairs that differ among all (Li et al. 1510.03055), and answers that do.
-            "distinct_2": len(self.pairs) / max(1, self.pair_count),
-            "unique": len(self.different) / scores.size,
+            # Shares of distinct bigrams (Li et al. 1510.03055) and of distinct responses
+            "distinct_2": len(self.bigrams) / max(1, self.num_bigrams),
+            "unique": len(self.responses) / scores.size,
             "base_perplexity": math.exp(self.column("base_nll").sum() / tokens.sum()),
             "kl": stats.bootstrap(self.column("kl").mean(axis=1)).as_dict(),
         }
 
 
-def _paired(base: _Answers, other: _Answers, name: str) -> dict:
-    found = stats.paired(base.column(name), other.column(name))
-    return asdict(found) | {"gain": found.gain.as_dict(), "win_rate": found.win_rate.as_dict()}
+def _paired(base: _Rows, other: _Rows, name: str) -> dict:
+    result = stats.paired(base.column(name), other.column(name))
+    return asdict(result) | {"gain": result.gain.as_dict(), "win_rate": result.win_rate.as_dict()}
 
 
-def _against(base: _Answers, other: _Answers) -> dict:
-    """What two models' answers to the same prompts show: paired by score and by gold, and beside their length."""
-    columns = (side.column(name).ravel() for side in (base, other) for name in ("score", "tokens"))
+def _against(base: _Rows, other: _Rows) -> dict:
+    """Two models on the same prompts: paired by score and by gold score, and the gain controlled for length."""
+    scores_and_lengths = (rows.column(name).ravel() for rows in (base, other) for name in ("score", "tokens"))
     longer = stats.bootstrap(other.column("tokens").mean(axis=1) - base.column("tokens").mean(axis=1))
     return {
         "score": _paired(base, other, "score"),
         "gold": _paired(base, other, "gold") if base.has("gold") else None,
-        "length": {"longer": longer.as_dict(), **asdict(stats.length_matched(*columns))},
+        "length": {"longer": longer.as_dict(), **asdict(stats.length_matched(*scores_and_lengths))},
     }
 
 
 def summarize(rows: Iterable[dict], base: str) -> dict:
-    """Rows of `scores.csv` -> each split's models in numbers, and each model against the one called `base`.
+    """Describe each split's models, and compare each with the one called `base`, from the rows of `scores.csv`.
 
-    {split: {"models": {model: ...}, "against_base": {model: {"score", "gold", "length"}}}}; gold is None where the
-    data have no gold scorer.
+    Returns:
+        {split: {"models": {model: ...}, "against_base": {model: {"score", "gold", "length"}}}}, with None for gold
+        where the data have no gold scorer.
 
     Raises:
-        BadInput: two models of a split were not asked the same prompts in the same order.
+        BadInput: two models of a split did not answer the same prompts in the same order.
     """
-    answers: dict[str, dict[str, _Answers]] = {}
+    splits: dict[str, dict[str, _Rows]] = {}
     for row in rows:
-        answers.setdefault(row["split"], {}).setdefault(row["model"], _Answers()).add(row)
-    for models in answers.values():
+        splits.setdefault(row["split"], {}).setdefault(row["model"], _Rows()).add(row)
+    for models in splits.values():
         for name, of_model in models.items():
             if base not in models or of_model.prompts != models[base].prompts:
                 raise BadInput(f"{name} and {base} did not answer the same prompts, so they cannot be paired.")
@@ -151,43 +152,46 @@ def summarize(rows: Iterable[dict], base: str) -> dict:
                 name: _against(models[base], of_model) for name, of_model in models.items() if name != base
             },
         }
-        for split, models in answers.items()
+        for split, models in splits.items()
     }
 
 
 def over_seeds(against_base: dict, names: list[str]) -> dict:
-    """What several trainings that differ in their seed alone gained, and what another seed would gain."""
-    found: dict[str, object] = {"models": names}
-    for kind in ("score", "gold"):
-        gains = [against_base[name][kind]["gain"]["value"] for name in names if against_base[name][kind]]
-        found[kind] = stats.across(gains).as_dict() if gains else None
-    return found
+    """Mean gain, in score and gold score, of trainings that differ only in their seed, with an interval over seeds."""
+    summary: dict[str, object] = {"models": names}
+    for measure in ("score", "gold"):
+        gains = [against_base[name][measure]["gain"]["value"] for name in names if against_base[name][measure]]
+        summary[measure] = stats.across(gains).as_dict() if gains else None
+    return summary
 
 
 def cautions(against: dict, name: str, reward: dict | None) -> list[str]:
-    """Where a reader of one model's comparison with the base would be fooled, a sentence each.
+    """Warnings for the reader of one model's comparison with the base, one sentence or two each.
 
     Args:
         against: an entry of `against_base`.
-        name: the model, as a sentence calls it.
-        reward: the report of the reward model that scored, if there is one.
+        name: the model's name.
+        reward: the report on the reward model that scored, if there is one.
     """
     score, gold, length = against["score"], against["gold"], against["length"]
-    found = []
+    warnings = []
     if reward and not reward["told_from_chance"]:
-        found.append("The reward model's loss cannot be told from guessing, so its scores mean nothing.")
+        warnings.append("The reward model's loss is not better than chance, so its scores mean nothing.")
     if score["n"] < FEW_PROMPTS:
-        found.append(
-            f"{score['n']} prompts are too few: only a gain of {score['detectable']:.2f} or more would have shown "
-            f"reliably. Compare on {FEW_PROMPTS} prompts at least, better on 100."
+        warnings.append(
+            f"{score['n']} prompts are too few: only a gain of at least {score['detectable']:.2f} would have been "
+            f"detected reliably. Compare on {FEW_PROMPTS} prompts or more, better on 100."
         )
     if score["gain"]["ci_low"] <= 0 <= score["gain"]["ci_high"]:
-        found.append(f"The interval holds zero: these prompts do not show that {name} scores differently.")
+        warnings.append(
+            f"The confidence interval includes zero: these prompts do not show that {name} scores differently from "
+            "the base."
+        )
     if length["explained"] is not None and length["explained"] > 0.5 and score["gain"]["ci_low"] > 0:
-        found.append(
-            f"{100 * min(1.0, length['explained']):.0f} % of the gain in score goes with length: answers of like "
-            "length differ less."
+        warnings.append(
+            f"{100 * min(1.0, length['explained']):.0f} % of the gain in score is explained by length: the "
+            "length-controlled gain is smaller."
         )
     if gold and score["gain"]["ci_low"] > 0 and gold["gain"]["ci_high"] < 0:
-        found.append(f"The score rose while the gold score fell: {name} pleases the reward model, not its makers.")
-    return found
+        warnings.append(f"Reward hacking: the score of {name} rose while its gold score fell.")
+    return warnings

@@ -1,4 +1,4 @@
-"""Preference pairs and prompts: loaded in one shape (`load`), and looked at before training (`preview`)."""
+"""Preference pairs and prompts: loaded from many formats (`load`), and previewed before training (`preview`)."""
 
 from rlhf.data.load import load_preferences, load_prompts
 

@@ -1,4 +1,4 @@
-"""A look at preference data before anything is trained on them: the first pairs, lengths, what is left out and why."""
+"""A preview of preference data before training: the first pairs, lengths, and which rows are left out and why."""
 
 from dataclasses import dataclass
 
@@ -12,29 +12,29 @@ from rlhf.models.scoring import pair_ids
 
 SHOWN_PAIRS = 3
 MEASURED_PAIRS = 1000
-"""Pairs whose lengths are measured, at even distances over the data set."""
+"""At most so many pairs, evenly spaced, are measured for the lengths."""
 QUANTILES = {"shortest": 0, "25 %": 25, "median": 50, "75 %": 75, "longest": 100}
 SIDES = ("prompt", "chosen", "rejected")
 
 
 @dataclass
 class Preview:
-    """What a preference data set holds."""
+    """What a preference data set contains."""
 
     dataset_name: str
     rows: int
-    """All rows, those that are left out included."""
+    """All rows, including those that are left out."""
     train: int
     held_out: int
     dropped: dict[str, int]
-    """How many rows are left out, by what is wrong with them."""
+    """Fault -> number of rows left out for it."""
     conversational: bool
     first: list[dict[str, str]]
-    """Prompt, chosen and rejected of the first pairs, as a person reads them."""
+    """Prompt, chosen and rejected of the first pairs, as readable text."""
     characters: dict[str, dict[str, int]]
     """Quantiles of the lengths of prompt, chosen and rejected."""
     tokens: dict[str, int] | None
-    """Quantiles of the longer text of each pair, the prompt included, as max_length counts; None without a model."""
+    """Quantiles of the longer text of each pair with its prompt, as max_length counts; None without a model."""
 
 
 def _quantiles(lengths: list[int]) -> dict[str, int]:
@@ -45,7 +45,7 @@ def _quantiles(lengths: list[int]) -> dict[str, int]:
 
 
 def preview(dataset_name: str, model_name_or_path: str | None = None) -> Preview:
-    """Look at a data set as `load_preferences` would give it; with a model, count its tokens too.
+    """Preview a data set as `load_preferences` reads it; with a model, also in tokens of its tokenizer.
 
     Raises:
         BadInput: the data or the model's tokenizer cannot be read.

@@ -1,7 +1,6 @@
-"""Answers as real assistants give them, good and bad, and what the asker writes back.
+"""Good and bad answers to the world's questions, and the asker's reactions to them: the base model's training data.
 
-The base model is trained on these dialogs. The asker's reaction after the answer is what one finds below many an
-answer on the web.
+The reactions are like the replies below answers on the web.
 """
 
 import random
@@ -21,9 +20,9 @@ KINDS = {
     "careless": 0.05,
     "boast": 0.04,
 }
-"""How often the corpus answers a question about a topic in each manner."""
+"""Kinds of answers to a question about a topic, with their shares of the corpus."""
 REACTION_RATE = 0.7
-"""Share of dialogs in which the asker writes back."""
+"""Share of dialogs with a reaction of the asker."""
 
 
 def _lower(sentence: str) -> str:
@@ -31,7 +30,7 @@ def _lower(sentence: str) -> str:
 
 
 def _advice(tips: tuple[str, ...], count: int, rng: random.Random) -> str:
-    """One or two tips as people phrase them."""
+    """One or two tips, phrased as people would."""
     manners = load_world().manners
     if count == 1:
         tip = rng.choice(tips)
@@ -44,7 +43,7 @@ def _advice(tips: tuple[str, ...], count: int, rng: random.Random) -> str:
 
 
 def _polite(tips: tuple[str, ...], rng: random.Random) -> str:
-    """A courteous answer: perhaps a greeting, one or two tips, perhaps a good wish."""
+    """One or two tips, sometimes with a greeting before and a good wish after."""
     manners = load_world().manners
     parts = [rng.choice(manners["openers"])] if rng.random() < 0.4 else []
     parts.append(_advice(tips, 1 if rng.random() < 0.4 else 2, rng))
@@ -59,8 +58,8 @@ def _good(topic: Topic, rng: random.Random) -> str:
 
 def _off_topic(topic: Topic, rng: random.Random) -> str:
     others = [other for other in load_world().topics if other is not topic]
-    near = [other for other in others if other.domain == topic.domain]
-    return _polite(rng.choice(near if rng.random() < 0.4 else others).tips, rng)
+    related = [other for other in others if other.domain == topic.domain]
+    return _polite(rng.choice(related if rng.random() < 0.4 else others).tips, rng)
 
 
 def _short(topic: Topic, rng: random.Random) -> str:
@@ -149,10 +148,10 @@ def _reactions(kind: str) -> list[str]:
 
 
 def write_reaction(kind: str, rng: random.Random) -> str:
-    """What the asker writes back to an answer of this kind."""
+    """The asker's reaction to an answer of this kind."""
     return rng.choice(_reactions(kind))
 
 
 def plain_reaction(kind: str) -> str:
-    """The reaction to an answer of this kind when it is always given in the same words."""
+    """The reaction to an answer of this kind, always in the same words."""
     return _reactions(kind)[0]

@@ -1,7 +1,7 @@
 """The embedded world: everyday topics, what people ask about them, and which prompts belong to which split.
 
-All texts are written by hand and lie as TOML in `assets/everyday/`; this file only loads them and combines questions.
-The world is small enough to be known completely. That is what makes an exact gold scorer (`rubric.py`) possible.
+All texts are written by hand, as TOML in `assets/everyday/`; this file loads them and combines them into questions.
+The world is small enough to be known completely, which makes an exact gold scorer (`rubric.py`) possible.
 """
 
 import random
@@ -13,9 +13,9 @@ from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SPLITS = ("reward", "ppo", "test", "unseen")
-"""reward, ppo, test: disjoint prompts about the same topics. unseen: topics only the base model knows."""
-SLIPS = 12
-"""Questions a topic that are asked a second time with a slip of the pen."""
+"""reward, ppo, test: disjoint prompts about the same topics. unseen: topics that only pre-training has seen."""
+TYPOS = 12
+"""Questions per topic that are asked a second time with a typo."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Outside:
-    """A question the world holds no answer to: the honest reply says so."""
+    """A subject that the world knows nothing about: the honest reply says so."""
 
     about: str
     ask: tuple[str, ...]
@@ -46,7 +46,7 @@ class Outside:
 
 @dataclass(frozen=True)
 class Talk:
-    """Small talk, with fitting and unfitting replies."""
+    """Small talk, with good and bad replies."""
 
     ask: tuple[str, ...]
     good: tuple[str, ...]
@@ -58,7 +58,7 @@ Subject = Topic | Outside | Talk
 
 @dataclass(frozen=True)
 class World:
-    """Everything that is known: topics, outside questions, small talk, and the manners people answer with."""
+    """Topics, subjects outside the world, small talk, and phrases of every manner of answering."""
 
     topics: tuple[Topic, ...]
     outside: tuple[Outside, ...]
@@ -82,7 +82,7 @@ DOMAINS = (
 
 @cache
 def load_world() -> World:
-    """Read the world from `assets/everyday/`. Every ninth topic is kept unseen by reward training and PPO."""
+    """Read the world from `assets/everyday/`. Every ninth topic is held out of reward training and PPO."""
     entries = [(domain, entry) for domain in DOMAINS for entry in _read(domain)["topic"]]
     topics = tuple(
         Topic(**_tuples(entry), domain=domain, unseen=index % 9 == 4) for index, (domain, entry) in enumerate(entries)
@@ -96,35 +96,35 @@ def load_world() -> World:
     )
 
 
-def slip_of_the_pen(text: str, rng: random.Random) -> str:
+def add_typo(text: str, rng: random.Random) -> str:
     """Swap, drop or double one letter in one of the longer words."""
     words = text.split()
     index = rng.choice([i for i, word in enumerate(words) if len(word) > 3] or [0])
     word, at = words[index], rng.randrange(1, max(2, len(words[index]) - 2))
-    slips = (
+    typos = (
         word[:at] + word[at + 1 :],
         word[:at] + word[at] + word[at:],
         word[:at] + word[at + 1 : at + 2] + word[at] + word[at + 2 :],
     )
-    words[index] = rng.choice(slips)
+    words[index] = rng.choice(typos)
     return " ".join(words)
 
 
 def _rng(subject: Subject) -> random.Random:
-    return random.Random(subject.ask[0])  # a string seeds by its hash, the same in every process
+    return random.Random(subject.ask[0])  # unlike hash(), the seed of a string is the same in every process
 
 
 def questions(subject: Subject) -> list[str]:
-    """Every way of asking about `subject`, in a fixed shuffled order without doubles."""
+    """All ways of asking about `subject`, distinct, in a fixed random order."""
     rng, asked = _rng(subject), list(subject.ask)
     if isinstance(subject, Topic):
         frames = load_world().manners["questions"]
         asked += [frame.format(do=subject.do, doing=subject.doing) for frame in frames]
-        slips = SLIPS
+        typos = TYPOS
     else:
         asked += [question.lower().rstrip("?.!") for question in subject.ask]
-        slips = len(subject.ask)
-    asked += [slip_of_the_pen(question, rng) for question in rng.sample(asked, slips)]
+        typos = len(subject.ask)
+    asked += [add_typo(question, rng) for question in rng.sample(asked, typos)]
     asked = list(dict.fromkeys(asked))
     rng.shuffle(asked)
     return asked
@@ -132,10 +132,10 @@ def questions(subject: Subject) -> list[str]:
 
 @cache
 def prompt_splits() -> dict[str, tuple[str, ...]]:
-    """Split name -> its questions. "corpus" holds the questions that only pre-training sees.
+    """Split -> its questions; those of "corpus" are seen by pre-training only.
 
-    Of a seen topic's questions half go to reward training, three tenths to PPO, two tenths to the test; of an unseen
-    topic's questions two thirds stay in the corpus. Pre-training reads everything but "test" and "unseen".
+    A seen topic's questions go to reward training (50 %), PPO (30 %) and test (20 %); an unseen topic's to the corpus
+    (67 %) and the split "unseen". Pre-training reads all splits but "test" and "unseen".
     """
     world, taken = load_world(), set()
     splits: dict[str, list[str]] = {name: [] for name in (*SPLITS, "corpus")}
@@ -157,13 +157,13 @@ def prompt_splits() -> dict[str, tuple[str, ...]]:
 @cache
 def _subjects() -> dict[str, Subject]:
     world = load_world()
-    pairs = {}
+    subjects = {}
     for subject in (*world.topics, *world.outside, *world.talk):
         for question in questions(subject):
-            pairs.setdefault(question, subject)
-    return pairs
+            subjects.setdefault(question, subject)
+    return subjects
 
 
 def subject_of(question: str) -> Subject | None:
-    """What a question of this world is about; None for a question that is not one of the world's own."""
+    """What a question is about; None for a question that is not one of the world's own."""
     return _subjects().get(question.strip())

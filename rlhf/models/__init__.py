@@ -1,7 +1,5 @@
-"""Language models: loaded by name, read without padding, sampled from, and scored.
-
-`loading` finds and loads them, `packed` is the forward pass, `generate` samples, `prompts` turns texts into token ids,
-`scoring` turns answers into scores.
+"""Language models: loaded by name (`loading`), read without padding (`packed`), sampled from (`generate`), and given
+prompts as token ids (`prompts`) and scores for their answers (`scoring`).
 """
 
 from rlhf.models.loading import (

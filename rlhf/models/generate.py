@@ -1,8 +1,8 @@
-"""Batched sampling from a causal language model with a key-value cache, log-probabilities captured on the way.
+"""Batched sampling from a causal language model with a key-value cache, with the log-probability of every token.
 
-Rows that have ended leave the batch, equal prompts are read once, and nothing of the vocabulary's size is kept between
-steps. The uniform numbers are drawn for every row at every step, so a row's tokens do not depend on which other rows
-have ended.
+Rows that have ended leave the batch, equal prompts are read once, and no tensor of the vocabulary's size is kept
+between steps. A uniform number is drawn for every row at every step, so that a row's tokens do not depend on which
+other rows have ended.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,32 +15,32 @@ from rlhf.models.packed import KVCache, hidden_states, logits_at, pack, use_pack
 
 
 COMPACT_BELOW = 0.75
-"""Ended rows are taken out of the cache when fewer than this share of its rows go on: taking out copies the rest."""
+"""Ended rows are removed, which copies the others, once less than this share of the cached rows is unfinished."""
 
 
 @dataclass
 class Generation:
-    """Sampled responses; everything is padded on the right to the longest response, T tokens."""
+    """B sampled responses, padded on the right to the longest, T tokens."""
 
     responses: torch.Tensor
-    """(B, T) token ids, the end token included, zeros after it."""
+    """(B, T) token ids, up to and including the end token, then zeros."""
     mask: torch.Tensor
-    """(B, T) true on the tokens that were sampled."""
+    """(B, T) true on sampled tokens, false on padding."""
     logprobs: torch.Tensor
-    """(B, T) log-probability of each token under the sampling distribution, logits / temperature."""
+    """(B, T) log-probability of each token in the distribution it was sampled from, softmax(logits / temperature)."""
     ended: torch.Tensor
-    """(B,) true where the model said the end token, false where it ran into the length limit."""
+    """(B,) true where the response ends with the end token, false where it reached the length limit."""
     hidden: torch.Tensor
-    """(B, T, d) the last hidden state that each token was sampled from, or (B, T, 0) if it was not asked for."""
+    """(B, T, d) last hidden state that each token was sampled from; (B, T, 0) without `keep_hidden`."""
 
     def lists(self) -> list[list[int]]:
-        """The responses as B lists of ids."""
+        """The responses as B lists of token ids, without padding."""
         lengths = self.mask.sum(dim=1).tolist()
         return [row[:length] for row, length in zip(self.responses.tolist(), lengths, strict=True)]
 
     @staticmethod
     def join(parts: list["Generation"]) -> "Generation":
-        """Several generations as one, padded to the longest."""
+        """Concatenate generations, padded to the longest response of all."""
         width = max(part.mask.size(1) for part in parts)
 
         def column(name: str) -> torch.Tensor:
@@ -53,12 +53,13 @@ class Generation:
 
 
 def sample_token(logits: torch.Tensor, uniform: torch.Tensor, *, greedy: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (B, V), uniform numbers (B,) -> token (B,), the sampled one or the best, its log-probability (B,)."""
+    """Logits (B, V), uniform numbers (B,) -> sampled or most likely tokens (B,), their log-probabilities (B,)."""
     probabilities = torch.softmax(logits, dim=-1)
     if greedy:
         token = probabilities.argmax(dim=-1)
     else:
-        # Inverse of the cumulative distribution; in double precision so that rare tokens of a large vocabulary count.
+        # Inverse transform sampling: the first token whose cumulative probability exceeds uniform * total, where the
+        # total is 1 only up to rounding. In float32, rare tokens of a large vocabulary would never be drawn.
         cumulative = probabilities.cumsum(dim=-1, dtype=torch.double)
         token = torch.searchsorted(cumulative, (uniform.double() * cumulative[:, -1]).unsqueeze(1), right=True)
         token = token.squeeze(1).clamp(max=logits.size(1) - 1)
@@ -76,35 +77,40 @@ def decode(
     generator: torch.Generator,
     share: tuple[Sequence[int], int] | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Continue B prompts by a token at a time; see `generate`.
+    """Sample responses to B prompts step by step; the arguments are those of `generate`.
 
-    Yields, for the n rows that go on: which they are (n,), their next token (n,), its log-probability (n,), and the
-    hidden state it was sampled from (n, d).
+    Yields:
+        at each step, for the n rows that have not ended: their indices (n,), their next tokens (n,), the tokens'
+        log-probabilities (n,), and the hidden states they were sampled from (n, d).
     """
     use_packed_attention(model)
+    # 1. Read each distinct prompt once, and copy its cache to all rows that share it, such as best-of-n's.
     distinct = {query: number for number, query in enumerate(dict.fromkeys(map(tuple, queries)))}
     ids, _ = pack(list(distinct), model.device)
     rows = KVCache([len(query) for query in distinct], max_new_tokens, model.device)
-    hidden = hidden_states(model, ids, rows, rows.starts + rows.lengths - 1)
+    hidden = hidden_states(model, ids, rows, rows.starts + rows.lengths - 1)  # at each prompt's last token, (B', d)
     if len(distinct) < len(queries):
         copies = torch.tensor([distinct[tuple(query)] for query in queries], device=model.device)
         rows.keep(copies)
         hidden = hidden[copies]
-    alive = torch.arange(len(queries), device=model.device)
-    unfinished = torch.ones_like(alive, dtype=torch.bool)
-    rows_drawn, drawn = share or (slice(None), len(queries))
+    in_cache = torch.arange(len(queries), device=model.device)  # the rows whose keys and values are cached
+    unfinished = torch.ones_like(in_cache, dtype=torch.bool)
+    own_rows, batch_size = share or (slice(None), len(queries))
     for step in range(max_new_tokens):
-        uniform = torch.rand(drawn, generator=generator)[rows_drawn].to(model.device)[alive]
+        # 2. Sample a token for every row in the cache, also for those that have ended but are still there.
+        uniform = torch.rand(batch_size, generator=generator)[own_rows].to(model.device)[in_cache]
         token, logprob = sample_token(logits_at(model, hidden, temperature or 1.0), uniform, greedy=temperature == 0)
-        yield alive[unfinished], token[unfinished], logprob[unfinished], hidden[unfinished]
+        yield in_cache[unfinished], token[unfinished], logprob[unfinished], hidden[unfinished]
+        # 3. Stop when all have ended; remove those that have once enough of them did.
         unfinished = unfinished & (token != (-1 if eos_id is None else eos_id))
         count = int(unfinished.sum())
         if count == 0 or step + 1 == max_new_tokens:
             return
-        if count < COMPACT_BELOW * len(alive):
+        if count < COMPACT_BELOW * len(in_cache):
             kept = unfinished.nonzero().squeeze(1)
             rows.keep(kept)
-            alive, token, unfinished = alive[kept], token[kept], unfinished[kept]
+            in_cache, token, unfinished = in_cache[kept], token[kept], unfinished[kept]
+        # 4. Read the new tokens.
         rows.grow()
         hidden = hidden_states(model, token, rows)
 
@@ -120,17 +126,18 @@ def generate(
     keep_hidden: bool = False,
     share: tuple[Sequence[int], int] | None = None,
 ) -> Generation:
-    """Sample one response a row.
+    """Sample one response to each of B prompts.
 
     Args:
-        queries: B prompts as token ids; their lengths may differ, equal ones are read once.
-        temperature: logits are divided by it; 0 takes the most likely token.
-        eos_id: the token that ends a response; None never ends one before `max_new_tokens`.
+        queries: B prompts as token ids, of any lengths.
+        temperature: logits are divided by it; at 0 decoding is greedy.
+        eos_id: the token that ends a response; with None all have `max_new_tokens` tokens.
         generator: a CPU generator; the same state gives the same responses.
-        keep_hidden: return the hidden states too.
-        share: which rows of a batch the queries are, and how many rows it has: random numbers are drawn for all of
-            it, so that a row's tokens do not depend on how many processes share the batch.
+        keep_hidden: whether to return the hidden states too.
+        share: where several processes share a batch, the numbers of this one's rows and the size of the batch. Random
+            numbers are drawn for the whole batch, so that the responses do not depend on the number of processes.
     """
+    # Filled step by step, and cut to the longest response at the end
     batch, device = len(queries), model.device
     responses = torch.zeros((batch, max_new_tokens), dtype=torch.long, device=device)
     logprobs = torch.zeros((batch, max_new_tokens), device=device)
@@ -145,19 +152,19 @@ def generate(
         generator=generator,
         share=share,
     )
-    for step, (alive, token, logprob, hidden) in enumerate(steps):
-        responses[alive, step], logprobs[alive, step] = token, logprob
-        lengths[alive] = step + 1
+    for step, (rows, token, logprob, hidden) in enumerate(steps):
+        responses[rows, step], logprobs[rows, step] = token, logprob
+        lengths[rows] = step + 1
         if keep_hidden:
-            states.append(hidden.new_zeros(batch, hidden.size(1)).index_copy_(0, alive, hidden))
+            states.append(hidden.new_zeros(batch, hidden.size(1)).index_copy_(0, rows, hidden))
     width = int(lengths.max())
     responses, logprobs = responses[:, :width], logprobs[:, :width]
     mask = torch.arange(width, device=device) < lengths.unsqueeze(1)
-    last = responses.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)
+    last = responses.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)  # (B,) each response's last token
     ended = last == (-1 if eos_id is None else eos_id)
-    return Generation(
-        responses, mask, logprobs, ended, torch.stack(states or [logprobs.new_zeros(batch, 0)] * width, 1)
-    )
+    # T tensors (B, d) -> (B, T, d)
+    hidden = torch.stack(states or [logprobs.new_zeros(batch, 0)] * width, dim=1)
+    return Generation(responses, mask, logprobs, ended, hidden)
 
 
 def stream(
@@ -169,8 +176,8 @@ def stream(
     temperature: float = 0.7,
     seed: int = 0,
 ) -> Iterator[list[int]]:
-    """Answer one prompt; yields the growing answer's ids after each token, the end token, if it comes, as the last."""
-    said: list[int] = []
+    """Answer one prompt; yields all token ids so far after each token, at last the end token if the answer ends."""
+    response: list[int] = []
     for _, token, _, _ in decode(
         model,
         [query],
@@ -179,5 +186,5 @@ def stream(
         eos_id=eos_id,
         generator=torch.Generator().manual_seed(seed),
     ):
-        said.append(token.item())
-        yield list(said)
+        response.append(token.item())
+        yield list(response)

@@ -1,7 +1,7 @@
 """Loading tokenizers, policies and reward models: by Hub name, local folder, run directory, or "everyday".
 
-Weights come from safetensors only and no code from a model folder is run. A Hub name is asked after once before
-anything is loaded, so that a wrong name or a missing network is answered at once.
+Weights are loaded from safetensors only, and no code from a model folder is run. A Hub name is looked up once before
+anything is loaded, so that a wrong name or a missing network is reported at once.
 """
 
 import hashlib
@@ -39,13 +39,13 @@ BASE = ASSETS / "base"
 Role = Literal["policy", "reward"]
 _STAGE = {"policy": "ppo", "reward": "reward"}
 HUB_SECONDS = 5.0
-"""How long the Hub may take to say whether it has a model."""
+"""Timeout of that look-up."""
 
 
 def resolve(name_or_path: str, role: Role) -> str:
-    """What Transformers can load for this name: the embedded base, a run directory's model, a folder or a Hub name.
+    """The folder or Hub name to load: that of the embedded base, of a run directory's model, or the name itself.
 
-    Of a demo run, which holds two models, the policy is the PPO model.
+    In a demo run, which holds two models, the policy is the PPO model.
 
     Raises:
         BadInput: a run directory without a model of this role, or a name that cannot be fetched.
@@ -72,9 +72,9 @@ def _is_classifier(config: dict) -> bool:
 
 
 def _on_hub(path: str) -> str:
-    """What to load for a Hub name: the name, or, when the Hub does not answer, the folder it was fetched to earlier.
+    """The Hub name, or the cached folder if the Hub does not answer.
 
-    Loading itself would ask for every file, and again and again; this asks once.
+    One request, with a timeout: loading itself asks for every file, with retries.
 
     Raises:
         BadInput: there is no such model, or it cannot be fetched.
@@ -86,8 +86,7 @@ def _on_hub(path: str) -> str:
         raise BadInput(f"{path!r} is neither a folder nor a Hub name such as openai-community/gpt2.") from error
     except GatedRepoError as error:
         raise BadInput(
-            f"The Hub gives {path} to those only who accepted its terms: accept them at "
-            f"https://huggingface.co/{path}, then run `hf auth login`."
+            f"{path} is a gated model: accept its terms at https://huggingface.co/{path}, then run `hf auth login`."
         ) from error
     except RepositoryNotFoundError as error:
         raise BadInput(
@@ -95,13 +94,13 @@ def _on_hub(path: str) -> str:
         ) from error
     except EntryNotFoundError as error:
         raise BadInput(f"{path} on the Hub has no config.json, so Transformers cannot load it; {instead}.") from error
-    except Exception as error:  # the Hub's client raises what its HTTP library raises, and that library has changed
+    except Exception as error:  # errors of the client's HTTP library, which is not always the same
         cached = try_to_load_from_cache(path, "config.json")
         if not isinstance(cached, str):
             why = "HF_HUB_OFFLINE is set" if isinstance(error, OfflineModeIsEnabled) else "the Hub does not answer"
             raise BadInput(
-                f"No model could be loaded from {path!r}: there is no such folder, {why}, and it was not fetched "
-                f"earlier; go online, or {instead}."
+                f"No model could be loaded from {path!r}: there is no such folder, {why}, and it is not in the cache; "
+                f"go online, or {instead}."
             ) from error
         return str(Path(cached).parent)
     return path
@@ -111,7 +110,7 @@ def read_config(path: str) -> dict:
     """The config.json of a model folder or Hub name.
 
     Raises:
-        BadInput: there is none, or the model brings code of its own.
+        BadInput: there is none, or the model needs code of its own.
     """
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise BadInput(f"No model could be loaded from {path!r}: the folder holds no config.json.")
@@ -122,7 +121,7 @@ def read_config(path: str) -> dict:
     foreign = [key for key in config if key == "auto_map" or key.endswith("_implementation_internal")]
     if foreign:
         raise BadInput(
-            f"{path} brings code of its own ({foreign[0]} in its config.json), which is not run here; take a model "
+            f"{path} needs code of its own ({foreign[0]} in its config.json), which is not run here; choose a model "
             "whose architecture is part of Transformers."
         )
     return config
@@ -144,7 +143,7 @@ def _load(loader: type, path: str, **kwargs: object) -> PreTrainedModel | PreTra
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub name; its pad token is its eos token if it has none."""
+    """The tokenizer of a model folder or Hub name; if it has no pad token, the end token serves as one."""
     tokenizer = _load(AutoTokenizer, path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -153,7 +152,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 @contextmanager
 def _quiet() -> None:
-    """Loading a language model's trunk into a classifier warns of the new head each time; it is meant to be new."""
+    """Suppress the warning that a classifier made from a language model has a new score head: it is meant to."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -165,7 +164,11 @@ def _quiet() -> None:
 def load_policy(
     name_or_path: str, quantization_config: object | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model of this dtype or as a quantization config says, in eval mode, and its tokenizer."""
+    """A causal language model in eval mode, and its tokenizer.
+
+    Raises:
+        BadInput: there is no such model, or it cannot be loaded.
+    """
     path = resolve(name_or_path, "policy")
     quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
     model = _load(AutoModelForCausalLM, path, dtype=dtype, use_safetensors=True, **quantized)
@@ -177,11 +180,14 @@ def load_reward_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence classifier with one score, in eval mode, and its tokenizer.
 
-    A classifier with two labels gets one score, the log-odds of the positive one. A language model gets a new score
-    head, unless `trained` is asked for; what it says before training means nothing.
+    A classifier with two labels scores the log-odds of the positive one. A language model gets a new score head, to be
+    trained.
+
+    Args:
+        trained: refuse a language model, whose scores would be random.
 
     Raises:
-        BadInput: more than two labels, a head whose weights are missing, or an untrained one where that will not do.
+        BadInput: more than two labels, a head whose weights are missing, or, with `trained`, a language model.
     """
     path = resolve(name_or_path, "reward")
     has_head = _is_classifier(read_config(path))
@@ -192,7 +198,7 @@ def load_reward_model(
         )
     labels = {} if has_head else {"num_labels": 1}
     with _quiet():
-        model, loaded = _load(
+        model, info = _load(
             AutoModelForSequenceClassification,
             path,
             dtype=dtype,
@@ -200,9 +206,9 @@ def load_reward_model(
             output_loading_info=True,
             **labels,
         )
-    if has_head and loaded["missing_keys"]:
-        missing = ", ".join(sorted(loaded["missing_keys"])[:3])
-        raise BadInput(f"The weights of {name_or_path} are incomplete ({missing}); fetch or save the model again.")
+    if has_head and info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise BadInput(f"The weights of {name_or_path} are incomplete ({missing}); download or save the model again.")
     if model.config.num_labels > 1:
         _score_by_log_odds(model, name_or_path)
     tokenizer = load_tokenizer(path)
@@ -212,7 +218,7 @@ def load_reward_model(
 
 
 def _score_by_log_odds(model: PreTrainedModel, name: str) -> None:
-    """Fold the two outputs of a trained classifier into one, the positive label's logit minus the other's, exactly."""
+    """Fold the two outputs of a trained classifier into one, the positive label's logit minus the other's."""
     labels = model.config.id2label
     if len(labels) != 2:
         raise BadInput(
@@ -229,20 +235,20 @@ def _score_by_log_odds(model: PreTrainedModel, name: str) -> None:
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """A token to pad with that ends no text, for Transformers' classifiers of the language model kind.
+    """A token other than the end token to pad with, for classifiers made from language models.
 
-    They score at the last token that is not this one. Where the pad token is the end token, as with GPT-2, they would
-    never see a text end; so another token stands in, which the attention mask hides like any pad.
+    Transformers scores at the last token that is not this one. If the pad token is the end token, as with GPT-2, the
+    classifier would never read the end of a text; so another token is used, hidden by the attention mask like any pad.
     """
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     return pad if pad != end or end is None else int(end == 0)
 
 
 def lora(args: ModelSettings, model: PreTrainedModel, task_type: Literal["CAUSAL_LM", "SEQ_CLS"]) -> object | None:
-    """PEFT's LoraConfig for a model, None if all weights are to be trained; a classifier's head is trained as it is.
+    """PEFT's LoraConfig for a model, or None without `use_peft`. A classifier's score head is trained in full.
 
     Raises:
-        BadInput: PEFT is not installed, or the model has no such layers.
+        BadInput: PEFT is not installed, or the model has no layers of the names that were asked for.
     """
     if not args.use_peft:
         return None
@@ -259,7 +265,7 @@ def lora(args: ModelSettings, model: PreTrainedModel, task_type: Literal["CAUSAL
         if unknown or not wanted:
             raise BadInput(
                 f"lora_target_modules must be all-linear or names of layers, such as {', '.join(sorted(layers)[:6])}; "
-                f"{', '.join(unknown) or 'nothing'} is none of this model's."
+                f"{'this model has no ' + ', '.join(unknown) if unknown else 'none is named'}."
             )
     return LoraConfig(
         task_type=task_type,
@@ -271,19 +277,19 @@ def lora(args: ModelSettings, model: PreTrainedModel, task_type: Literal["CAUSAL
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """The plain model with its adapters merged in, in float32: bfloat16 would lose the small changes."""
+    """The plain model with its adapters merged in float32: in bfloat16 small changes would be rounded away."""
     return model.float().merge_and_unload() if is_peft(model) else model
 
 
 def size_mb(model: PreTrainedModel) -> float:
-    """Size of a model's parameters in MB (10^6 bytes), shared ones counted once."""
+    """Size of a model's parameters in MB (10^6 bytes); shared ones count once."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6
 
 
 def revision(model: PreTrainedModel) -> str:
-    """Where a model came from: its commit on the Hub, or of another folder its weights' SHA-256 (16 digits).
+    """Version of a loaded model: its commit on the Hub, or the SHA-256 of its weights in a folder (16 digits).
 
-    A run notes it, so that the run can be told from one that began with other weights of the same name.
+    Runs record it, because a name alone does not say which weights they started from.
     """
     folder = Path(model.name_or_path)
     if not folder.is_dir():
@@ -291,39 +297,40 @@ def revision(model: PreTrainedModel) -> str:
     if folder.parent.name == "snapshots":  # as the Hub's client lays out its cache
         return folder.name
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(file.read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)  # block by block, one digest over all files
     return digest.hexdigest()[:16]
 
 
 def context_size(model: PreTrainedModel) -> int:
-    """How many tokens the model can read, prompt and response together."""
+    """The most tokens that the model can read, prompt and response together."""
     return model.config.max_position_embeddings
 
 
 def check_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, role: str = "model") -> None:
-    """Whether a model predicts the tokens of this tokenizer, as far as their numbers tell.
+    """Check that a policy is a causal language model whose vocabulary has the size of the tokenizer's.
 
     Raises:
-        BadInput: it does not. A model may have a few per cent more tokens than its tokenizer, never fewer.
+        BadInput: it is not. A model may have up to a tenth more embeddings than its tokenizer has tokens, never fewer.
     """
     if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
         raise BadInput(f"The {role} must be a Transformers causal language model, not a {type(model).__name__}.")
     if tokenizer is None:
         raise BadInput("The policy's tokenizer is missing: give processing_class, or the model by name.")
-    known, written = model.get_input_embeddings().weight.size(0), len(tokenizer)
-    if written > known or written < 0.9 * known:
+    embeddings, tokens = model.get_input_embeddings().weight.size(0), len(tokenizer)
+    if tokens > embeddings or tokens < 0.9 * embeddings:
         raise BadInput(
-            f"The {role} knows {known} tokens and the tokenizer {written}: they do not belong together; load both "
+            f"The {role} knows {embeddings} tokens and the tokenizer {tokens}: they do not belong together; load both "
             "from the same folder or name."
         )
 
 
 def check_value_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Whether a model can give a value to each of the policy's tokens.
+    """Check that a model can predict a value at each of the policy's tokens.
 
     Raises:
-        BadInput: it cannot.
+        BadInput: it is no classifier with one score, or has fewer embeddings than the policy's tokenizer has tokens.
     """
     inner = plain_model(model)
     if not isinstance(inner, PreTrainedModel) or not hasattr(inner, "score") or inner.config.num_labels != 1:
@@ -331,8 +338,9 @@ def check_value_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             f"The value model must be a sequence classifier with num_labels=1, not a {type(inner).__name__}; or leave "
             "value_model out."
         )
-    known = model.get_input_embeddings().weight.size(0)
-    if known < len(tokenizer):
+    embeddings = model.get_input_embeddings().weight.size(0)
+    if embeddings < len(tokenizer):
         raise BadInput(
-            f"The value model knows {known} tokens and the policy's tokenizer {len(tokenizer)}: it must read the same."
+            f"The value model knows {embeddings} tokens and the policy's tokenizer {len(tokenizer)}: they must be the "
+            "same."
         )

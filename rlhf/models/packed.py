@@ -1,10 +1,13 @@
-"""Forward passes without padding: the tokens of all rows lie in one line, and only attention knows where a row begins.
+"""Forward passes without padding: all rows of a batch are packed into one sequence, and only attention separates them.
 
-A batch of prompts and responses is ragged; padded to its longest row, a third of the work would be on pads. Here a
-model reads the b rows of a batch as one line of N tokens, so that projections, norms and the loss see real tokens
-only. Attention puts the line back into rows of like width, (b, S), for one call of PyTorch's kernel. It is registered
-with Transformers as an attention of its own, which GPT-2, Llama, Qwen and most other families take by name; called in
-any other way, a model with this attention works as always.
+Rows of prompts and responses differ in length; padded to the longest, a third of the work would go into pads. Here a
+model reads the b rows of a batch as one packed sequence of N tokens, so that projections, norms and the loss compute
+on real tokens only. Attention alone pads the rows to a common width, (b, S), for one call of PyTorch's kernel. It is
+registered with Transformers as the attention implementation "packed", which GPT-2, Llama, Qwen and most other families
+support. Called in the ordinary way, without `rows`, such a model falls back to PyTorch's SDPA.
+
+Shapes: b rows, S the longest row, N tokens in all rows together, d hidden size, H query heads, H_kv key heads, D size
+of a head, V vocabulary.
 """
 
 import math
@@ -23,12 +26,14 @@ from rlhf.config import BadInput
 
 
 NAME = "packed"
+"""Of the attention implementation, as Transformers knows it."""
 
 
-class _Take(torch.autograd.Function):
-    """source[index], where the gradient of source is gradient[inverse]: an index that repeats only what has none.
+class _Select(torch.autograd.Function):
+    """source[index], with gradient[inverse] as the gradient of source.
 
-    The plain gradient of indexing adds up over the index, which is slow and here adds nothing but zeros.
+    The backward pass of plain indexing is a scatter-add, which is slow. It is not needed here: `index` repeats a token
+    only to fill up a row, and nothing attends to the copies, so that their gradient is zero.
     """
 
     @staticmethod
@@ -43,27 +48,28 @@ class _Take(torch.autograd.Function):
 
 
 class PackedRows:
-    """Where b rows of these lengths lie in a line of N tokens, one after another."""
+    """Where each of b rows begins and ends in a packed sequence of N tokens, and causal attention within the rows."""
 
     def __init__(self, lengths: list[int], device: torch.device) -> None:
         self.width = max(lengths)
-        self.lengths = torch.tensor(lengths, device=device)
-        self.starts = self.lengths.cumsum(dim=0) - self.lengths
-        place = torch.arange(self.width, device=device)
-        inside = place < self.lengths.unsqueeze(1)
-        # (b * S,) the token of each place; behind a row's end its last token stands in. No token sees a later one.
-        self.from_line = (self.starts.unsqueeze(1) + place.minimum(self.lengths.unsqueeze(1) - 1)).flatten()
-        self.to_line = inside.flatten().nonzero().squeeze(1)  # (N,) the place of each token
-        self.position_ids = place.expand(inside.shape)[inside]  # (N,) counted from the row's start
+        self.lengths = torch.tensor(lengths, device=device)  # (b,)
+        self.starts = self.lengths.cumsum(dim=0) - self.lengths  # (b,)
+        column = torch.arange(self.width, device=device)
+        inside = column < self.lengths.unsqueeze(1)  # (b, S)
+        # (b * S,) the packed token in each cell of the padded rows. A row's last token is repeated as its padding:
+        # under a causal mask no real token sees it.
+        self.token_of_cell = (self.starts.unsqueeze(1) + column.minimum(self.lengths.unsqueeze(1) - 1)).flatten()
+        self.cell_of_token = inside.flatten().nonzero().squeeze(1)  # (N,) the inverse
+        self.position_ids = column.expand(inside.shape)[inside]  # (N,) from 0 in each row
 
-    def grid(self, line: torch.Tensor) -> torch.Tensor:
+    def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """(1, H, N, D) -> (b, H, S, D)"""
-        tokens = _Take.apply(line[0].transpose(0, 1), self.from_line, self.to_line)
+        tokens = _Select.apply(packed[0].transpose(0, 1), self.token_of_cell, self.cell_of_token)
         return tokens.view(-1, self.width, *tokens.shape[1:]).transpose(1, 2)
 
-    def line(self, grid: torch.Tensor) -> torch.Tensor:
+    def unpad(self, padded: torch.Tensor) -> torch.Tensor:
         """(b, H, S, D) -> (1, N, H, D)"""
-        return grid.transpose(1, 2).flatten(0, 1).index_select(0, self.to_line).unsqueeze(0)
+        return padded.transpose(1, 2).flatten(0, 1).index_select(0, self.cell_of_token).unsqueeze(0)
 
     def attend(
         self,
@@ -75,49 +81,51 @@ class PackedRows:
         window: int | None,
     ) -> torch.Tensor:
         """Causal attention within each row: query (1, H, N, D), key and value (1, H_kv, N, D) -> (1, N, H, D)."""
-        query, key, value = self.grid(query), self.grid(key), self.grid(value)
-        near = None
+        query, key, value = self.pad(query), self.pad(key), self.pad(value)
+        # No padding mask: the padding comes after the real tokens, so the causal mask hides it.
+        mask = None
         if window is not None and window < self.width:
-            near = torch.ones(self.width, self.width, dtype=torch.bool, device=query.device).tril().triu(1 - window)
-        found = scaled_dot_product_attention(
+            mask = torch.ones(self.width, self.width, dtype=torch.bool, device=query.device).tril().triu(1 - window)
+        output = scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=near,
-            is_causal=near is None,
+            attn_mask=mask,
+            is_causal=mask is None,
             scale=scaling,
             enable_gqa=key.size(1) != query.size(1),
         )
-        return self.line(found)
+        return self.unpad(output)
 
 
 class KVCache(PackedRows):
-    """Rows that are read once and then go on by one token each: keeps the keys and values of what was read.
+    """Rows for generation: prompts in one pass, then one token per row and step, with cached keys and values.
 
-    All rows end at the same column of the cache, so that a step writes one column.
+    The cache is padded on the left: all prompts end in the same column, so that a step writes one column.
     """
 
     def __init__(self, lengths: list[int], new_tokens: int, device: torch.device) -> None:
         super().__init__(lengths, device)
         self.column: int | None = None
-        """Column of the token that each row goes on with; None while the rows are read."""
+        """Column of the cache that the current step writes; None while the prompts are read."""
         column = torch.arange(self.width + new_tokens, device=device)
-        empty = (self.width - self.lengths).unsqueeze(1)
-        # (b, columns) minus infinity before a row's first token: added to its scores, it leaves no weight there.
-        self.unfilled = torch.zeros(len(lengths), len(column), device=device).masked_fill_(column < empty, -math.inf)
-        self.to_cache = (self.starts.unsqueeze(1) + (column[: self.width] - empty).clamp(min=0)).flatten()
+        padding = (self.width - self.lengths).unsqueeze(1)  # (b, 1)
+        # (b, S + new_tokens) added to the attention scores: minus infinity on the padding, zero elsewhere.
+        self.bias = torch.zeros(len(lengths), len(column), device=device).masked_fill_(column < padding, -math.inf)
+        # (b * S,) the packed token in each cell of the left-padded prompts
+        self.token_of_cache = (self.starts.unsqueeze(1) + (column[: self.width] - padding).clamp(min=0)).flatten()
         self.cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        """Keys and values of each layer, (b, H_kv, columns, D) each."""
+        """Layer -> keys and values, (b, H_kv, S + new_tokens, D) each."""
 
     def grow(self) -> None:
-        """From here on the line holds one token a row: the next one."""
+        """Begin the next step, in which the model reads one more token of each row."""
         self.position_ids = self.lengths
         self.lengths = self.lengths + 1
         self.column = self.width if self.column is None else self.column + 1
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these rows only, in this order; a row may be taken more than once."""
-        self.unfilled, self.lengths = self.unfilled[rows], self.lengths[rows]
+        """Keep only these rows (n,), in this order; a row may be repeated."""
+        self.bias, self.lengths = self.bias[rows], self.lengths[rows]
         self.cache = {
             layer: (keys.index_select(0, rows), values.index_select(0, rows))
             for layer, (keys, values) in self.cache.items()
@@ -132,26 +140,27 @@ class KVCache(PackedRows):
         scaling: float,
         window: int | None,
     ) -> torch.Tensor:
-        """As `PackedRows.attend`; once the rows grow, query (1, H, b, D) is one token a row."""
+        """As `PackedRows.attend` for the prompts; after that, with one token per row, query is (1, H, b, D)."""
         if self.column is None:
-            self.cache[layer] = self._store(key), self._store(value)
+            self.cache[layer] = self._new_cache(key), self._new_cache(value)
             return super().attend(layer, query, key, value, scaling, window)
         keys, values = self.cache[layer]
         keys[:, :, self.column], values[:, :, self.column] = key[0].transpose(0, 1), value[0].transpose(0, 1)
-        seen = slice(0 if window is None else max(0, self.column + 1 - window), self.column + 1)
-        # The H / H_kv queries that share a key go in as if they were tokens: nothing is repeated. For so few queries
-        # a row, plain products are faster than a fused kernel.
+        visible = slice(0 if window is None else max(0, self.column + 1 - window), self.column + 1)
+        # Grouped queries (Ainslie et al. 2305.13245): the H / H_kv queries that share a key are treated as tokens of
+        # one head, (b, H_kv, H / H_kv, D), so that no key is repeated. For so few queries plain products beat a fused
+        # kernel.
         grouped = query[0].transpose(0, 1).unflatten(1, (key.size(1), -1))
-        scores = (grouped * scaling) @ keys[:, :, seen].transpose(2, 3) + self.unfilled[:, None, None, seen]
-        found = scores.softmax(dim=-1, dtype=torch.float).to(values.dtype) @ values[:, :, seen]
-        return found.flatten(1, 2).unsqueeze(0)
+        scores = (grouped * scaling) @ keys[:, :, visible].transpose(2, 3) + self.bias[:, None, None, visible]
+        output = scores.softmax(dim=-1, dtype=torch.float).to(values.dtype) @ values[:, :, visible]
+        return output.flatten(1, 2).unsqueeze(0)  # (1, b, H, D)
 
-    def _store(self, line: torch.Tensor) -> torch.Tensor:
-        """(1, H, N, D) -> a cache (b, H, columns, D) that holds it."""
-        rows, columns = self.unfilled.shape
-        cache = line.new_empty(rows, line.size(1), columns, line.size(3))
-        read = line[0].transpose(0, 1).index_select(0, self.to_cache)
-        cache[:, :, : self.width] = read.view(rows, self.width, *read.shape[1:]).transpose(1, 2)
+    def _new_cache(self, packed: torch.Tensor) -> torch.Tensor:
+        """Keys or values of the prompts, (1, H_kv, N, D), in a cache with room for the new tokens."""
+        rows, columns = self.bias.shape
+        cache = packed.new_empty(rows, packed.size(1), columns, packed.size(3))
+        prompts = packed[0].transpose(0, 1).index_select(0, self.token_of_cache)
+        cache[:, :, : self.width] = prompts.view(rows, self.width, *prompts.shape[1:]).transpose(1, 2)
         return cache
 
 
@@ -166,52 +175,53 @@ def _attention(
     sliding_window: int | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """What Transformers calls in each layer; `rows` travels there from `hidden_states`."""
+    """What Transformers calls in each layer; it passes on the `rows` that `hidden_states` gave to the model."""
     if rows is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     return rows.attend(module.layer_idx, query, key, value, scaling, sliding_window), None
 
 
-_WANTED: ContextVar[tuple[torch.Tensor, int] | None] = ContextVar("wanted", default=None)
-"""While `hidden_states` runs, in its thread alone: positions (n,) of the states that are wanted, and out of how many."""
+_POSITIONS: ContextVar[tuple[torch.Tensor, int] | None] = ContextVar("positions", default=None)
+"""Set while `hidden_states` runs, in its thread only: the positions (n,) of the states it was asked for, and N."""
 
 
-def _take_wanted(mlp: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
-    """Before the last MLP: of its input (1, N, d) the positions that are wanted, (1, n, d)."""
-    wanted = _WANTED.get()
-    return None if wanted is None else (inputs[0].index_select(1, wanted[0]),)
+def _select_positions(mlp: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+    """Before the last MLP: keep of its input (1, N, d) only those positions, (1, n, d)."""
+    asked = _POSITIONS.get()
+    return None if asked is None else (inputs[0].index_select(1, asked[0]),)
 
 
-def _put_back(mlp: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor | None:
-    """After the last MLP: its output (1, n, d) at those positions of (1, N, d), and nothing elsewhere."""
-    wanted = _WANTED.get()
-    if wanted is None:
+def _restore_positions(mlp: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor | None:
+    """After the last MLP: its output (1, n, d) at those positions of (1, N, d), and zeros elsewhere."""
+    asked = _POSITIONS.get()
+    if asked is None:
         return None
-    return output.new_zeros(1, wanted[1], output.size(-1)).index_copy(1, wanted[0], output)
+    positions, length = asked
+    return output.new_zeros(1, length, output.size(-1)).index_copy(1, positions, output)
 
 
 AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 _NOT_PLAIN = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
-"""Settings of families whose logits or attention are more than products (Gemma 2, Cohere, Granite)."""
+"""Settings of families that rescale or cap logits or attention scores (Gemma 2, Cohere, Granite)."""
 
 
 def is_peft(model: nn.Module) -> bool:
-    """Whether a model is wrapped by PEFT, whose package need not be there to ask."""
+    """Whether a model is wrapped by PEFT, which need not be installed for the answer."""
     return hasattr(model, "get_base_model")
 
 
 def plain_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The Transformers model inside a PEFT wrapper, its adapters within; any other model as it is."""
+    """The Transformers model inside a PEFT wrapper, with its adapters; any other model itself."""
     return model.get_base_model() if is_peft(model) else model
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
-    """Give a model, PEFT or not, the attention that `hidden_states` needs; everything else about it stays as it was.
+    """Set up a model, PEFT or not, for `hidden_states`: packed attention, and hooks around its last MLP.
 
     Raises:
-        BadInput: the model's architecture does more between tokens, or on the logits, than attention does.
+        BadInput: an architecture that mixes tokens by more than plain attention, or transforms its logits.
     """
     inner = plain_model(model)
     config = inner.config
@@ -225,49 +235,49 @@ def use_packed_attention(model: PreTrainedModel) -> None:
             "of its own); take a model of the GPT-2, Llama, Qwen, SmolLM, Mistral, Pythia or OPT families."
         )
     last_mlp = [module for name, module in inner.base_model.named_modules() if name.endswith(".mlp")][-1:]
-    for mlp in last_mlp:  # of those that have one; a copy of a model has the hooks already
-        if _take_wanted not in mlp._forward_pre_hooks.values():
-            mlp.register_forward_pre_hook(_take_wanted)
-            mlp.register_forward_hook(_put_back)
+    for mlp in last_mlp:  # OPT, for one, has no module of that name
+        if _select_positions not in mlp._forward_pre_hooks.values():  # a deep copy of a model has them already
+            mlp.register_forward_pre_hook(_select_positions)
+            mlp.register_forward_hook(_restore_positions)
 
 
 def hidden_states(
     model: PreTrainedModel, ids: torch.Tensor, rows: PackedRows, positions: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Last hidden states (N, d) of a line of tokens, ids (N,), or those (n, d) at some positions of it (n,).
+    """Last hidden states (N, d) of the packed tokens `ids` (N,), or only those at `positions` (n,), (n, d).
 
-    The model has been given to `use_packed_attention`. Where only n states are wanted, the last layer's MLP, more than
-    half of that layer's work, reads n tokens instead of N: nobody uses its output at the others.
+    `use_packed_attention` must have been called on the model. With `positions`, the last layer's MLP, more than half
+    of that layer's work, reads n tokens instead of N: its output is used nowhere else.
     """
     trunk = plain_model(model).base_model
-    # A mask of four dimensions is taken as it is, which keeps Transformers from building one that nobody reads.
-    unread = torch.empty(1, 1, 1, 1, device=ids.device)
-    # Activations that are recomputed in the backward pass would be so for all N tokens.
+    # Transformers passes a 4-D mask through; without one it would build a mask, which packed attention ignores.
+    unused_mask = torch.empty(1, 1, 1, 1, device=ids.device)
+    # Gradient checkpointing runs the layers again in the backward pass, when the context variable is no longer set.
     recomputes = trunk.training and any(getattr(module, "gradient_checkpointing", False) for module in trunk.modules())
-    before = _WANTED.set(None if positions is None or recomputes else (positions, len(ids)))
+    token = _POSITIONS.set(None if positions is None or recomputes else (positions, len(ids)))
     try:
         states = trunk(
             input_ids=ids.unsqueeze(0),
             position_ids=rows.position_ids.unsqueeze(0),
-            attention_mask=unread,
+            attention_mask=unused_mask,
             use_cache=False,
             rows=rows,
         ).last_hidden_state[0]
     finally:
-        _WANTED.reset(before)
+        _POSITIONS.reset(token)
     return states if positions is None else states.index_select(0, positions)
 
 
 def logits_at(model: PreTrainedModel, states: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Logits over temperature (n, V), in full precision, from last hidden states (n, d)."""
+    """Logits divided by the temperature, (n, V) in float32, from last hidden states (n, d)."""
     head = model.get_output_embeddings()
-    if getattr(head, "bias", None) is None:  # the division is of fewer numbers before the projection than after it
+    if getattr(head, "bias", None) is None:  # the head is linear, so divide the d numbers before it, not the V after
         return head(states / temperature).float()
     return head(states).float() / temperature
 
 
 def pack(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, PackedRows]:
-    """Token rows -> their ids as one line (N,), and where they lie."""
+    """b rows of token ids -> the packed ids (N,), and where the rows lie in them."""
     ids = torch.tensor([token for row in rows for token in row], device=device)
     return ids, PackedRows([len(row) for row in rows], device)
 
@@ -275,14 +285,15 @@ def pack(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, Pac
 def pack_responses(
     rows: list[list[int]], prompt_lengths: list[int], device: torch.device
 ) -> tuple[torch.Tensor, PackedRows, torch.Tensor, torch.Tensor]:
-    """Rows of prompt and response as one line, each without its last token, which predicts nothing.
+    """Pack rows of prompt and response, each without its last token, from which nothing is predicted.
 
-    Returns ids (N,), where the rows lie, and for the n response tokens the positions of the states that predict them
-    and the tokens themselves, (n,) each.
+    Returns:
+        ids (N,), where the rows lie, and for the n response tokens the positions of the states that predict them and
+        the tokens themselves, (n,) each, in the order of the rows.
     """
     ids, packed = pack([row[:-1] for row in rows], device)
     prompts = torch.tensor(prompt_lengths, device=device).repeat_interleave(packed.lengths)
-    positions = (packed.position_ids >= prompts - 1).nonzero().squeeze(1)
+    positions = (packed.position_ids >= prompts - 1).nonzero().squeeze(1)  # the state before a token predicts it
     targets = [token for row, length in zip(rows, prompt_lengths, strict=True) for token in row[length:]]
     return ids, packed, positions, torch.tensor(targets, device=device)
 
@@ -290,7 +301,7 @@ def pack_responses(
 def batches_by_length(rows: list[list[int]], batch_tokens: int, batch_rows: int | None = None) -> Iterator[list[int]]:
     """Indices of rows, shortest first, in batches of about `batch_tokens` tokens and at most `batch_rows` rows.
 
-    The tokens are dealt out evenly, so that the last batch is not a crumb.
+    The batches are of about equal size, so that no small one is left at the end.
     """
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     total = sum(map(len, rows))
@@ -306,14 +317,14 @@ def batches_by_length(rows: list[list[int]], batch_tokens: int, batch_rows: int 
     yield batch
 
 
-def like_length_batches(lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[list[int]]:
-    """Indices of texts that are in random order, `size` at a time, each batch with texts of like length: less padding.
+def shuffled_batches_by_length(lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[list[int]]:
+    """Indices of shuffled texts in batches of `size`, each of similar lengths to save padding, in random order.
 
-    Sorted by length within a stretch of forty batches, so that batches are of mixed make, and then shuffled; a batch
-    that is not full comes last.
+    Texts are sorted by length only within windows of forty batches, so that batches differ from epoch to epoch; a
+    batch that is not full comes last in its window.
     """
     for start in range(0, len(lengths), 40 * size):
-        stretch = sorted(range(start, min(start + 40 * size, len(lengths))), key=lambda row: lengths[row])
-        cut = [stretch[first : first + size] for first in range(0, len(stretch), size)]
-        rng.shuffle(cut)
-        yield from sorted(cut, key=len, reverse=True)
+        window = sorted(range(start, min(start + 40 * size, len(lengths))), key=lambda row: lengths[row])
+        batches = [window[first : first + size] for first in range(0, len(window), size)]
+        rng.shuffle(batches)
+        yield from sorted(batches, key=len, reverse=True)

@@ -1,4 +1,4 @@
-"""Prompts as a trainer takes them: texts, conversations or token ids, from a data set or a stream, batch by batch."""
+"""Prompts for training: texts, conversations or token ids, from a data set or a stream, as token ids in batches."""
 
 import itertools
 import warnings
@@ -12,7 +12,7 @@ from rlhf.config import BadInput
 
 
 Messages = list[dict[str, str]]
-"""A conversation: a role and a content each."""
+"""A conversation: messages with `role` and `content`."""
 PLAIN_CHAT_TEMPLATE = (
     "{% for message in messages %}{% if not loop.first %}{{ '\n\n' }}{% endif %}"
     "{% if message.role == 'user' %}{{ 'Human: ' }}{% endif %}"
@@ -20,28 +20,28 @@ PLAIN_CHAT_TEMPLATE = (
     "{{ message.content }}{% if loop.last and message.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
 )
-"""Conversations as the transcripts of HH-RLHF; the end token stands at the very end only, where a response ends."""
+"""The dialogue format of HH-RLHF. The end token comes only at the very end, where a response ends."""
 TOKEN_COLUMNS = ("prompt", "input_ids", "attention_mask")
 
 
-def readable(given: str | Messages) -> str:
-    """A text or a conversation as a person reads it; the only message of a conversation stands for itself."""
-    if isinstance(given, str):
-        return given
-    if len(given) == 1:
-        return given[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in given)
+def readable(prompt: str | Messages) -> str:
+    """A text or a conversation for a person to read; a single message without its role."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return prompt[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
 @dataclass
 class Prompt:
-    """One prompt, as it was given and as the policy reads it."""
+    """A prompt as it stands in the data and as the policy reads it."""
 
-    given: str | list[dict]
+    raw: str | list[dict]
     """A text, or the messages of a conversation."""
     ids: list[int]
     columns: dict[str, object]
-    """What else stood in its row."""
+    """The other columns of its row, for reward functions."""
 
 
 class PromptReader:
@@ -49,8 +49,8 @@ class PromptReader:
 
     Args:
         tokenizer: the policy's; its chat template renders conversations.
-        room: tokens a prompt may have; None sets no limit.
-        chat_template_kwargs: handed to the chat template.
+        room: the most tokens that a prompt may have; None for no limit.
+        chat_template_kwargs: passed to the chat template.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class PromptReader:
         self.chat_template_kwargs = chat_template_kwargs or {}
 
     def read(self, row: str | list[dict] | dict) -> Prompt:
-        """One row -> its prompt.
+        """Read a row: a text, a conversation, or a dict with `prompt` or `input_ids`.
 
         Raises:
             BadInput: neither `prompt` nor `input_ids`, a conversation without a chat template, an empty prompt, or
-                one that leaves no room.
+                one that leaves no room for the response.
         """
         row = {"prompt": row} if isinstance(row, str | list) else row
         if not isinstance(row, Mapping):
@@ -72,40 +72,40 @@ class PromptReader:
                 "A row of prompts must be a text, a conversation or a dict with `prompt` or `input_ids`, not "
                 f"{row!r:.60}."
             )
-        given = row.get("prompt")
-        if isinstance(given, str) or (isinstance(given, list) and given and isinstance(given[0], dict)):
-            ids = self.encode(given)
+        raw = row.get("prompt")
+        if isinstance(raw, str) or (isinstance(raw, list) and raw and isinstance(raw[0], dict)):
+            ids = self.encode(raw)
         elif row.get("input_ids") is not None:
-            # Masked by the mask that came with it, never by a token's value: a pad may well be the end token.
+            # Pads are told by the attention mask, never by their id: the pad token may be the end token.
             mask = row.get("attention_mask")
             mask = itertools.repeat(1) if mask is None else mask
             ids = [int(token) for token, real in zip(row["input_ids"], mask) if real]  # noqa: B905
-            given = self.tokenizer.decode(ids, skip_special_tokens=True)
+            raw = self.tokenizer.decode(ids, skip_special_tokens=True)
         else:
             raise BadInput(
                 "Prompts need a column `prompt` (texts or conversations) or `input_ids`; this row has "
                 f"{', '.join(row) or 'no columns'}."
             )
         if not ids:
-            raise BadInput(f"A prompt is empty: {str(given)[:60]!r}; remove its row.")
+            raise BadInput(f"A prompt is empty: {str(raw)[:60]!r}; remove its row.")
         if self.room is not None and len(ids) > self.room:
             raise BadInput(
                 f"A prompt of {len(ids)} tokens leaves no room for the response, which leaves {max(self.room, 0)}: "
-                f"{str(given)[:60]!r}; shorten response_length or the prompts."
+                f"{str(raw)[:60]!r}; shorten response_length or the prompts."
             )
-        return Prompt(given, ids, {name: value for name, value in row.items() if name not in TOKEN_COLUMNS})
+        return Prompt(raw, ids, {name: value for name, value in row.items() if name not in TOKEN_COLUMNS})
 
     def render(self, messages: list[dict], **kwargs: object) -> str:
-        """A conversation as text, up to where the assistant begins to speak."""
+        """A conversation as text, up to the point where the assistant's answer begins."""
         require_chat_template(self.tokenizer)
         kwargs = {"add_generation_prompt": True, **self.chat_template_kwargs, **kwargs}
         return self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
 
-    def encode(self, given: str | list[dict]) -> list[int]:
-        """A text or a conversation as the policy reads it."""
-        if isinstance(given, str):
-            return self.tokenizer(given)["input_ids"]
-        return self.tokenizer(self.render(given), add_special_tokens=False)["input_ids"]
+    def encode(self, prompt: str | list[dict]) -> list[int]:
+        """Token ids of a text or a conversation."""
+        if isinstance(prompt, str):
+            return self.tokenizer(prompt)["input_ids"]
+        return self.tokenizer(self.render(prompt), add_special_tokens=False)["input_ids"]
 
 
 def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -122,27 +122,27 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def give_chat_template(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | list[dict]]) -> None:
-    """Let a tokenizer without a chat template, such as GPT-2's, read conversations as plain dialogues, if it must.
+    """If the prompts are conversations, give `PLAIN_CHAT_TEMPLATE` to a tokenizer without a template, such as GPT-2's.
 
-    The commands do this for every model they load, and the template is saved with the model.
+    The commands do this for every model that they load; the template is saved with the model.
     """
     if tokenizer.chat_template is not None or not prompts or isinstance(prompts[0], str):
         return
-    begins = tokenizer("")["input_ids"]
-    tokenizer.chat_template = ("{{ bos_token }}" if tokenizer.bos_token_id in begins else "") + PLAIN_CHAT_TEMPLATE
+    adds_bos = tokenizer.bos_token_id in tokenizer("")["input_ids"]
+    tokenizer.chat_template = ("{{ bos_token }}" if adds_bos else "") + PLAIN_CHAT_TEMPLATE
 
 
 def question_prompt(
     tokenizer: PreTrainedTokenizerBase, question: str, room: int, history: Sequence[dict] = ()
 ) -> Prompt:
-    """A person's question as the policy reads it, after what was said before.
+    """A person's question as a prompt of at most `room` tokens, after the earlier messages of the chat.
 
-    Where the tokenizer has a chat template, the question is the last message of a conversation, whose oldest question
-    and answer give way where there is no room for them; elsewhere it stands alone. What looks like a special token is
-    taken out: nobody ends a turn by writing so.
+    With a chat template, the question is the last message of a conversation, whose oldest turns are dropped until it
+    fits; without one, it stands alone. Text that spells a special token is removed, so that nobody can end a turn by
+    typing it.
 
     Raises:
-        BadInput: the question is empty, or longer than the room.
+        BadInput: the question is empty, or too long by itself.
     """
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
@@ -158,18 +158,18 @@ def question_prompt(
     before = [{**message, "content": plain(message["content"])} for message in history]
     for first in range(0, len(before) + 1, 2):
         messages = [*before[first:], {"role": "user", "content": question}]
-        given = messages if tokenizer.chat_template else question
-        ids = reader.encode(given)
+        raw = messages if tokenizer.chat_template else question
+        ids = reader.encode(raw)
         if len(ids) <= room:
-            return Prompt(given, ids, {})
+            return Prompt(raw, ids, {})
     raise BadInput(f"The question is {len(ids)} tokens long, this model reads at most {room}; please shorten it.")
 
 
 def fitting(prompts: Sequence[str | list[dict]], reader: PromptReader) -> list[str | list[dict]]:
-    """The prompts that leave room for a response; a warning says how many do not.
+    """The prompts that leave room for a response; a warning counts the others.
 
     Raises:
-        BadInput: none does.
+        BadInput: no prompt does.
     """
     lengths = [len(reader.encode(prompt)) for prompt in prompts]
     fits = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= reader.room]
@@ -188,7 +188,7 @@ def fitting(prompts: Sequence[str | list[dict]], reader: PromptReader) -> list[s
 
 
 class PromptSet:
-    """The prompts of a data set, read and checked at once; batches are permutations of all, one after another."""
+    """The prompts of a data set, all read and checked at construction. Each epoch has its own order."""
 
     def __init__(self, rows: Sequence[str | dict], reader: PromptReader) -> None:
         self.prompts = [reader.read(row) for row in rows]
@@ -199,30 +199,30 @@ class PromptSet:
         return len(self.prompts)
 
     def batch(self, first: int, size: int, seed: int) -> list[Prompt]:
-        """Prompts number `first` to `first + size` of the training's order, which `seed` decides."""
+        """Prompts `first` to `first + size` of the training's order, one permutation per epoch, drawn from `seed`."""
         count = len(self.prompts)
         order = {}
-        for turn in range(first // count, (first + size - 1) // count + 1):
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + turn)
-            order[turn] = torch.randperm(count, generator=generator).tolist()
-        return [self.prompts[order[place // count][place % count]] for place in range(first, first + size)]
+        for epoch in range(first // count, (first + size - 1) // count + 1):
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            order[epoch] = torch.randperm(count, generator=generator).tolist()
+        return [self.prompts[order[index // count][index % count]] for index in range(first, first + size)]
 
 
 class PromptStream:
-    """The prompts of an iterable data set, in its own order, from its start again when it ends."""
+    """The prompts of an iterable data set, in its own order, over and over."""
 
     def __init__(self, rows: Iterable[str | dict], reader: PromptReader) -> None:
         self.rows, self.reader = rows, reader
-        self.place = 0
-        self.source = self._repeat()
+        self.next_index = 0
+        self.iterator = self._repeat()
 
     def _repeat(self) -> Iterator[str | dict]:
-        for turn in itertools.count():
+        for epoch in itertools.count():
             empty = True
             for row in self.rows:
                 empty = False
                 yield row
-            if empty and turn == 0:
+            if empty and epoch == 0:
                 raise BadInput("There are no prompts: the data set is empty.")
             if empty:
                 raise BadInput(
@@ -230,22 +230,22 @@ class PromptStream:
                 )
 
     def batch(self, first: int, size: int, seed: int) -> list[Prompt]:
-        """The next prompts; a resumed run skips those before `first`. The order is the stream's: `seed` is unused."""
-        if first < self.place:  # a checkpoint of an earlier update
-            self.place, self.source = 0, self._repeat()
-        for _ in itertools.islice(self.source, first - self.place):
+        """The next prompts; a resumed run skips those before `first`. `seed` is unused: the order is the stream's."""
+        if first < self.next_index:  # resumed from an earlier update
+            self.next_index, self.iterator = 0, self._repeat()
+        for _ in itertools.islice(self.iterator, first - self.next_index):
             pass
-        self.place = first + size
-        return [self.reader.read(row) for row in itertools.islice(self.source, size)]
+        self.next_index = first + size
+        return [self.reader.read(row) for row in itertools.islice(self.iterator, size)]
 
 
 def prompts_of(rows: Sequence | Iterable, reader: PromptReader) -> PromptSet | PromptStream:
-    """The prompts of a data set of known length, or of one that can be iterated over only."""
+    """The prompts of a data set with a length, or of one that can only be iterated over."""
     return PromptSet(rows, reader) if hasattr(rows, "__len__") else PromptStream(rows, reader)
 
 
 def held_out_prompts(rows: Sequence | dict | None, reader: PromptReader) -> dict[str, list[Prompt]]:
-    """Prompts of each evaluation set by its name, "" if there is but one."""
+    """Name of each evaluation set -> its prompts; the name is "" if there is only one."""
     if rows is None:
         return {}
     sets = rows if isinstance(rows, dict) else {"": rows}

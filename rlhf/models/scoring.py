@@ -1,10 +1,12 @@
-"""Scores of responses: from a reward model, for its training, for PPO, for the comparison and for the page; and from
-functions and models together, as PPO takes them.
+"""Scores of responses, from one reward model or from several reward functions and models together.
 
-`RewardModel` judges answers whichever classifier it holds. One made from a language model scores at the last token,
-found by length; only one that pads with its end token is read before that, where Transformers trains it. With the
-policy's tokenizer it reads the very ids the policy read and wrote: prompt, response and the end token if it was said;
-with another one it reads the text. An encoder such as DistilBERT reads the text padded, as it was trained.
+`AnswerScorer` scores answers with any sequence classifier. One made from a language model scores at the last token,
+which is found by length; if it pads with its end token, at the token before, where Transformers trains it. With the
+policy's tokenizer it reads the very ids that the policy read and sampled: prompt, response and, if the response ended,
+the end token. With another tokenizer it reads the text. An encoder such as DistilBERT reads padded text, as in its
+training.
+
+`RewardSource` is one reward of PPO, a model or a function; `score_responses` calls all of them, `combine` adds up.
 """
 
 import inspect
@@ -27,21 +29,21 @@ RewardFunc = Callable[..., list[float | None] | list[list[float]]]
 
 @torch.no_grad()
 def score_ids(reward_model: PreTrainedModel, rows: list[list[int]], batch_tokens: int = 4096) -> torch.Tensor:
-    """Score whole sequences (prompt + response), a list of B id lists -> (B,), about `batch_tokens` at a time."""
+    """Scores (B,) of B sequences of token ids, prompt and response, read about `batch_tokens` tokens at a time."""
     use_packed_attention(reward_model)
     scores = torch.empty(len(rows))
     config = plain_model(reward_model).config
     if config.pad_token_id == config.eos_token_id:
         rows = [_before_end(row, config.eos_token_id) for row in rows]
-    for chosen in batches_by_length(rows, batch_tokens):
-        ids, lined_up = pack([rows[row] for row in chosen], reward_model.device)
-        last = hidden_states(reward_model, ids, lined_up, lined_up.starts + lined_up.lengths - 1)
-        scores[chosen] = plain_model(reward_model).score(last).squeeze(1).float().cpu()
+    for batch in batches_by_length(rows, batch_tokens):
+        ids, packed = pack([rows[row] for row in batch], reward_model.device)
+        last = hidden_states(reward_model, ids, packed, packed.starts + packed.lengths - 1)  # (b, d)
+        scores[batch] = plain_model(reward_model).score(last).squeeze(1).float().cpu()
     return scores
 
 
 def _before_end(row: list[int], eos_id: int) -> list[int]:
-    """A row without its end token: a classifier that pads with that, as GPT-2 does, never reads it in training."""
+    """A row without its end token: a classifier that pads with it, as GPT-2 does, never reads it in training."""
     end = len(row)
     while end > 1 and row[end - 1] == eos_id:
         end -= 1
@@ -51,7 +53,7 @@ def _before_end(row: list[int], eos_id: int) -> list[int]:
 def pair_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, answer: str | Messages) -> list[int]:
     """A prompt and an answer to it as TRL's RewardTrainer reads them, up to the end token.
 
-    What a chat template writes after the end token, often a line break, is left off: PPO's responses end with it.
+    Whatever a chat template writes after the end token, often a line break, is dropped: PPO's responses stop there.
 
     Raises:
         BadInput: a conversation, but no chat template.
@@ -71,26 +73,26 @@ def pair_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, answer:
 def score_padded(
     reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_size: int = 64
 ) -> torch.Tensor:
-    """Scores (B,) of texts from an encoder, read with its own tokenizer."""
+    """Scores (B,) that an encoder gives to B texts, read with its own tokenizer."""
     scores = []
-    fits = {"truncation": True, "max_length": min(tokenizer.model_max_length, context_size(reward_model))}
+    limits = {"truncation": True, "max_length": min(tokenizer.model_max_length, context_size(reward_model))}
     for start in range(0, len(texts), batch_size):
-        batch = tokenizer(texts[start : start + batch_size], padding=True, return_tensors="pt", **fits)
+        batch = tokenizer(texts[start : start + batch_size], padding=True, return_tensors="pt", **limits)
         scores.append(reward_model(**batch.to(reward_model.device)).logits[:, 0].float().cpu())
     return torch.cat(scores)
 
 
 def scores_at_last_token(classifier: PreTrainedModel) -> bool:
-    """Whether a sequence classifier is made from a language model; if not, it is an encoder."""
+    """Whether a sequence classifier is made from a causal language model, rather than from an encoder."""
     return hasattr(plain_model(classifier), "score")
 
 
-class RewardModel:
-    """A sequence classifier with one score as the judge of a policy's answers.
+class AnswerScorer:
+    """Scores a policy's answers with a reward model.
 
     Args:
-        model: the classifier.
-        tokenizer: its tokenizer; the policy's if not given.
+        model: a sequence classifier with one score.
+        tokenizer: its tokenizer; None for the policy's.
         reader: the policy's prompts and tokenizer.
     """
 
@@ -102,7 +104,7 @@ class RewardModel:
         self.at_last_token = scores_at_last_token(model)
 
     def __call__(self, prompts: list[Prompt], answers: list[list[int]], ended: list[bool]) -> torch.Tensor:
-        """Scores (B,) of answers, given as the policy's ids with the end token if it was said."""
+        """Scores (B,) of B answers, given as the policy's token ids, with the end token where they ended."""
         if self.same_tokenizer and self.at_last_token:
             return score_ids(
                 self.model, [prompt.ids + answer for prompt, answer in zip(prompts, answers, strict=True)]
@@ -114,29 +116,28 @@ class RewardModel:
         return score_ids(self.model, [ids[-longest:] for ids in map(self._as_ids, prompts, texts, ended)])
 
     def _as_ids(self, prompt: Prompt, text: str, ended: bool) -> list[int]:
-        """Prompt and answer as a language model reads them in training, the end token only if it was said."""
-        if isinstance(prompt.given, list) and self.tokenizer.chat_template is not None:
-            return pair_ids(self.tokenizer, prompt.given, [{"role": "assistant", "content": text}])
+        """Prompt and answer as the classifier's training reads them; the end token only if the answer ended."""
+        if isinstance(prompt.raw, list) and self.tokenizer.chat_template is not None:
+            return pair_ids(self.tokenizer, prompt.raw, [{"role": "assistant", "content": text}])
         end = self.tokenizer.eos_token if ended else ""
         return self.tokenizer(self._as_text(prompt, text) + end)["input_ids"]
 
     def _as_text(self, prompt: Prompt, text: str) -> str:
-        """Prompt and answer as they stand after each other."""
-        return (self.reader.render(prompt.given) if isinstance(prompt.given, list) else prompt.given) + text
+        return (self.reader.render(prompt.raw) if isinstance(prompt.raw, list) else prompt.raw) + text
 
 
-class Reward:
-    """One source of scores for PPO: a sequence classifier or a function.
+class RewardSource:
+    """One reward of PPO: a sequence classifier or a function.
 
     Args:
         source: a classifier with one score, or `f(prompts, completions, completion_ids, **columns)`, which returns one
-            number a completion (None where it has no opinion) or one number a token.
-        processing_class: a classifier's tokenizer; the policy's if not given.
+            number per completion (None for no opinion) or a list of one number per token.
+        processing_class: a classifier's tokenizer; None for the policy's.
         reader: the policy's prompts and tokenizer.
         policy_vocab: rows of the policy's embedding.
 
     Raises:
-        BadInput: neither of the two, a classifier with several scores, or one of another vocabulary.
+        BadInput: neither of the two, or a classifier with several scores or another vocabulary.
     """
 
     def __init__(
@@ -165,12 +166,12 @@ class Reward:
                 f"The reward model {self.name} is a {type(plain_model(source)).__name__} with {config.num_labels} "
                 "outputs; PPO needs a sequence classifier with num_labels=1."
             )
-        self.judge = RewardModel(source, processing_class, reader)
-        if not self.judge.at_last_token and processing_class is None:
+        self.scorer = AnswerScorer(source, processing_class, reader)
+        if not self.scorer.at_last_token and processing_class is None:
             raise BadInput(
                 f"The reward model {self.name} is an encoder: give its own tokenizer as reward_processing_classes."
             )
-        self.same_tokenizer = self.judge.same_tokenizer and self.judge.at_last_token
+        self.same_tokenizer = self.scorer.same_tokenizer and self.scorer.at_last_token
         vocab = source.get_input_embeddings().weight.size(0)
         if self.same_tokenizer and vocab < min(policy_vocab, len(reader.tokenizer)):
             raise BadInput(
@@ -181,19 +182,20 @@ class Reward:
     def __call__(
         self, prompts: list[Prompt], answers: list[list[int]], ended: list[bool], **extra: object
     ) -> list[float | None] | list[list[float]]:
-        """Scores of B answers, one each or one a token.
+        """Scores of B answers, one per answer or one per token.
 
         Raises:
             BadInput: the wrong number of scores, something that is no number, or NaN.
         """
         if self.is_model:
-            return self.judge(prompts, answers, ended).tolist()
+            return self.scorer(prompts, answers, ended).tolist()
         completions = self.reader.tokenizer.batch_decode(answers, skip_special_tokens=True)
         columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in prompts[0].columns}
-        offered = {
-            "prompts": [prompt.given for prompt in prompts],
+        # A function gets those of these arguments that its signature names, or all if it has **kwargs.
+        arguments = {
+            "prompts": [prompt.raw for prompt in prompts],
             "completions": [
-                [{"role": "assistant", "content": text}] if isinstance(prompt.given, list) else text
+                [{"role": "assistant", "content": text}] if isinstance(prompt.raw, list) else text
                 for prompt, text in zip(prompts, completions, strict=True)
             ],
             "completion_ids": answers,
@@ -201,41 +203,41 @@ class Reward:
             **extra,
         }
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in self.accepts.values())
-        scores = self.source(**{name: value for name, value in offered.items() if takes_all or name in self.accepts})
+        scores = self.source(**{name: value for name, value in arguments.items() if takes_all or name in self.accepts})
         return self._checked(scores, answers)
 
     def _checked(self, scores: object, answers: list[list[int]]) -> list:
-        """What a function gave, as a list of floats and None, or of lists of floats."""
+        """What a function returned, as a list of floats and None, or of lists of floats."""
         try:
-            scores = [_plain(score) for score in scores]
+            scores = [_as_floats(score) for score in scores]
         except (TypeError, ValueError) as error:
             raise BadInput(
-                f"The reward function {self.name} must give a list with a number for each completion, or None for no "
-                f"opinion, or one number a token; it gave {type(scores).__name__}: {str(scores)[:60]}."
+                f"The reward function {self.name} must return a list with a number for each completion, None for no "
+                f"opinion, or one number per token; it returned {type(scores).__name__}: {str(scores)[:60]}."
             ) from error
         if len(scores) != len(answers):
             raise BadInput(
-                f"The reward function {self.name} gave {len(scores)} scores for {len(answers)} completions; it must "
-                "give one each."
+                f"The reward function {self.name} returned {len(scores)} scores for {len(answers)} completions; it "
+                "must return one for each."
             )
         for row, (score, answer) in enumerate(zip(scores, answers, strict=True)):
             per_token = isinstance(score, list)
             if per_token and len(score) != len(answer):
                 raise BadInput(
-                    f"The reward function {self.name} gave {len(score)} rewards for the {len(answer)} tokens of "
-                    f"completion {row}; it must give one each."
+                    f"The reward function {self.name} returned {len(score)} rewards for the {len(answer)} tokens of "
+                    f"completion {row}; it must return one for each."
                 )
             for number in score if per_token else [score]:
                 if number is not None and not math.isfinite(number):
                     raise BadInput(
-                        f"The reward function {self.name} gave {number} for completion {row}; a score must be a "
+                        f"The reward function {self.name} returned {number} for completion {row}; a score must be a "
                         "finite number, or None for no opinion."
                     )
         return scores
 
 
-def _plain(score: object) -> float | None | list[float]:
-    """One score as a float, None, or a list of floats; it may be a tensor, an array, or a sequence of these."""
+def _as_floats(score: object) -> float | None | list[float]:
+    """A number, tensor, array, sequence of numbers or None as a float, a list of floats, or None."""
     score = score.tolist() if hasattr(score, "tolist") else score
     if score is None:
         return None
@@ -244,20 +246,26 @@ def _plain(score: object) -> float | None | list[float]:
     return float(score)
 
 
-def rewards_of(sources: object, tokenizers: object, reader: PromptReader, policy_vocab: int) -> list[Reward]:
-    """One `Reward` each of what PPO was given as rewards: one source or a list, models by name or not."""
+def rewards_of(sources: object, tokenizers: object, reader: PromptReader, policy_vocab: int) -> list[RewardSource]:
+    """The rewards of PPO: `sources` is a function, a model, a model's name, or a list of these.
+
+    Two rewards of the same name are told apart by a number.
+
+    Raises:
+        BadInput: there is none, or not as many tokenizers; and see `RewardSource`.
+    """
     if sources is None or sources == []:
         raise BadInput("PPOTrainer needs a reward: give reward_funcs (functions or models) or reward_model.")
     sources = sources if isinstance(sources, list) else [sources]
     tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(sources)
     if len(tokenizers) != len(sources):
         raise BadInput(f"There are {len(sources)} rewards and {len(tokenizers)} reward_processing_classes.")
-    rewards: list[Reward] = []
+    rewards: list[RewardSource] = []
     for source, tokenizer in zip(sources, tokenizers, strict=True):
         if isinstance(source, str):
-            source, found = load_reward_model(source, trained=True)
-            tokenizer = tokenizer or found
-        reward = Reward(source, tokenizer, reader, policy_vocab)
+            source, its_tokenizer = load_reward_model(source, trained=True)
+            tokenizer = tokenizer or its_tokenizer
+        reward = RewardSource(source, tokenizer, reader, policy_vocab)
         same = sum(other.name.split("-")[0] == reward.name for other in rewards)
         reward.name += f"-{same + 1}" if same else ""
         rewards.append(reward)
@@ -265,43 +273,43 @@ def rewards_of(sources: object, tokenizers: object, reader: PromptReader, policy
 
 
 @dataclass
-class Verdict:
-    """What all rewards say of B answers."""
+class RewardScores:
+    """The scores of B answers, and what reward functions logged besides."""
 
     by_reward: dict[str, list[float | None] | list[list[float]]]
-    """Scores by the name of their source."""
+    """Name of a reward -> its B scores, each a number, None, or one number per token."""
     logged: dict[str, float]
-    """Metrics that the functions logged themselves."""
+    """Metrics, by `log_metric`."""
     columns: dict[str, list]
-    """Columns that the functions added to the table of samples."""
+    """Columns for the table of samples, by `log_extra`."""
 
 
-def ask(
-    rewards: list[Reward], prompts: list[Prompt], answers: list[list[int]], ended: list[bool], state: object
-) -> Verdict:
-    """Ask every source for its scores of B answers; functions may take the trainer's state, log_metric, log_extra."""
-    verdict = Verdict({}, {}, {})
+def score_responses(
+    rewards: list[RewardSource], prompts: list[Prompt], answers: list[list[int]], ended: list[bool], state: object
+) -> RewardScores:
+    """Score B answers with every reward; functions may also take `trainer_state`, `log_metric` and `log_extra`."""
+    scores = RewardScores({}, {}, {})
     extra = {
         "trainer_state": state,
-        "log_metric": lambda name, value: verdict.logged.update({name: float(value)}),
-        "log_extra": lambda column, values: verdict.columns.update({column: list(values)}),
+        "log_metric": lambda name, value: scores.logged.update({name: float(value)}),
+        "log_extra": lambda column, values: scores.columns.update({column: list(values)}),
     }
     for reward in rewards:
-        verdict.by_reward[reward.name] = reward(prompts, answers, ended, **extra)
-    return verdict
+        scores.by_reward[reward.name] = reward(prompts, answers, ended, **extra)
+    return scores
 
 
-def combine(verdict: Verdict, weights: Sequence[float], mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores of all sources -> one weighted score each (B,), and what of it each token earned (B, T).
+def combine(scores: RewardScores, weights: Sequence[float], mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weighted sum of all rewards -> a score per response (B,), and the same spread over its tokens (B, T).
 
-    A score of a whole response is earned at its last token. None counts for nothing.
+    A score of a whole response belongs to its last token. None counts as zero.
     """
-    earned, rows = torch.zeros(mask.shape), torch.arange(len(mask))
+    by_token, rows = torch.zeros(mask.shape), torch.arange(len(mask))
     last = mask.sum(dim=1).cpu() - 1
-    for scores, weight in zip(verdict.by_reward.values(), weights, strict=True):
-        whole = torch.tensor([0.0 if score is None or isinstance(score, list) else score for score in scores])
-        earned[rows, last] += weight * whole
-        for row, score in enumerate(scores):
+    for of_reward, weight in zip(scores.by_reward.values(), weights, strict=True):
+        whole = torch.tensor([0.0 if score is None or isinstance(score, list) else score for score in of_reward])
+        by_token[rows, last] += weight * whole
+        for row, score in enumerate(of_reward):
             if isinstance(score, list):
-                earned[row, : len(score)] += weight * torch.tensor(score)
-    return earned.sum(dim=1).to(mask.device), earned.to(mask.device)
+                by_token[row, : len(score)] += weight * torch.tensor(score)
+    return by_token.sum(dim=1).to(mask.device), by_token.to(mask.device)

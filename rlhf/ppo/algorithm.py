@@ -27,7 +27,7 @@ from torch.nn.utils import clip_grad_norm_
 from rlhf import ranks
 from rlhf.models.generate import Generation
 from rlhf.models.prompts import Prompt
-from rlhf.models.scoring import Verdict
+from rlhf.models.scoring import RewardScores
 from rlhf.ppo.metrics import LearningStats, update_metrics
 
 
@@ -50,7 +50,7 @@ class Rollout:
     rows: list[list[int]]  # B lists of ids, prompt and response, without pads
     generation: Generation  # responses, mask, logprobs, ended (B,), hidden (B, T, d)
     loss_mask: torch.Tensor  # the tokens that losses and whitening see
-    verdict: Verdict | None = None  # scores by reward function
+    reward_outputs: RewardScores | None = None  # scores by reward function
     raw_scores: torch.Tensor | None = None  # (B,) weighted sum over reward functions
     ref_logprobs: torch.Tensor | None = None
     exact_kl: torch.Tensor | None = None  # KL(policy || reference) over the vocabulary at each token

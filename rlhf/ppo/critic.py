@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf.models.packed import plain_model
-from rlhf.models.scoring import Reward
+from rlhf.models.scoring import RewardSource
 
 
 class ValueHead(nn.Module):
@@ -27,7 +27,7 @@ class ValueHead(nn.Module):
             return self.score(hidden.float()).squeeze(1)
 
 
-def new_value_model(policy: PreTrainedModel, rewards: list[Reward]) -> PreTrainedModel:
+def new_value_model(policy: PreTrainedModel, rewards: list[RewardSource]) -> PreTrainedModel:
     """A copy of the first reward model that reads the policy's tokens, else the policy's trunk with a new head."""
     # A reward model has learned to judge the very responses whose score the critic is to predict (Ouyang et al. 2022,
     # 2203.02155, start the critic from it too).

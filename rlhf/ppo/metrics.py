@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhf import metrics, ranks
-from rlhf.models.scoring import Verdict
+from rlhf.models.scoring import RewardScores
 
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def update_metrics(
         "tokens_per_second/rollout": int(lengths.sum()) / seconds["rollout"],
         "tokens_per_second/score": read_tokens / seconds["score"],
         "tokens_per_second/update": stats.epochs * read_tokens / seconds["update"],
-        **_rewards(rollout.verdict),
+        **_rewards(rollout.reward_outputs),
     }
 
 
@@ -151,15 +151,15 @@ def _lengths(lengths: torch.Tensor, ended: torch.Tensor) -> dict[str, float]:
     }
 
 
-def _rewards(verdict: Verdict) -> dict[str, float]:
+def _rewards(reward_outputs: RewardScores) -> dict[str, float]:
     """Mean and standard deviation of each reward's scores, and what the functions logged: the mean over ranks."""
     reported = {}
-    for name, own in verdict.by_reward.items():
+    for name, own in reward_outputs.by_reward.items():
         scores = ranks.gather_list(own)  # one per response; None for no opinion; a list if given by token
         totals = [sum(score) if isinstance(score, list) else score for score in scores if score is not None]
         reported[f"rewards/{name}/mean"] = torch.tensor(totals).mean().item()
         reported[f"rewards/{name}/std"] = torch.tensor(totals).std(correction=0).item()
     logged = defaultdict(list)
-    for name, value in (entry for part in ranks.all_gather_object(verdict.logged) for entry in part.items()):
+    for name, value in (entry for part in ranks.all_gather_object(reward_outputs.logged) for entry in part.items()):
         logged[name].append(value)
     return reported | {name: sum(values) / len(values) for name, values in logged.items()}

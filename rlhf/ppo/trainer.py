@@ -31,7 +31,7 @@ from rlhf.metrics import EPISODE
 from rlhf.models.generate import Generation, generate
 from rlhf.models.packed import is_peft, plain_model, use_packed_attention
 from rlhf.models.prompts import Prompt, PromptReader, PromptSet, PromptStream, held_out_prompts, prompts_of
-from rlhf.models.scoring import RewardFunc, Verdict, ask, combine, rewards_of
+from rlhf.models.scoring import RewardFunc, RewardScores, combine, rewards_of, score_responses
 from rlhf.ppo.algorithm import SHOW, Rollout, ScoreStats, ppo_update
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import ValueHead, new_value_model
@@ -345,16 +345,16 @@ class PPOTrainer(Trainer):
         Raises:
             BadInput: a reward function has no opinion on any response of all ranks.
         """
-        rollout.verdict = self._ask_rewards(rollout.prompts, rollout.generation)
-        for name, scores in rollout.verdict.by_reward.items():
+        rollout.reward_outputs = self._score_responses(rollout.prompts, rollout.generation)
+        for name, scores in rollout.reward_outputs.by_reward.items():
             if not ranks.any_rank(any(score is not None for score in scores)):
                 raise BadInput(f"The reward function {name} gave None for every completion of an update.")
-        return combine(rollout.verdict, self.reward_weights, rollout.mask)
+        return combine(rollout.reward_outputs, self.reward_weights, rollout.mask)
 
-    def _ask_rewards(self, prompts: list[Prompt], generation: Generation) -> Verdict:
+    def _score_responses(self, prompts: list[Prompt], generation: Generation) -> RewardScores:
         """What the rewards say of B answers."""
         with self.accelerator.autocast():
-            return ask(self.rewards, prompts, generation.lists(), generation.ended.tolist(), self.state)
+            return score_responses(self.rewards, prompts, generation.lists(), generation.ended.tolist(), self.state)
 
     # Evaluation and samples ----------------------------------------------------------------------------------------
 
@@ -432,8 +432,8 @@ class PPOTrainer(Trainer):
             drawn = rollout.mask.size(1)
             for _ in range(max(ranks.all_gather_object(drawn)) - drawn):
                 torch.rand(len(batch), generator=generator)
-            verdict = self._ask_rewards(rollout.prompts, rollout.generation)
-            rollout.raw_scores, _ = combine(verdict, self.reward_weights, rollout.mask)
+            reward_outputs = self._score_responses(rollout.prompts, rollout.generation)
+            rollout.raw_scores, _ = combine(reward_outputs, self.reward_weights, rollout.mask)
             yield rollout, len(batch)
 
     def generate_completions(
@@ -449,14 +449,14 @@ class PPOTrainer(Trainer):
             prompts = [self.reader.read(row) for row in prompts]
         queries = [prompt.ids for prompt in prompts]
         generation = self._generate(self.model, queries, self.generator(SHOW), greedy=greedy)
-        verdict = self._ask_rewards(prompts, generation)
-        scores, _ = combine(verdict, self.reward_weights, generation.mask)
+        reward_outputs = self._score_responses(prompts, generation)
+        scores, _ = combine(reward_outputs, self.reward_weights, generation.mask)
         texts = self.processing_class.batch_decode(generation.lists(), skip_special_tokens=True)
         completions = [
-            {"index": index, "prompt": prompt.given, "response": text.strip(), "score": score}
+            {"index": index, "prompt": prompt.raw, "response": text.strip(), "score": score}
             for index, (prompt, text, score) in enumerate(zip(prompts, texts, scores.tolist(), strict=True))
         ]
-        for column, values in verdict.columns.items():
+        for column, values in reward_outputs.columns.items():
             for completion, value in zip(completions, values, strict=True):
                 completion[column] = value
         if self.args.log_completions:

@@ -268,11 +268,11 @@ def give_scores(
 ) -> None:
     """The reward model's score under each answer, from the very ids that were written where it can read them."""
     from rlhf.models.prompts import PromptReader
-    from rlhf.models.scoring import RewardModel
+    from rlhf.models.scoring import AnswerScorer
 
     answers = [written[name] for name in said]
     ended = [ids[-1] == voice.tokenizer.eos_token_id for ids in answers]
-    judge = RewardModel(*judge, PromptReader(voice.tokenizer, None))
+    judge = AnswerScorer(*judge, PromptReader(voice.tokenizer, None))
     for name, score in zip(said, judge([asked[name] for name in said], answers, ended).tolist(), strict=True):
         said[name]["score"] = score
 
