@@ -14,12 +14,11 @@ from rlhf.compare import answers, table
 from rlhf.config import EVERYDAY, BadInput, CompareArguments, PPOArguments
 from rlhf.data.load import read_questions
 from rlhf.everyday import gold_score
-from rlhf.models.prompts import Messages, PromptReader, fitting, give_chat_template
+from rlhf.models.prompts import Messages, Prompt, PromptReader, fitting, give_chat_template
 from rlhf.models.scoring import AnswerScorer
 from rlhf.runs.directory import Run, read_json, write_json
 
 
-Prompts = dict[str, list[str | Messages]]
 """Split -> its prompts."""
 
 
@@ -100,7 +99,9 @@ def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str
         if config.get("kind") != "ppo":
             raise BadInput(f"seeds repeats the training of PPO runs, and {path} is none; give --seeds 1.")
         known = {field.name: config[field.name] for field in fields(PPOArguments) if field.name in config}
-        settings = replace(PPOArguments(**known), num_sample_generations=0, save_steps=0, resume_from_checkpoint=None)
+        settings = replace(
+            PPOArguments(**known), num_sample_generations=0, eval_steps=0, save_steps=0, resume_from_checkpoint=None
+        )
         repeats[name] = [
             replace(settings, seed=seed, output_dir=f"{name}-seed-{seed}")
             for seed in range(config["seed"] + 1, config["seed"] + seeds)
@@ -121,7 +122,7 @@ def _shared_tokenizer(paths: dict[str, str]) -> PreTrainedTokenizerBase:
     return tokenizers["base"]
 
 
-def _load_prompts(args: CompareArguments, tokenizer: PreTrainedTokenizerBase) -> Prompts:
+def _load_prompts(args: CompareArguments, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[str | Messages]]:
     """Splits "test" and "unseen" of the data set, or "own" from a file: as conversations for a chat model."""
     if args.prompts_file is None:
         return {split: split_prompts(args, split) for split in ("test", "unseen")}
@@ -131,7 +132,9 @@ def _load_prompts(args: CompareArguments, tokenizer: PreTrainedTokenizerBase) ->
     return {"own": questions}
 
 
-def _select_prompts(args: CompareArguments, prompts: Prompts, reader: PromptReader) -> Prompts:
+def _select_prompts(
+    args: CompareArguments, prompts: dict[str, list[str | Messages]], reader: PromptReader
+) -> dict[str, list[Prompt]]:
     """As many as the settings ask for of the prompts that leave room for an answer, in splits of at least two.
 
     Raises:
@@ -169,7 +172,7 @@ def _write_scores(
     run: Run,
     contenders: list[answers.Contender],
     sampler: answers.AnswerSampler,
-    prompts: Prompts,
+    prompts: dict[str, list[Prompt]],
 ) -> None:
     """Sample and score all answers, and write `scores.csv` batch by batch."""
     total = args.samples * len(contenders) * sum(map(len, prompts.values()))

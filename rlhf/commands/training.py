@@ -95,7 +95,7 @@ def ppo(args: PPOArguments) -> dict:
         peft_config=models.lora(args, policy, "CAUSAL_LM"),
     )
     trainer.remove_callback(PrinterCallback)
-    data_fingerprint = fingerprint(map(readable, prompts))
+    data_fingerprint = fingerprint(readable(prompt.raw) for prompt in prompts)
     run = open_run(args, "ppo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
     with recorded(run):
         trainer.args.output_dir = str(run.path / "checkpoints")

@@ -59,13 +59,15 @@ class PromptReader:
         self.tokenizer, self.room = tokenizer, room
         self.chat_template_kwargs = chat_template_kwargs or {}
 
-    def read(self, row: str | list[dict] | dict) -> Prompt:
-        """Read a row: a text, a conversation, or a dict with `prompt` or `input_ids`.
+    def read(self, row: str | list[dict] | dict | Prompt) -> Prompt:
+        """Read a row: a text, a conversation, or a dict with `prompt` or `input_ids`; a prompt is taken as it is.
 
         Raises:
             BadInput: neither `prompt` nor `input_ids`, a conversation without a chat template, an empty prompt, or
                 one that leaves no room for the response.
         """
+        if isinstance(row, Prompt):
+            return row
         row = {"prompt": row} if isinstance(row, str | list) else row
         if not isinstance(row, Mapping):
             raise BadInput(
@@ -165,17 +167,19 @@ def question_prompt(
     raise BadInput(f"The question is {len(ids)} tokens long, this model reads at most {room}; please shorten it.")
 
 
-def fitting(prompts: Sequence[str | list[dict]], reader: PromptReader) -> list[str | list[dict]]:
-    """The prompts that leave room for a response; a warning counts the others.
+def fitting(prompts: Sequence[str | list[dict]], reader: PromptReader) -> list[Prompt]:
+    """Read the prompts that leave room for a response; a warning counts the others.
 
     Raises:
         BadInput: no prompt does.
     """
-    lengths = [len(reader.encode(prompt)) for prompt in prompts]
-    fits = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= reader.room]
+    unlimited = PromptReader(reader.tokenizer, None, reader.chat_template_kwargs)
+    read = [unlimited.read(prompt) for prompt in prompts]
+    fits = [prompt for prompt in read if len(prompt.ids) <= reader.room]
     if prompts and not fits:
+        shortest = min(len(prompt.ids) for prompt in read)
         raise BadInput(
-            f"Even the shortest prompt, {min(lengths)} tokens, leaves no room for the response, which leaves "
+            f"Even the shortest prompt, {shortest} tokens, leaves no room for the response, which leaves "
             f"{max(reader.room, 0)}; shorten response_length or the prompts."
         )
     if len(fits) < len(prompts):
