@@ -19,9 +19,6 @@ from rlhf.models.scoring import AnswerScorer
 from rlhf.runs.directory import Run, read_json, write_json
 
 
-"""Split -> its prompts."""
-
-
 def compare(args: CompareArguments) -> dict | None:
     """Compare any number of models with the base; writes `scores.csv` and `summary.json`, returns the summary.
 
