@@ -19,21 +19,18 @@ def demo(args: DemoArguments) -> dict | None:
         started, seconds = time.time(), {}
         first = ("reward", "Reward model") if args.reward_model_path is None else ("ppo", "PPO")
         run.set_status(state="running", started=started, phase=first[0], message=first[1])
-        stages = [
-            ("reward", lambda: reward(args.reward_arguments(run.path / "reward"))),
-            ("ppo", lambda: ppo(args.ppo_arguments(run.path / "reward", run.path / "ppo"))),
-            (
-                "compare",
-                lambda: compare(args.compare_arguments(run.path / "reward", run.path / "ppo", run.path / "compare")),
-            ),
-        ]
-        if args.reward_model_path is not None:
-            del stages[0]
+        paths = {kind: stage.path for kind, stage in run.stages().items()}
+        reward_path = paths.get("reward")  # None if the demo was given a reward model
+        commands = {
+            "reward": lambda: reward(args.reward_arguments(reward_path)),
+            "ppo": lambda: ppo(args.ppo_arguments(reward_path, paths["ppo"])),
+            "compare": lambda: compare(args.compare_arguments(reward_path, paths["ppo"], paths["compare"])),
+        }
         results = {}
-        for number, (name, stage) in enumerate(stages):
+        for number, name in enumerate(paths):
             began = time.time()
-            run.set_status(phase=name, step=number, total_steps=len(stages))
-            results[name] = stage()
+            run.set_status(phase=name, step=number, total_steps=len(paths))
+            results[name] = commands[name]()
             seconds[name] = time.time() - began
             if run.stop_requested():
                 raise Stopped
@@ -41,10 +38,10 @@ def demo(args: DemoArguments) -> dict | None:
             **results["compare"],
             "seconds": {**seconds, "total": time.time() - started},
         }
-        (run.path / "compare" / "scores.csv").rename(run.path / "scores.csv")
+        (paths["compare"] / "scores.csv").rename(run.path / "scores.csv")
         write_json(run.path / "summary.json", summary)
-        write_card(run.path / "ppo" / "model")  # again, with the comparison
-        run.set_status(step=len(stages))
+        write_card(paths["ppo"] / "model")  # again, with the comparison
+        run.set_status(step=len(paths))
         return summary
     return None  # stopped
 

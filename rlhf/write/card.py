@@ -77,11 +77,6 @@ text = tokenizer.apply_chat_template(messages, tokenize=False)"""
 _REWARD_TEXT = """text = question + answer + tokenizer.eos_token"""
 
 
-def has_model(folder: Path) -> bool:
-    """Whether this is the model folder of a reward or PPO run."""
-    return (folder / "config.json").exists() and Run(folder.parent).config().get("kind") in _SETTINGS
-
-
 def write_card(folder: Path) -> None:
     """Write the card into a run's model folder."""
     (folder / CARD).write_text(model_card(folder), encoding="utf-8")

@@ -21,7 +21,7 @@ from rlhf.config import (
     default_of,
 )
 from rlhf.runs.directory import Run
-from rlhf.write.card import CARD, has_model, model_card
+from rlhf.write.card import CARD, model_card
 
 
 CONFIGS = {
@@ -127,8 +127,8 @@ def _name_in_zip(run: Run, path: Path) -> str:
 
 def model_folders(run: Run) -> list[Path]:
     """The folders of a run that hold a finished model."""
-    found = (path.parent for path in run_files(run) if path.parent.name == "model" and path.name == "config.json")
-    return [folder for folder in found if has_model(folder)]
+    configs = (path for path in run_files(run) if path.parent.name == "model" and path.name == "config.json")
+    return [path.parent for path in configs if Run(path.parent.parent).trainings()]
 
 
 # A model on the Hub ------------------------------------------------------------------------------------------------
@@ -140,10 +140,9 @@ def model_folder(run: Run, what: str) -> Path:
     Raises:
         BadInput: it has none.
     """
-    kind = "ppo" if what == "policy" else what
-    for part in (Run(run.path / kind), run):
-        if part.config().get("kind") == kind and has_model(part.path / "model"):
-            return part.path / "model"
+    folder = run.model("ppo" if what == "policy" else "reward")
+    if folder:
+        return folder
     name, other = ("policy", "reward") if what == "policy" else ("reward model", "policy")
     raise BadInput(f"{run.path} holds no finished {name}; name the directory of another run, or give --what {other}.")
 

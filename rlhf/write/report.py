@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
 from rlhf.compare.stats import Overoptimization  # noqa: E402
 from rlhf.compare.table import read_rows  # noqa: E402
 from rlhf.config import BadInput  # noqa: E402
-from rlhf.runs.directory import Run, read_json  # noqa: E402
+from rlhf.runs.directory import Run  # noqa: E402
 
 
 BASE, PPO, GOLD, GREY = "#0072B2", "#D55E00", "#009E73", "#6b7280"
@@ -39,20 +39,21 @@ def write_report(run_path: Path, output_file: Path, sweep_path: Path) -> Path:
     Raises:
         BadInput: the directory holds no finished demo run.
     """
-    summary = read_json(run_path / "summary.json")
+    run = Run(run_path)
+    summary, stages = run.summary(), run.stages()
     if "seconds" not in summary:
         raise BadInput(f"{run_path} holds no finished demo run; make one with `python -m rlhf demo`.")
     rows = list(read_rows(run_path / "scores.csv"))
     figures = output_file.parent / "assets" / "report"
     figures.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(_STYLE):
-        _reward_figure(Run(run_path / "reward").metrics(), summary, figures / "reward.svg")
-        _ppo_figure(Run(run_path / "ppo").metrics(), figures / "ppo.svg")
+        _reward_figure(stages["reward"].metrics(), summary, figures / "reward.svg")
+        _ppo_figure(stages["ppo"].metrics(), figures / "ppo.svg")
         _score_figure(rows, figures / "scores.svg")
-        sweep = read_json(sweep_path / "sweep.json")
+        sweep = Run(sweep_path).sweep()
         if sweep:
             _sweep_figure(sweep, figures / "sweep.svg")
-    output_file.write_text(_text(Run(run_path), summary, rows, sweep), encoding="utf-8")
+    output_file.write_text(_text(run, summary, rows, sweep), encoding="utf-8")
     return output_file
 
 
@@ -248,7 +249,7 @@ def _ceiling(reward: dict) -> str:
 
 
 def _ppo_section(run: Run) -> str:
-    metrics = Run(run.path / "ppo").metrics()
+    metrics = run.stages()["ppo"].metrics()
     first, last = metrics[0], metrics[-1]
     return f"""## PPO
 
