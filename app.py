@@ -20,10 +20,11 @@ from rlhf.runs import directory as runs
 from rlhf.ui import describe, example_id, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.api import add_endpoints
-from rlhf.ui.chat import ChatTab, warm_up
+from rlhf.ui.chat import ChatTab
 from rlhf.ui.live import PLOTLY_JS
 from rlhf.ui.scores import ScoresTab
 from rlhf.ui.train import TrainTab
+from rlhf.ui.voices import warm_up
 
 
 STYLE = Path(__file__).parent / "rlhf" / "ui" / "style.css"
@@ -100,12 +101,11 @@ def _wire(
 ) -> None:
     """Whatever changes the shown run is followed by `show`, which fills every tab from that run's directory."""
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    tabs = (train, chat, scores)
 
-    def show(run_id: str | None) -> list:
-        return [describe(run_id), *(update for tab in tabs for update in tab.show(run_id))]
+    def show(run_id: str | None) -> dict:
+        return {origin: describe(run_id), **train.show(run_id), **chat.show(run_id), **scores.show(run_id)}
 
-    outputs = [origin, *(output for tab in tabs for output in tab.outputs)]
+    outputs = [origin, *train.outputs, *chat.outputs, *scores.outputs]
     follow = {"fn": show, "inputs": picker, "outputs": outputs, **quiet}
     demo.load(_attach, train.visitor, [picker, train.visitor], **quiet).then(**follow)
     picker.input(**follow)

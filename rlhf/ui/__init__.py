@@ -1,8 +1,7 @@
-"""The page: one file a tab, the live view, and what the tabs share. It reads run directories and trains nothing."""
+"""The page: one file per tab, the live view, and what the tabs share. It reads run directories and trains nothing."""
 
 import time
 from html import escape
-from pathlib import Path
 
 from rlhf.config import BadInput
 from rlhf.runs import directory as runs
@@ -46,7 +45,7 @@ def run_label(run: Run) -> str:
     """Kind, time and state of a run in a few words."""
     status = run.status()
     when = time.strftime("%d %b %H:%M", time.localtime(status.get("created", 0)))
-    # The list is not redrawn while a run goes through its states, so it says what stays true until the end.
+    # The list is not redrawn at each change of state, so it says what stays true until the end.
     state = "under way" if is_active(run) else status.get("state", "unreadable")
     return f"{SHORT_NAMES.get(status.get('kind'), 'Run')} · {when} · {state}"
 
@@ -76,20 +75,8 @@ def is_active(run: Run | None) -> bool:
     return run is not None and run.status().get("state") in ACTIVE
 
 
-def policy_folder(run: Run) -> Path | None:
-    """Where a run keeps its finished PPO model."""
-    kind = run.status().get("kind")
-    folder = {"demo": run.path / "ppo" / "model", "ppo": run.path / "model"}.get(kind)
-    return folder if folder and (folder / "config.json").exists() else None
-
-
-def ppo_settings(run: Run) -> dict:
-    """The settings of a run's PPO part."""
-    return {**run.config(), **Run(run.path / "ppo").config()}
-
-
 def empty_state(text: str) -> str:
-    """What will be here, as HTML in the place where it will be; the button that makes it so stands below."""
+    """What will appear here, as HTML in its place."""
     return f'<div class="empty-state"><p class="verdict">{escape(text)}</p></div>' if text else ""
 
 

@@ -5,7 +5,8 @@ import gradio as gr
 from rlhf.config import EVERYDAY, BadInput, CompareArguments, build
 from rlhf.launch import jobs
 from rlhf.runs.directory import Run, list_runs
-from rlhf.ui import example_id, note, policy_folder, ppo_settings, run_choices, run_label, shown_run
+from rlhf.ui import example_id, note, run_choices, run_label, shown_run
+from rlhf.ui.voices import base_of
 
 
 BASELINES = [(f"Best of {n} from the base, untrained", f"best-of-{n}") for n in (4, 16)]
@@ -76,7 +77,7 @@ class ComparisonForm:
 
     def choices(self, run_id: str | None) -> gr.Dropdown:
         """The models that can be compared, that of the shown run chosen."""
-        runs = [run for run in (shown_run(example_id()), *list_runs()) if run is not None and policy_folder(run)]
+        runs = [run for run in (shown_run(example_id()), *list_runs()) if run is not None and run.model("ppo")]
         offered = [("Example run" if run.id == example_id() else run_label(run), run.id) for run in runs]
         chosen = [run_id] if run_id in [run.id for run in runs] else [run.id for run in runs[:1]]
         return gr.Dropdown(choices=[*offered, *BASELINES], value=chosen, multiselect=True)
@@ -138,32 +139,22 @@ def _models(chosen: list[str]) -> dict[str, object]:
     """The settings that name what is compared, with what, and on which data.
 
     Raises:
-        BadInput: no trained model is among the chosen ones, or two came from different bases.
+        BadInput: no trained model is among the chosen ones, two have different bases, or the reward model is gone.
     """
-    runs = [run for run in map(shown_run, chosen) if run is not None and policy_folder(run)]
+    runs = [run for run in map(shown_run, chosen) if run is not None and run.model("ppo")]
     if not runs:
         raise BadInput("Choose a trained model to compare: the scores are those of its reward model.")
-    bases = {str(ppo_settings(run).get("model_name_or_path") or EVERYDAY) for run in runs}
+    bases = set(map(base_of, runs))
     if len(bases) > 1:
         raise BadInput("These models came from different bases, so there is nothing to measure both from.")
+    reward_model_path = runs[0].reward_model_path()
+    if reward_model_path is None:
+        raise BadInput("The reward model that this run was trained against is gone; choose another run.")
     names = ["ppo"] if len(runs) == 1 else [f"ppo-{run.id.split('-')[-1]}" for run in runs]
     return {
         "models": [f"{name}={run.path}" for name, run in zip(names, runs, strict=True)]
         + [name for _, name in BASELINES if name in chosen],
         "base_model_name_or_path": bases.pop(),
-        "reward_model_path": _judge(runs[0]),
-        "dataset_name": str(ppo_settings(runs[0]).get("dataset_name") or EVERYDAY),
+        "reward_model_path": reward_model_path,
+        "dataset_name": str(runs[0].ppo_settings().get("dataset_name") or EVERYDAY),
     }
-
-
-def _judge(run: Run) -> str:
-    """The reward model that a run was trained against.
-
-    Raises:
-        BadInput: it is not there any more.
-    """
-    named = ppo_settings(run).get("reward_model_path")
-    source = run.path / "reward" if (run.path / "reward" / "model").is_dir() else named
-    if source is None:
-        raise BadInput("The reward model that this run was trained against is gone; choose another run.")
-    return str(source)

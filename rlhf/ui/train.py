@@ -221,11 +221,15 @@ class TrainTab:
             return gr.skip(), note(str(error)), gr.skip()
         return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
 
-    def show(self, run_id: str | None) -> tuple:
+    def show(self, run_id: str | None) -> dict:
         """The values of `outputs` for this run."""
-        active, judges = is_active(shown_run(run_id)), reward_runs()
-        choice = gr.Dropdown(choices=judges, value=judges[0][1] if judges else None)
-        return run_id, gr.Button(interactive=not active), gr.Button(interactive=active), choice
+        active, trained = is_active(shown_run(run_id)), reward_runs()
+        return {
+            self.live: run_id,
+            self.start: gr.Button(interactive=not active),
+            self.stop: gr.Button(interactive=active),
+            self.reward_run: gr.Dropdown(choices=trained, value=trained[0][1] if trained else None),
+        }
 
 
 def _preview(dataset_name: str, model_name_or_path: str) -> str:
@@ -271,16 +275,11 @@ def _recipes_offered() -> bool:
 
 def reward_runs() -> list[tuple[str, str]]:
     """(label, id) of the runs that hold a finished reward model."""
-    made = [(run_label(run), run.id) for run in list_runs() if _reward_model(run.path)]
+    made = [(run_label(run), run.id) for run in list_runs() if run.model("reward")]
     example = example_id()
-    if example and _reward_model(shown_run(example).path):
+    if example and shown_run(example).model("reward"):
         made.append(("Example run's reward model", example))
     return made
-
-
-def _reward_model(path: os.PathLike) -> bool:
-    part = path if path.name.startswith("reward-") else path / "reward"
-    return (part / "model" / "config.json").exists()
 
 
 def _reward_path(run_id: str | None) -> str:
