@@ -162,12 +162,11 @@ def test_the_headline_follows_from_the_numbers():
 def test_scores_sentence_says_how_sure_it_is(root):
     demo = make_demo(root / LIVE_ID, "finished")
     make_comparison(demo.path)
-    against = demo.summary()["splits"]["test"]["against_base"]["ppo"]["score"]
-    text = scores.sentence(against, "score", "test", "PPO")
-    assert text.startswith(
-        "On 30 unseen questions, PPO scored higher than the base model in 97 % of comparisons (95 %"
-    )
-    assert "95 % interval 90 to 100 %" in text and "scores its answers 0.77 higher (95 %" in text
+    of_split = demo.summary()["splits"]["test"]
+    text = scores.sentence(of_split["against_base"]["ppo"]["score"], "score", "test", "PPO")
+    assert text.startswith("On 30 unseen questions, PPO scored higher than the base model in 97 % of comparisons. On")
+    assert "scores its answers 0.77 higher" in text
+    assert "95 % intervals: 90 to 100 % of comparisons" in scores.certainty(of_split, "score", "ppo")
 
 
 def test_the_scores_tab_shows_the_numbers_of_the_summary_and_computes_no_interval(root, monkeypatch):

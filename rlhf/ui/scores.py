@@ -1,5 +1,6 @@
 """The Scores tab: is the difference real? Two models' scores on the same unseen questions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -144,15 +145,33 @@ def sentence(against: dict, measure: str, split: str, name: str) -> str:
         against: one measure of one model in `against_base` of `summary.json`.
         name: the model, as a sentence calls it.
     """
-    by = "the rubric" if measure == "gold" else "the reward model"
-    wins, gain = against["win_rate"], against["gain"]
-    low, high = 100 * wins["ci_low"], 100 * wins["ci_high"]
+    scorer = "the rubric" if measure == "gold" else "the reward model"
+    gain = against["gain"]["value"]
     return (
-        f"On {against['n']} {ASKED[split]}, {name} scored higher than the base model in {100 * wins['value']:.0f} % "
-        f"of comparisons (95 % interval {low:.0f} to {high:.0f} %; equal models get 50 %, for a tie counts half). "
-        f"On average, {by} scores its answers {abs(gain['value']):.2f} {'higher' if gain['value'] >= 0 else 'lower'} "
-        f"(95 % interval {_signed(gain['ci_low'])} to {_signed(gain['ci_high'])})."
+        f"On {against['n']} {ASKED[split]}, {name} scored higher than the base model in "
+        f"{100 * against['win_rate']['value']:.0f} % of comparisons. On average, {scorer} scores its answers "
+        f"{abs(gain):.2f} {'higher' if gain >= 0 else 'lower'}."
     )
+
+
+def certainty(of_split: dict, measure: str, other: str) -> str:
+    """How sure these two numbers are: their intervals, and what the same training gained with other seeds."""
+    against = of_split["against_base"][other][measure]
+    wins, gain = against["win_rate"], against["gain"]
+    text = (
+        f"95 % intervals: {100 * wins['ci_low']:.0f} to {100 * wins['ci_high']:.0f} % of comparisons (equal models "
+        f"would get 50 %; a tie counts half), {_signed(gain['ci_low'])} to {_signed(gain['ci_high'])} on average."
+    )
+    for name, seeds in of_split.get("seeds", {}).items():
+        if other in seeds["models"] and seeds[measure]:
+            gains = [of_split["against_base"][model][measure]["gain"]["value"] for model in seeds["models"]]
+            mean = seeds[measure]
+            text += (
+                f" Trained {len(gains)} times with different seeds, {model_name(name)} gained "
+                f"{', '.join(map(_signed, gains))}: {_signed(mean['value'])} on average (95 % interval over seeds "
+                f"{_signed(mean['ci_low'])} to {_signed(mean['ci_high'])})."
+            )
+    return text
 
 
 def _signed(value: float) -> str:
@@ -215,20 +234,6 @@ def missing(run: Run | None) -> str:
         later = "Both models are compared when training is done; the scores appear here by themselves."
         return "" if run.status().get("kind") in COMPARING else later
     return "This run compared no models. “Reward model, then PPO” in the Train tab ends with a comparison."
-
-
-def seeds_sentence(of_split: dict, measure: str, other: str) -> list[str]:
-    """What the same training gained with other seeds, if it was repeated."""
-    for name, seeds in of_split.get("seeds", {}).items():
-        if other in seeds["models"] and seeds[measure]:
-            gains = [of_split["against_base"][model][measure]["gain"]["value"] for model in seeds["models"]]
-            mean = seeds[measure]
-            return [
-                f"Trained {len(gains)} times with different seeds, {model_name(name)} gained "
-                f"{', '.join(map(_signed, gains))}: on average {_signed(mean['value'])} (95 % interval over seeds "
-                f"{_signed(mean['ci_low'])} to {_signed(mean['ci_high'])})."
-            ]
-    return []
 
 
 def worst_pairs(worst: list[dict]) -> str:
@@ -308,10 +313,10 @@ def _shifted(mean: float, gain: dict | None) -> Interval:
     return Interval(mean, mean + gain["ci_low"] - gain["value"], mean + gain["ci_high"] - gain["value"])
 
 
-def _headline(text: str, measure: str, split: str, cautions: list[str] = ()) -> str:
+def _headline(text: str, measure: str, split: str, details: str = "", cautions: Sequence[str] = ()) -> str:
     warned = "".join(f'<p class="note" role="alert">{escape(caution)}</p>' for caution in cautions)
-    glosses = f"{escape(GLOSS[measure])} {escape(GLOSS[split])}"
-    return f'<p class="verdict">{escape(text)}</p>{warned}<p class="gloss">{glosses}</p>'
+    gloss = escape(f"{details} {GLOSS[measure]} {GLOSS[split]}".strip())
+    return f'<p class="verdict">{escape(text)}</p>{warned}<p class="gloss">{gloss}</p>'
 
 
 def _table_value(questions: list[Question], measure: str, other: str) -> dict:
@@ -449,7 +454,7 @@ class ScoresTab:
         summary, name = run.summary(), model_name(other)
         of_split, reward_model = summary["splits"][split], summary.get("reward_model") or {}
         against = of_split["against_base"][other]
-        text = " ".join([sentence(against[measure], measure, split, name), *seeds_sentence(of_split, measure, other)])
+        text, details = sentence(against[measure], measure, split, name), certainty(of_split, measure, other)
         base, scores = _flat(questions, measure)
         base_tokens, tokens = _flat(questions, "tokens")
         gains = [float(np.mean(after) - np.mean(before)) for before, after in (q.values(measure) for q in questions)]
@@ -462,7 +467,7 @@ class ScoresTab:
             self.empty: "",
             self.head: gr.Column(visible=True),
             self.body: gr.Column(visible=True),
-            self.sentence: _headline(text, measure, split, against["cautions"]),
+            self.sentence: _headline(text, measure, split, details, against["cautions"]),
             self.figure: figure.to_plotly_json(),
             self.table: averages(questions, measure, split, other, summary),
             self.differences: differences.to_plotly_json(),
