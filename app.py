@@ -20,10 +20,11 @@ from rlhf.runs import directory as runs
 from rlhf.ui import describe, example_id, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.api import add_endpoints
-from rlhf.ui.chat import ChatTab, warm_up
+from rlhf.ui.chat import ChatTab
 from rlhf.ui.live import PLOTLY_JS
 from rlhf.ui.scores import ScoresTab
 from rlhf.ui.train import TrainTab
+from rlhf.ui.voices import warm_up
 
 
 STYLE = Path(__file__).parent / "rlhf" / "ui" / "style.css"
@@ -61,7 +62,7 @@ COLOURS = {
     "button_secondary_border_color": "edge",
     "button_secondary_text_color": "ink",
 }
-"""Gradio's parts, by the colours of style.css."""
+"""Gradio's theme variables -> colours of style.css."""
 BRAND = """
 <a class="brand" href="?" aria-label="RLHF Lab">
 <svg viewBox="0 0 40 28" width="40" height="28" aria-hidden="true">
@@ -98,14 +99,13 @@ def build_app() -> gr.Blocks:
 def _wire(
     demo: gr.Blocks, picker: gr.Dropdown, origin: gr.HTML, train: TrainTab, chat: ChatTab, scores: ScoresTab
 ) -> None:
-    """Whatever changes the shown run is followed by `show`, which fills every tab from that run's directory."""
+    """Whenever the shown run changes, `show` fills every tab from that run's directory."""
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    tabs = (train, chat, scores)
 
-    def show(run_id: str | None) -> list:
-        return [describe(run_id), *(update for tab in tabs for update in tab.show(run_id))]
+    def show(run_id: str | None) -> dict:
+        return {origin: describe(run_id), **train.show(run_id), **chat.show(run_id), **scores.show(run_id)}
 
-    outputs = [origin, *(output for tab in tabs for output in tab.outputs)]
+    outputs = [origin, *train.outputs, *chat.outputs, *scores.outputs]
     follow = {"fn": show, "inputs": picker, "outputs": outputs, **quiet}
     demo.load(_attach, train.visitor, [picker, train.visitor], **quiet).then(**follow)
     picker.input(**follow)
@@ -113,7 +113,7 @@ def _wire(
     train.wire(picker)
     train.started.change(**follow)
     scores.form.started.change(**follow)
-    # The run has ended: its label changes, its scores are there, its model can be talked to.
+    # When the run has ended, its label changes, its scores appear and its model can be talked to.
     train.live.ended(lambda: (gr.Dropdown(choices=run_choices()), ""), None, [picker, train.note], **quiet).then(
         **follow
     )
@@ -126,9 +126,9 @@ def _wire(
 
 
 def _attach(visitor: str, request: gr.Request) -> tuple[gr.Dropdown, str]:
-    """The run a page opens with: the one its address names, else the one under way, else the example.
+    """The run that a page opens with: the one in its address, else the one under way, else the example.
 
-    A browser that comes for the first time is given its secret.
+    A new browser gets its secret.
     """
     choices = run_choices()
     known = [run_id for _, run_id in choices]
@@ -139,9 +139,10 @@ def _attach(visitor: str, request: gr.Request) -> tuple[gr.Dropdown, str]:
 
 
 class Hosts(TrustedHostMiddleware):
-    """ASGI middleware: refuses requests for other names than ours, by which a foreign web page could reach this one.
+    """ASGI middleware: refuses requests to foreign host names, by which another web page could reach this one.
 
-    That takes a name. An address in figures, as health checks and people on the same network use it, is answered.
+    Such an attack (DNS rebinding) needs a name. Requests to a numeric address, as health checks and people on the same
+    network make them, are answered.
     """
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
@@ -154,7 +155,7 @@ class Hosts(TrustedHostMiddleware):
 
 
 def hosts() -> list[str]:
-    """Names that the page answers to: its own, on a Space also those of the Space, in a classroom any."""
+    """Host names that the page answers to: its own; on a Space also the Space's; in a classroom any."""
     if limits.on_space():
         return [*LOCAL_HOSTS, *filter(None, os.environ.get("SPACE_HOST", "").split(","))]
     return ["*"] if limits.shared() else LOCAL_HOSTS
@@ -180,7 +181,7 @@ class BodyLimit:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
-            # A body that was sent in chunks and grew too long ends here as if the sender had left.
+            # A chunked body that grows too long ends here, as if the sender had disconnected.
             return message if taken <= MAX_BODY else {"type": "http.disconnect"}
 
         async def with_headers(message: dict) -> None:
@@ -193,7 +194,7 @@ class BodyLimit:
 
 
 def launch_options() -> dict:
-    """How the page is served: nothing leaves the machine, and it answers to its own names only."""
+    """How the page is served: nothing leaves the machine, and it answers to its own host names only."""
     middleware = [Middleware(Hosts, allowed_hosts=hosts()), Middleware(BodyLimit)]
     return {
         "server_name": "0.0.0.0" if limits.on_space() else None,  # noqa: S104  (a Space's proxy comes from outside)
@@ -214,7 +215,7 @@ def launch_options() -> dict:
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's parts in the colours of style.css, so that the two models' colours are the only ones on the page."""
+    """Gradio's components in the colours of style.css, so that only the two models are coloured."""
     values = {name: f"var(--{colour})" for name, colour in COLOURS.items()}
     values |= {"block_background_fill": "transparent", "block_border_width": "0px", "input_border_width": "1px"}
     values |= {"button_border_width": "1px", "block_shadow": "none"}
@@ -232,7 +233,7 @@ def theme() -> gr.themes.Base:
 
 
 def main() -> None:
-    """Serve the page on port 7860; meanwhile load the models for the chat, then get a process ready for training."""
+    """Serve the page on port 7860; meanwhile load the chat's models, then get a process ready for training."""
     try:
         folder = runs.page_folder()
         if limits.on_zero_gpu():

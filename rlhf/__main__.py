@@ -99,8 +99,7 @@ def run_command(name: str, given: dict[str, object]) -> None:
     if name == "report":
         from rlhf.write.report import write_report
 
-        run = Path(given["run"])
-        print(write_report(run, Path(given["output_file"]), Path(given["sweep"] or run / "sweep")))
+        print(write_report(Path(given["run"]), Path(given["output_file"]), Path(given["sweep"] or given["run"])))
     elif name in KINDS:
         make_run(name, settings(given))
     else:

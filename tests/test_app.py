@@ -18,6 +18,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from scipy import stats
 
 from rlhf.compare import table as comparison
 from rlhf.config import BadInput, DemoArguments, SweepArguments, build
@@ -25,13 +26,15 @@ from rlhf.everyday import prompt_splits
 from rlhf.launch import jobs
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import Run
-from rlhf.ui import chat, live, scores
+from rlhf.ui import chat, live, scores, voices
+from rlhf.ui.headline import headline
 from rlhf.ui.train import Form
 
 
 ROOT = Path(__file__).resolve().parent.parent
 LIVE_ID = "demo-20260101-000000-0001"
 FAILED_ID = "ppo-20260101-000000-0002"
+PPO_ROWS = Run(runs.EXAMPLE / "ppo").metrics()
 
 
 def reward_row(step):
@@ -39,16 +42,7 @@ def reward_row(step):
 
 
 def ppo_row(step):
-    return {
-        "step": step,
-        "episode": 64 * step,
-        "objective/scores_raw": 0.1 * step,
-        "objective/scores_std": 0.8,
-        "objective/kl": 0.2 * step,
-        "objective/entropy": 40.0 - step,
-        "completions/mean_length": 30.0,
-        "episodes_per_second": 31.0,
-    }
+    return PPO_ROWS[step - 1]
 
 
 def make_run(path, kind, state, **status):
@@ -71,6 +65,19 @@ def make_demo(path, state):
         ppo.log(ppo_row(step))
     for step, answer in ((0, "Throw the pan away."), (10, "Soak the pan overnight.")):
         ppo.log_samples(step, [{"index": 0, "prompt": "How do I save a pan?", "response": answer, "score": step / 5}])
+    return demo
+
+
+def copy_of_the_example(path, state):
+    """The example, with PPO at update 100 of 160 where it is still running."""
+    shutil.copytree(runs.EXAMPLE, path, ignore=shutil.ignore_patterns("*.safetensors"))
+    demo = Run(path)
+    if state == "running":
+        demo.set_status(state="running", phase="ppo", step=1)
+        demo.stages()["ppo"].set_status(state="running", step=100, seconds_left=30)
+        (path / "compare" / "status.json").unlink()
+        for name in ("scores.csv", "summary.json", "compare/summary.json"):
+            (path / name).unlink()
     return demo
 
 
@@ -111,32 +118,69 @@ def test_poll_sends_a_figure_once_and_then_only_new_points(root):
     assert len(json.dumps(second)) < 2_000
 
 
+def test_poll_tells_the_speed_that_the_trainer_logged(root):
+    demo = copy_of_the_example(root / LIVE_ID, "running")
+    assert live.poll({"run": demo.id})["speed"] == PPO_ROWS[-1]["eps"] > 1
+
+
+def test_a_poll_of_a_running_demo_reads_each_status_and_each_config_once(root, monkeypatch):
+    demo, read = copy_of_the_example(root / LIVE_ID, "running"), []
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, *args, **kw: read.append(path) or read_text(path, *args, **kw))
+    first = live.poll({"run": demo.id})
+    assert [phase["state"] for phase in first["phases"]] == ["finished", "running", "waiting"]
+    assert first["left"] == 30 and "leave" in first
+    read = [path for path in read if path.suffix == ".json"]
+    assert len(read) == len(set(read)) <= 2 + 2 * 3
+
+
 def test_poll_answers_nonsense_with_a_sentence(root):
     for request in ({"run": "../../etc"}, {"run": "demo-20260101-000000-ffff"}, {"run": 7}, {"run": "x", "seen": 3}):
         assert live.poll(request)["error"].endswith(".")
     assert live.poll({"run": None})["state"] == "none"
 
 
-def test_verdict_is_read_off_the_numbers():
+def test_the_headline_follows_from_the_numbers():
     running, ended = {"state": "running"}, {"state": "finished"}
     rising = [ppo_row(step) for step in range(1, 31)]
     flat = [{**row, "objective/scores_raw": 0.1} for row in rising]
     falling = [{**row, "objective/scores_raw": -row["objective/scores_raw"]} for row in rising]
-    assert live.verdict(running, {"ppo": rising})["text"].startswith("Yes, it is learning: the average score went")
-    assert live.verdict(running, {"ppo": flat})["text"].startswith("Not clearly yet")
-    assert live.verdict(running, {"ppo": falling})["tone"] == "bad"
-    assert "guessing is 50 %" in live.verdict(ended, {"reward": [reward_row(step) for step in range(100)]})["text"]
+    assert headline(running, {"ppo": rising})["text"].startswith("Yes, it is learning: the average score went")
+    assert headline(running, {"ppo": flat})["text"].startswith("Not clearly yet")
+    assert headline(running, {"ppo": falling})["tone"] == "bad"
+    assert "guessing is 50 %" in headline(ended, {"reward": [reward_row(step) for step in range(100)]})["text"]
     failed = {"state": "failed", "message": "The disk is full."}
-    assert live.verdict(failed, {})["text"].startswith("The run failed. The disk is full.")
+    assert headline(failed, {})["text"].startswith("The run failed. The disk is full.")
 
 
 def test_scores_sentence_says_how_sure_it_is(root):
     demo = make_demo(root / LIVE_ID, "finished")
     make_comparison(demo.path)
-    questions = scores.read_questions(demo.path, "test", "score", "ppo")
-    text = scores.sentence(scores.compare(questions, "score"), "score", "test", "PPO")
-    assert text.startswith("On 30 unseen questions PPO scored higher 97 times in 100 (a tie is half a time); chance")
-    assert "95 % sure that it is between 90 and 100" in text and "0.77 better on average" in text
+    of_split = demo.summary()["splits"]["test"]
+    text = scores.sentence(of_split["against_base"]["ppo"]["score"], "score", "test", "PPO")
+    assert text.startswith("On 30 unseen questions, PPO scored higher than the base model in 97 % of comparisons. On")
+    assert "scores its answers 0.77 higher" in text
+    assert "95 % intervals: 90 to 100 % of comparisons" in scores.certainty(of_split, "score", "ppo")
+
+
+def test_the_scores_tab_shows_the_numbers_of_the_summary_and_computes_no_interval(root, monkeypatch):
+    monkeypatch.setattr(stats, "bootstrap", lambda *args, **kwargs: pytest.fail("intervals were computed"))
+    monkeypatch.setattr(stats, "permutation_test", lambda *args, **kwargs: pytest.fail("a test was computed"))
+    with gr.Blocks():
+        tab = scores.ScoresTab()
+    splits = Run(runs.EXAMPLE).summary()["splits"]
+    assert set(splits) == {"test", "unseen"}
+    for split, of_split in splits.items():
+        for measure in ("score", "gold"):
+            shown = tab.view("example", measure, split, "ppo")
+            against, model = of_split["against_base"]["ppo"][measure], of_split["models"]["ppo"]
+            assert f"On {against['n']} " in shown[tab.sentence]
+            assert f"in {100 * against['win_rate']['value']:.0f} % of comparisons" in shown[tab.sentence]
+            for end in ("ci_low", "ci_high"):
+                assert f"{against['gain'][end]:+.2f}" in shown[tab.sentence]
+            for number in [model["median"], model["std"]] if measure == "score" else [model["gold_mean"]]:
+                assert f"<td>{number:.2f}</td>" in shown[tab.table].replace(' colspan="1"', "")
+            assert len(shown[tab.pairs]["rows"]) == against["n"]
 
 
 def test_fields_of_the_settings_make_the_form(root):
@@ -187,7 +231,7 @@ def free_port():
 
 
 class Fake:
-    """A model that says a fixed text; `chat.both_answers` only iterates over it."""
+    """A model that says a fixed text; `voices.both_answers` only iterates over it."""
 
     def __init__(self, text):
         self.text = text
@@ -200,9 +244,9 @@ def speak(voice, prompt, seed):
         yield " ".join(words[:count]), []
 
 
-def fake_scores(judge, voice, asked, said, written):
+def fake_scores(reward_model, voice, prompts, answers, ids):
     for name, score in (("base", -0.5), ("ppo", 1.5)):
-        said[name]["score"] = score
+        answers[name]["score"] = score
 
 
 @pytest.fixture(scope="module")
@@ -221,12 +265,14 @@ def site(tmp_path_factory):
         failed = make_run(root / FAILED_ID, "ppo", "failed")
         failed.set_status(message="The disk is full.")
         make_demo(root / LIVE_ID, "running")
-        patch.setattr(chat, "base_voice", lambda run: chat.Voice(Fake("<img src=x onerror=alert(1)> " * 3), 0, "B7"))
-        patch.setattr(chat, "ppo_voice", lambda run: chat.Voice(Fake("one two three four"), 0, f"{run.id} P9"))
-        patch.setattr(chat, "judge_of", lambda run: (None, None))
-        patch.setattr(chat, "give_scores", fake_scores)
-        patch.setattr(chat, "ask", lambda voices, question, turns: dict.fromkeys(voices))
-        patch.setattr(chat, "_answer", speak)
+        patch.setattr(
+            voices, "base_voice", lambda run: voices.Voice(Fake("<img src=x onerror=alert(1)> " * 3), 0, "B7")
+        )
+        patch.setattr(voices, "ppo_voice", lambda run: voices.Voice(Fake("one two three four"), 0, f"{run.id} P9"))
+        patch.setattr(voices, "reward_model_of", lambda run: (None, None))
+        patch.setattr(voices, "give_scores", fake_scores)
+        patch.setattr(voices, "ask", lambda voices, question, turns: dict.fromkeys(voices))
+        patch.setattr(voices, "_answer", speak)
         demo = app.build_app()
         port = free_port()
         demo.launch(**app.launch_options(), prevent_thread_lock=True, server_port=port, quiet=True)
@@ -295,6 +341,7 @@ def test_page_attaches_to_the_run_under_way_and_keeps_zoom_while_it_grows(page, 
     open_page(page, site)
     assert page.locator(".pill").inner_text() == "Running"
     assert page.get_by_role("button", name="Stop").is_enabled()
+    assert "episodes/s" in page.locator("#live .clock").inner_text()
     before = points(page)
     page.evaluate(
         f"window.kept = document.querySelector('{PPO_PLOT} .main-svg');"
@@ -416,7 +463,7 @@ def test_scores_can_be_searched_switched_and_downloaded(page, site):
     open_page(page, site, "?run=example")
     page.get_by_role("tab", name="Scores").click()
     page.wait_for_selector("#distributions .main-svg")
-    assert page.locator(".scores .verdict").inner_text().startswith("On 30 unseen questions PPO scored higher 97")
+    assert page.locator(".scores .verdict").inner_text().startswith("On 30 unseen questions, PPO scored higher than")
     assert page.locator(".scores .note").inner_text() == "Beware of <b>this</b>."
     page.wait_for_selector("#reliability .main-svg")
     assert page.locator("#sweep").count() == 0  # no sweep lies in this run's directory
@@ -471,9 +518,23 @@ def test_dark_page_draws_in_dark_colours_and_nothing_overflows_a_phone(page, sit
 
 
 def test_a_question_is_one_line_of_text_that_a_tokenizer_reads():
-    assert chat.tidy(" why \ud800 \n so") == "why so"
+    assert voices.tidy(" why \ud800 \n so") == "why so"
     with pytest.raises(BadInput, match="write a question"):
-        chat.tidy("\ud800 ")
+        voices.tidy("\ud800 ")
+
+
+def test_a_chat_question_is_answered_without_loading_datasets():
+    script = """
+import sys
+from rlhf.ui import voices
+voices.warm_up()
+assert voices._load.cache_info().currsize == 3  # base, PPO and the reward model have answered
+*_, (labels, answers) = voices.conversation(voices.shown_run("example"), "Hi there!", [], 0)
+assert all(answer["text"] and answer["score"] is not None for answer in answers.values())
+assert "datasets" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_questions_to_click_are_test_questions_of_the_world():

@@ -2,6 +2,7 @@
 
 import time
 
+import gradio as gr
 import pytest
 
 from rlhf.runs import directory as runs
@@ -58,14 +59,16 @@ def test_own_questions_are_put_to_the_models_and_the_scores_shown(root):
     while run.status()["state"] in runs.ACTIVE and time.time() < deadline:
         time.sleep(0.5)
     assert run.status()["state"] == "finished", run.status()
-    rows = scores.read_questions(run.path, "own", "score", "ppo")
+    rows = scores.read_questions(run.path / "scores.csv", "own", "score", "ppo")
     assert [question.base[0]["prompt"] for question in rows] == ["How do I get wine out of a carpet?", "Why?"]
     assert all(len(question.base) == len(question.other) == 2 for question in rows)
-    _, _, _, headline, distributions, *_ = scores.view(run_id, "score", "own", "best-of-4")
-    assert "On 2 questions of your own best-of-4 scored higher" in headline and "too few" in headline
-    assert distributions["data"]
-    *_, lack, nothing = scores.view(run_id, "gold", "own", "ppo")[:5]
-    assert "no rubric for these questions" in lack and nothing is None
+    with gr.Blocks():
+        tab = scores.ScoresTab()
+    shown = tab.view(run_id, "score", "own", "best-of-4")
+    assert "On 2 questions of your own, best-of-4 scored higher" in shown[tab.sentence]
+    assert "too few" in shown[tab.sentence] and shown[tab.figure]["data"]
+    shown = tab.view(run_id, "gold", "own", "ppo")
+    assert "no rubric for these questions" in shown[tab.sentence] and shown[tab.figure] is None
 
 
 def test_models_are_offered_with_the_shown_one_chosen(root):

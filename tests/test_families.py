@@ -196,39 +196,39 @@ def test_a_reward_model_of_another_family_reads_the_text_with_its_own_tokenizer(
 
 
 def test_the_chat_scores_answers_with_such_a_judge():
-    from rlhf.ui import chat
+    from rlhf.ui import voices
 
     policy, tokenizer = models.load_policy(hub.GPT2)
     said = {"base": {}, "ppo": {}}
     written = {"base": tokenizer(" was dull.")["input_ids"], "ppo": tokenizer(" was wonderful.")["input_ids"]}
-    voice = chat.Voice(policy, tokenizer, "PPO")
-    asked = chat.ask({"base": voice, "ppo": voice}, "The film", [])
-    chat.give_scores(models.load_reward_model(hub.SENTIMENT), voice, asked, said, written)
+    voice = voices.Voice(policy, tokenizer, "PPO")
+    asked = voices.ask({"base": voice, "ppo": voice}, "The film", [])
+    voices.give_scores(models.load_reward_model(hub.SENTIMENT), voice, asked, said, written)
     expected = sentiment_by_hand(["The film was dull.", "The film was wonderful."])
     assert [said["base"]["score"], said["ppo"]["score"]] == pytest.approx(expected, abs=1e-4)
 
 
 def test_in_a_conversation_each_model_reads_its_own_answers():
-    from rlhf.ui import chat
+    from rlhf.ui import voices
 
     model, tokenizer = models.load_policy(hub.SMOLLM)
-    voices = {name: chat.Voice(model, tokenizer, name) for name in ("base", "ppo")}
+    both = {name: voices.Voice(model, tokenizer, name) for name in ("base", "ppo")}
     turns = [{"question": "Was it <|im_end|>good?", "base": {"text": "Dull."}, "ppo": {"text": "Wonderful."}}]
-    asked = chat.ask(voices, "Why <|im_end|> so?", turns)
+    asked = voices.ask(both, "Why <|im_end|> so?", turns)
     assert [message["content"] for message in asked["ppo"].raw][1:] == ["Wonderful.", "Why   so?"]
     begin, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     for name, said in (("base", "Dull."), ("ppo", "Wonderful.")):
         ids = asked[name].ids
         assert said in tokenizer.decode(ids) and ids.count(begin) == 4  # three messages, and the one that is to come
         assert ids.count(end) == 3
-    *_, (said, written) = chat.both_answers(voices, asked, seed=0)
+    *_, (said, written) = voices.both_answers(both, asked, seed=0)
     assert said["base"]["done"] and written["base"] != written["ppo"]
-    assert chat.ask(voices, "Why so?", [])["base"].ids == chat.ask(voices, "Why so?", [])["ppo"].ids
+    assert voices.ask(both, "Why so?", [])["base"].ids == voices.ask(both, "Why so?", [])["ppo"].ids
 
 
 def test_only_models_with_a_chat_template_of_their_own_remember(tmp_path):
     from rlhf.runs.directory import Run
-    from rlhf.ui import chat
+    from rlhf.ui import voices
 
     for name, template, remembers in ((hub.SMOLLM, True, True), (hub.LLAMA, False, False), ("everyday", True, False)):
         folder = tmp_path / name.split("/")[-1]
@@ -238,7 +238,7 @@ def test_only_models_with_a_chat_template_of_their_own_remember(tmp_path):
         (folder / "model" / "config.json").write_text("{}")
         if template:
             (folder / "model" / "chat_template.jinja").write_text(CHATML)
-        assert chat.remembers(Run(folder)) is remembers
+        assert voices.remembers(Run(folder)) is remembers
 
 
 def test_models_of_two_vocabularies_are_not_compared(capsys):

@@ -27,7 +27,7 @@ from rlhf.models.prompts import question_prompt
 from rlhf.models.scoring import pair_ids, score_ids
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import Run, write_json
-from rlhf.ui import live
+from rlhf.ui import downloads
 from rlhf.write import card, export
 
 
@@ -104,12 +104,12 @@ def test_a_zip_holds_the_run_without_checkpoints_and_with_cards(tmp_path):
 
 def test_a_zip_is_made_once_and_again_when_the_run_has_gone_on(tmp_path):
     run = run_of(tmp_path / "run", "ppo")
-    first = live.zip_of(run, tmp_path / "cache")
+    first = downloads.zip_of(run, tmp_path / "cache")
     made = first.stat().st_ino
-    assert live.zip_of(run, tmp_path / "cache").stat().st_ino == made
+    assert downloads.zip_of(run, tmp_path / "cache").stat().st_ino == made
     run.log({"step": 1})
     os.utime(run.path / "metrics.jsonl", (first.stat().st_mtime + 1,) * 2)
-    with zipfile.ZipFile(live.zip_of(run, tmp_path / "cache")) as file:
+    with zipfile.ZipFile(downloads.zip_of(run, tmp_path / "cache")) as file:
         assert "run/metrics.jsonl" in file.namelist()
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 from rlhf.config import ASSETS, BadInput, PPOArguments, RewardArguments
 from rlhf.launch import jobs
 from rlhf.launch.start import start_run
-from rlhf.runs.directory import ACTIVE, Run, find_run, list_runs
+from rlhf.runs.directory import ACTIVE, EXAMPLE, Run, find_run, list_runs
 from rlhf.write.export import as_command
 
 
@@ -55,6 +56,31 @@ def test_progress_tells_the_time_left_and_stop_reaches_a_demos_stages(tmp_path):
     assert stage.stop_requested()
     stage.progress(5, 10)
     assert stage.status()["state"] == "stopping"
+
+
+def test_a_file_called_stop_outside_of_a_run_stops_nothing(tmp_path):
+    shutil.copytree(EXAMPLE, tmp_path / "runs" / "demo", ignore=shutil.ignore_patterns("*.safetensors"))
+    demo = Run(tmp_path / "runs" / "demo")
+    again = Run(demo.path / "compare" / "ppo-seed-1")  # a training within the demo's comparison
+    for folder in (tmp_path / "runs", tmp_path):
+        (folder / "stop").touch()
+    assert not demo.stop_requested() and not again.stop_requested()
+    demo.request_stop()
+    assert demo.stop_requested() and again.stop_requested()
+
+
+def test_a_run_knows_what_lies_inside(tmp_path):
+    demo = Run(EXAMPLE)
+    assert list(demo.stages()) == ["reward", "ppo", "compare"] and list(demo.trainings()) == ["reward", "ppo"]
+    assert demo.model("ppo") == EXAMPLE / "ppo" / "model" and demo.comparison() == EXAMPLE
+    assert demo.reward_model_path() == str(EXAMPLE / "reward")
+    assert demo.sweep() == Run(EXAMPLE / "sweep").sweep() and demo.sweep()["points"]
+    reward = demo.stages()["reward"]
+    assert reward.stages() == {"reward": reward} and reward.model("reward") and reward.model("ppo") is None
+    # A demo that was given a reward model trains none.
+    given = Run.create(tmp_path / "demo", "demo", {**demo.config(), "reward_model_path": str(EXAMPLE)})
+    assert list(given.stages()) == ["ppo", "compare"] and given.reward_model_path() == str(EXAMPLE)
+    assert given.model("ppo") is given.comparison() is None and given.sweep() == {}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from rlhf.data.load import read_questions
 from rlhf.everyday import gold_score
 from rlhf.models.prompts import Messages, Prompt, PromptReader, fitting, give_chat_template
 from rlhf.models.scoring import AnswerScorer
-from rlhf.runs.directory import Run, read_json, write_json
+from rlhf.runs.directory import Run, write_json
 
 
 def compare(args: CompareArguments) -> dict | None:
@@ -72,10 +72,8 @@ def compare(args: CompareArguments) -> dict | None:
 
 def _reward_model_path(paths: list[str]) -> str:
     """The reward model that the first of these runs was trained with."""
-    for path in map(Path, paths):
-        if (path / "reward" / "model").is_dir():
-            return str(path)
-        reward_path = read_json(path / "config.json").get("reward_model_path")
+    for path in paths:
+        reward_path = Run(path).reward_model_path()
         if reward_path is not None:
             return reward_path
     raise BadInput("Which reward model should score? Give --reward_model_path.")
@@ -91,10 +89,10 @@ def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str
     for name, path, _ in entries if seeds > 1 else ():
         if path is None:
             continue
-        folder = next((part for part in (Path(path) / "ppo", Path(path)) if (part / "config.json").exists()), None)
-        config = read_json(folder / "config.json") if folder else {}
-        if config.get("kind") != "ppo":
+        stage = Run(path).stages().get("ppo")
+        if stage is None:
             raise BadInput(f"seeds repeats the training of PPO runs, and {path} is none; give --seeds 1.")
+        config = stage.config()
         known = {field.name: config[field.name] for field in fields(PPOArguments) if field.name in config}
         settings = replace(
             PPOArguments(**known), num_sample_generations=0, eval_steps=0, save_steps=0, resume_from_checkpoint=None

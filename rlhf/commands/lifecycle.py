@@ -24,7 +24,7 @@ def recorded(run: Run) -> Iterator[None]:
             yield
     except Stopped:
         run.finish("stopped", "Stopped. The results so far are saved.")
-        if ranks.is_main_process() and not is_part(run):
+        if ranks.is_main_process() and run.parent() is None:
             tqdm.write(f"Stopped. The results so far are saved in {run.path}.")
     except Diverged as error:
         run.finish("diverged", str(error))
@@ -51,11 +51,6 @@ def open_run(
         ranks.broadcast_object(run.path)
     else:
         run = WatchedRun(ranks.broadcast_object(None))
-    if not is_part(run):
+    if run.parent() is None:  # a stage leaves the signals to the run that holds it
         catch_signals(run, second_ends=ranks.world_size() == 1)
     return run
-
-
-def is_part(run: Run) -> bool:
-    """Whether a run is a stage of another, which catches the signals and reports the outcome."""
-    return (run.path.parent / "status.json").exists()

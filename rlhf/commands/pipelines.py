@@ -8,6 +8,7 @@ from rlhf.commands.lifecycle import Stopped, open_run, recorded
 from rlhf.commands.training import ppo, reward
 from rlhf.compare import stats
 from rlhf.config import DemoArguments, SweepArguments
+from rlhf.kinds import KINDS
 from rlhf.runs.directory import write_json
 from rlhf.write.card import write_card
 
@@ -15,31 +16,29 @@ from rlhf.write.card import write_card
 def demo(args: DemoArguments) -> dict | None:
     """Reward model, PPO and comparison in a row, in one directory; returns the summary, or None if it was stopped."""
     run = open_run(args, "demo")
-    reward_dir, ppo_dir, compare_dir = (run.path / stage for stage in ("reward", "ppo", "compare"))
     with recorded(run):
-        stages = {
-            "reward": lambda: reward(args.reward_arguments(reward_dir)),
-            "ppo": lambda: ppo(args.ppo_arguments(reward_dir, ppo_dir)),
-            "compare": lambda: compare(args.compare_arguments(reward_dir, ppo_dir, compare_dir)),
+        paths = {kind: stage.path for kind, stage in run.stages().items()}
+        reward_path = paths.get("reward")  # None if the demo was given a reward model
+        commands = {
+            "reward": lambda: reward(args.reward_arguments(reward_path)),
+            "ppo": lambda: ppo(args.ppo_arguments(reward_path, paths["ppo"])),
+            "compare": lambda: compare(args.compare_arguments(reward_path, paths["ppo"], paths["compare"])),
         }
-        message = "Reward model"
-        if args.reward_model_path is not None:  # there is a reward model already
-            del stages["reward"]
-            message = "PPO"
         started, seconds, results = time.time(), {}, {}
-        run.set_status(state="running", started=started, phase=next(iter(stages)), message=message)
-        for number, (name, stage) in enumerate(stages.items()):
+        first = next(iter(paths))
+        run.set_status(state="running", started=started, phase=first, message=KINDS[first].label)
+        for number, name in enumerate(paths):
             stage_started = time.time()
-            run.set_status(phase=name, step=number, total_steps=len(stages))
-            results[name] = stage()
+            run.set_status(phase=name, step=number, total_steps=len(paths))
+            results[name] = commands[name]()
             seconds[name] = time.time() - stage_started
             if run.stop_requested():
                 raise Stopped
         summary = {**results["compare"], "seconds": {**seconds, "total": time.time() - started}}
-        (compare_dir / "scores.csv").rename(run.path / "scores.csv")
+        (paths["compare"] / "scores.csv").rename(run.path / "scores.csv")
         write_json(run.path / "summary.json", summary)
-        write_card(ppo_dir / "model")  # again, now with the comparison
-        run.set_status(step=len(stages))
+        write_card(paths["ppo"] / "model")  # again, now with the comparison
+        run.set_status(step=len(paths))
         return summary
     return None  # stopped
 

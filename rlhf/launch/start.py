@@ -6,7 +6,6 @@ from rlhf.config import EVERYDAY, BadInput, CompareArguments, build
 from rlhf.kinds import KINDS, startable
 from rlhf.launch import jobs
 from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs
-from rlhf.runs.parts import policy_folder, ppo_settings
 
 
 FILLED_IN = {"output_dir", "resume_from_checkpoint", "reward_model_path"}
@@ -87,33 +86,23 @@ def _compared(chosen: Sequence[str]) -> dict[str, object]:
     """The settings that name what is compared, with what, and on which data.
 
     Raises:
-        BadInput: no trained model is among the chosen ones, or two came from different bases.
+        BadInput: no trained model is chosen, two came from different bases, or the reward model is gone.
     """
-    trained = {run.id: run for run in (Run(EXAMPLE), *list_runs()) if policy_folder(run)}
+    trained = {run.id: run for run in (Run(EXAMPLE), *list_runs()) if run.model("ppo")}
     runs = [trained[name] for name in chosen if name in trained]
     if not runs:
         raise BadInput("Choose a trained model to compare: the scores are those of its reward model.")
-    bases = {str(ppo_settings(run).get("model_name_or_path") or EVERYDAY) for run in runs}
+    bases = {str(run.ppo_settings().get("model_name_or_path") or EVERYDAY) for run in runs}
     if len(bases) > 1:
         raise BadInput("These models came from different bases, so there is nothing to measure both from.")
+    reward_model_path = runs[0].reward_model_path()
+    if reward_model_path is None:
+        raise BadInput("The reward model that this run was trained against is gone; choose another run.")
     names = ["ppo"] if len(runs) == 1 else [f"ppo-{run.id.split('-')[-1]}" for run in runs]
     return {
         "models": [f"{name}={run.path}" for name, run in zip(names, runs, strict=True)]
         + [name for name in BASELINES if name in chosen],
         "base_model_name_or_path": bases.pop(),
-        "reward_model_path": _reward_model_of(runs[0]),
-        "dataset_name": str(ppo_settings(runs[0]).get("dataset_name") or EVERYDAY),
+        "reward_model_path": reward_model_path,
+        "dataset_name": str(runs[0].ppo_settings().get("dataset_name") or EVERYDAY),
     }
-
-
-def _reward_model_of(run: Run) -> str:
-    """The reward model that a run was trained against.
-
-    Raises:
-        BadInput: it is not there any more.
-    """
-    named = ppo_settings(run).get("reward_model_path")
-    source = run.path / "reward" if (run.path / "reward" / "model").is_dir() else named
-    if source is None:
-        raise BadInput("The reward model that this run was trained against is gone; choose another run.")
-    return str(source)

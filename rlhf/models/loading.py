@@ -5,7 +5,6 @@ anything is loaded, so that a wrong name or a missing network is reported at onc
 """
 
 import hashlib
-import json
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -33,11 +32,11 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf.config import ASSETS, EVERYDAY, BadInput, ModelSettings
 from rlhf.models.packed import is_peft, plain_model
+from rlhf.runs.directory import Run
 
 
 BASE = ASSETS / "base"
 Role = Literal["policy", "reward"]
-_STAGE = {"policy": "ppo", "reward": "reward"}
 HUB_SECONDS = 5.0
 """Timeout of that look-up."""
 
@@ -55,16 +54,11 @@ def resolve(name_or_path: str, role: Role) -> str:
     path = Path(name_or_path)
     if not (path / "status.json").exists():
         return name_or_path if path.is_dir() else _on_hub(name_or_path)
-    for folder in (path / _STAGE[role] / "model", path / "model"):
-        if (folder / "config.json").exists() and role_of(folder) == role:
-            return str(folder)
+    folder = Run(path).model("ppo" if role == "policy" else "reward")
+    if folder:
+        return str(folder)
     what = "a reward model" if role == "reward" else "a policy"
     raise BadInput(f"The run {path} holds no finished model that can serve as {what}; choose another run.")
-
-
-def role_of(folder: Path) -> Role:
-    """Whether a model folder holds a reward model (a sequence classifier) or a policy."""
-    return "reward" if _is_classifier(json.loads((folder / "config.json").read_text(encoding="utf-8"))) else "policy"
 
 
 def _is_classifier(config: dict) -> bool:

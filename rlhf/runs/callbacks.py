@@ -1,11 +1,11 @@
-"""How a trainer writes its run directory: metrics, progress, pinned samples, checkpoints, and the wish to stop."""
+"""How a trainer writes its run directory: metrics, progress, sample answers; and how it notices a request to stop."""
 
 from collections.abc import Callable
 
 from tqdm.auto import tqdm
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
-from rlhf import ranks
+from rlhf import metrics, ranks
 from rlhf.runs.directory import Run
 
 
@@ -14,8 +14,8 @@ class RunCallback(TrainerCallback):
 
     Args:
         run: the directory to write.
-        label: what the progress bar says.
-        unit: what a step is, for the page's message.
+        label: text of the progress bar.
+        unit: what a step is called in messages.
     """
 
     def __init__(self, run: Run, label: str, unit: str) -> None:
@@ -34,7 +34,7 @@ class RunCallback(TrainerCallback):
         )
 
     def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Stamp the step; pass on the wish to stop, to all ranks at the same step."""
+        """Stamp the step; a stop request takes effect on every rank after the same step."""
         self.bar.update(state.global_step - self.bar.n)
         self.run.progress(
             state.global_step, state.max_steps, f"{self.label}: {self.unit} {state.global_step} of {state.max_steps}"
@@ -44,9 +44,9 @@ class RunCallback(TrainerCallback):
 
     def on_log(self, args: object, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: object) -> None:
         """Append a line to the curves."""
-        self.run.log({"step": state.global_step, **logs})
-        shown = {"loss": "loss", "accuracy": "accuracy", "objective/scores_raw": "score", "objective/kl": "kl"}
-        self.bar.set_postfix({name: f"{logs[key]:.3f}" for key, name in shown.items() if key in logs})
+        self.run.log({metrics.STEP: state.global_step, **logs})
+        shown = {"loss": metrics.LOSS, "accuracy": metrics.ACCURACY, "score": metrics.SCORE, "kl": metrics.KL}
+        self.bar.set_postfix({name: f"{logs[key]:.3f}" for name, key in shown.items() if key in logs})
 
     def on_train_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Close the progress bar."""
@@ -70,7 +70,7 @@ class EveryFewSteps(TrainerCallback):
             self._act(state.global_step)
 
     def on_train_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """At the end, if it was not done just now."""
+        """At the end, unless the last step was one of them."""
         if self.last != state.global_step:
             self._act(state.global_step)
 

@@ -8,8 +8,8 @@
     checkpoints/    to resume from
     model/          the final model, a plain Transformers folder
 
-A demo run holds a reward run and a PPO run as the folders `reward/` and `ppo/`. Nothing is written outside the folder
-of all runs; what the page keeps for a while lies there too, in `.page/`.
+A demo holds its stages as run directories of their own: `reward/`, `ppo/` and `compare/`. `Run` alone knows what lies
+where. Nothing is written outside the folder of all runs; the page keeps uploads and downloads there too, in `.page/`.
 """
 
 import json
@@ -22,13 +22,16 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from rlhf.config import ASSETS, BadInput
+from rlhf.kinds import KINDS
 
 
 ACTIVE = ("queued", "running", "stopping")
+"""States of a run that has not ended; the others are stopped, finished, failed, diverged and interrupted."""
 EXAMPLE = ASSETS / "example"
 """The finished demo run that is shipped with the program."""
 VOLUME = Path("/data")
@@ -38,13 +41,13 @@ _PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenize
 
 
 def runs_root() -> Path:
-    """Folder of all runs: `RLHF_RUNS` in the environment, else `runs`, on a Space's volume or where we work."""
+    """Folder of all runs: the environment's `RLHF_RUNS`, else `runs`, on a Space's volume or in the current folder."""
     on_volume = os.environ.get("SPACE_ID") and os.access(VOLUME, os.W_OK)
     return Path(os.environ.get("RLHF_RUNS") or (VOLUME / "runs" if on_volume else "runs")).resolve()
 
 
 def page_folder() -> Path:
-    """Folder for what the page keeps for a while, uploads and downloads; made here, with the folder of all runs.
+    """Folder for the page's uploads and downloads, created if need be.
 
     Raises:
         BadInput: nothing can be written there.
@@ -61,7 +64,7 @@ def page_folder() -> Path:
 
 
 def new_run_path(kind: str) -> Path:
-    """A fresh path for a run of this kind; the id is made here, never by a person."""
+    """A fresh path for a run of this kind; nobody chooses its id."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return runs_root() / f"{kind}-{stamp}-{secrets.token_hex(2)}"
 
@@ -85,7 +88,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file's content; empty when there is none yet or it is damaged: one bad run must not hide the others."""
+    """A JSON file's content; empty when there is none yet or it is damaged, so that one bad run hides no others."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -192,24 +195,87 @@ class Run:
         (self.path / "stop").touch()
 
     def stop_requested(self) -> bool:
-        """True once somebody has asked this run, or a run that holds it, to stop."""
-        return any((folder / "stop").exists() for folder in (self.path, *self.path.parents[:2]))
+        """True once somebody has asked this run, or a run that it is a stage of, to stop."""
+        parent = self.parent()
+        return (self.path / "stop").exists() or (parent is not None and parent.stop_requested())
+
+    # What lies inside
+
+    def parent(self) -> "Run | None":
+        """The run that this one is a stage of, if any."""
+        folder = self.path.resolve().parent
+        return Run(folder) if (folder / "status.json").exists() else None
+
+    def stages(self) -> dict[str, "Run"]:
+        """The stages of this run by their kind, in order; a run without stages inside is its own only one.
+
+        A demo that was given a reward model trains none.
+        """
+        config = self.config()
+        kind = config.get("kind")
+        if kind not in KINDS:
+            return {}
+        inside = [stage for stage in KINDS[kind].stages if stage != "reward" or not config.get("reward_model_path")]
+        return {stage: type(self)(self.path / stage) for stage in inside} or {kind: self}
+
+    def trainings(self) -> dict[str, "Run"]:
+        """The stages that train a model, and so log curves."""
+        return {kind: stage for kind, stage in self.stages().items() if kind in ("reward", "ppo")}
+
+    def model(self, kind: str) -> Path | None:
+        """Folder of the finished model of its stage of this kind, "reward" or "ppo", if there is one."""
+        stage = self.trainings().get(kind)
+        return stage.path / "model" if stage and (stage.path / "model" / "config.json").exists() else None
+
+    def ppo_settings(self) -> dict:
+        """The settings of its PPO stage; before that has begun, the run's own."""
+        stage = self.stages().get("ppo", self)
+        return {**self.config(), **stage.config()}
+
+    def reward_model_path(self) -> str | None:
+        """The reward model of this run: the run that trained it if one is inside, else what its settings name."""
+        if self.model("reward"):
+            return str(self.stages()["reward"].path)
+        return self.ppo_settings().get("reward_model_path")
+
+    def comparison(self) -> Path | None:
+        """Folder with `scores.csv` and `summary.json` of its finished comparison, if there is one."""
+        for folder in (self.path, self.path / "compare"):
+            if (folder / "scores.csv").exists() and (folder / "summary.json").exists():
+                return folder
+        return None
+
+    def summary(self) -> dict:
+        """What it measured in the end; empty before."""
+        return read_json((self.comparison() or self.path) / "summary.json")
+
+    def sweep(self) -> dict:
+        """The points of a KL sweep, its own or that in its folder `sweep/`; empty if there is none."""
+        return read_json(self.path / "sweep.json") or read_json(self.path / "sweep" / "sweep.json")
+
+
+class Snapshot(Run):
+    """A run as it is at one moment: its status and settings are read once, and so are those of its stages."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.config, self.status, self.stages = cache(self.config), cache(self.status), cache(self.stages)
 
 
 class WatchedRun(Run):
-    """A run as those processes see it that help another one, which writes: what they would write is left out."""
+    """A run as the ranks see it that do not write: the first rank writes for all."""
 
     def set_status(self, **changes: object) -> None:
-        """Left to the writer."""
+        """Left to the first rank."""
 
     def _append(self, name: str, line: dict) -> None:
-        """Left to the writer."""
+        """Left to the first rank."""
 
 
 def catch_signals(run: Run, *, second_ends: bool = True) -> None:
-    """Ctrl-C or a termination signal asks the run to stop as the page's Stop does; a second one ends it at once.
+    """Ctrl-C or a termination signal asks the run to stop, as the page's Stop does; a second one ends it at once.
 
-    A launcher sends each signal more than once and ends what does not stop: there the second is as the first.
+    A launcher sends each signal more than once and kills what does not stop; there `second_ends` must be False.
     """
 
     def stop(signum: int, frame: object) -> None:
@@ -251,14 +317,14 @@ def _size(folder: Path) -> int:
 def make_room(most: int, keep: Sequence[Path] = ()) -> None:
     """Delete the models of the oldest ended runs until all runs together take up at most so many bytes.
 
-    Curves, samples and scores are kept, and so is a run that holds one of the folders `keep`, which are to be used.
+    Curves, samples and scores are kept, and so is a run that holds one of the folders `keep`, about to be used.
     """
-    held = _size(runs_root())
+    used = _size(runs_root())
     for run in reversed(list(list_runs())):
-        if held <= most:
+        if used <= most:
             return
         if run.status().get("state") in ACTIVE or any(folder.is_relative_to(run.path) for folder in keep):
             continue
         for folder in [*run.path.rglob("model"), *run.path.rglob("checkpoints")]:
-            held -= _size(folder)
+            used -= _size(folder)
             shutil.rmtree(folder)

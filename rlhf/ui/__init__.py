@@ -1,4 +1,4 @@
-"""The page: one file a tab, the live view, and what the tabs share. It reads run directories and trains nothing."""
+"""The page: one file per tab, the live view, and what the tabs share. It reads run directories and trains nothing."""
 
 import time
 from html import escape
@@ -29,7 +29,7 @@ def run_label(run: Run) -> str:
     """Kind, time and state of a run in a few words."""
     status = run.status()
     when = time.strftime("%d %b %H:%M", time.localtime(status.get("created", 0)))
-    # The list is not redrawn while a run goes through its states, so it says what stays true until the end.
+    # The list is not redrawn at each change of state, so it says what stays true until the end.
     state = "under way" if is_active(run) else status.get("state", "unreadable")
     kind = KINDS.get(status.get("kind"))
     return f"{kind.label if kind else 'Run'} · {when} · {state}"
@@ -67,7 +67,7 @@ def is_comparison(run: Run) -> bool:
 
 
 def empty_state(text: str) -> str:
-    """What will be here, as HTML in the place where it will be; the button that makes it so stands below."""
+    """What will appear here, as HTML in its place."""
     return f'<div class="empty-state"><p class="verdict">{escape(text)}</p></div>' if text else ""
 
 

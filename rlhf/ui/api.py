@@ -14,11 +14,10 @@ import gradio as gr
 from rlhf.config import BadInput
 from rlhf.launch import jobs
 from rlhf.launch.start import FILLED_IN, start_comparison, start_run
-from rlhf.runs.directory import Run, find_run, read_json
-from rlhf.ui import chat as chat_tab
-from rlhf.ui import run_choices
-from rlhf.ui.live import parts_of, rows_of
-from rlhf.ui.scores import comparison_of, missing
+from rlhf.runs.directory import Run, find_run
+from rlhf.ui import run_choices, voices
+from rlhf.ui.live import rows_of
+from rlhf.ui.scores import missing
 
 
 def start(kind: str, settings_json: str = "{}", secret: str = "") -> str:
@@ -52,14 +51,14 @@ def compare(
 def status(run_id: str) -> dict:
     """A run's state, step, total_steps, message and times in seconds; for a demo also those of its `stages`."""
     run = _run(run_id)
-    stages = {name: _status(part) for name, part in parts_of(run).items() if part.path != run.path}
+    stages = {name: _status(part) for name, part in run.trainings().items() if part.path != run.path}
     return {"id": run.id, **_status(run), "stages": stages}
 
 
 def metrics(run_id: str, after: int = 0) -> list[dict]:
     """A run's logged lines in order, without the first `after`; each names its `stage`, "reward" or "ppo"."""
     _check_whole("after", after)
-    rows = [{"stage": name, **row} for name, part in parts_of(_run(run_id)).items() for row in rows_of(part)]
+    rows = [{"stage": name, **row} for name, part in _run(run_id).trainings().items() for row in rows_of(part)]
     return rows[after:]
 
 
@@ -79,7 +78,7 @@ def runs() -> list[dict]:
 def scores(run_id: str) -> dict:
     """What a run measured in the end, its summary.json: the reward model on held-out pairs, PPO against the base."""
     run = _run(run_id)
-    summary = read_json((comparison_of(run) or run.path) / "summary.json")
+    summary = run.summary()
     if not summary:
         raise BadInput(missing(run) or "The comparison is still under way; ask again when the run has ended.")
     return summary
@@ -88,14 +87,8 @@ def scores(run_id: str) -> dict:
 def chat(run_id: str, question: str, seed: int = 0) -> dict:
     """Ask base and PPO the same; returns {"base": {"text", "score"}, "ppo": {...}}, the same for the same seed."""
     _check_whole("seed", seed)
-    run, question = _run(run_id), chat_tab.tidy(question)
-    voices, judge = {"base": chat_tab.base_voice(run), "ppo": chat_tab.ppo_voice(run)}, chat_tab.judge_of(run)
-    asked = chat_tab.ask(voices, question, [])
-    for said, written in chat_tab.both_answers(voices, asked, seed):  # noqa: B007  (needed after the loop)
-        pass
-    if judge:
-        chat_tab.give_scores(judge, voices["ppo"], asked, said, written)
-    return {name: {"text": answer["text"], "score": answer["score"]} for name, answer in said.items()}
+    *_, (_, answers) = voices.conversation(_run(run_id), voices.tidy(question), [], seed)
+    return {name: {"text": answer["text"], "score": answer["score"]} for name, answer in answers.items()}
 
 
 def _run(run_id: object) -> Run:

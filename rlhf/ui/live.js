@@ -48,8 +48,8 @@ function showState(news) {
   if (news.speed) parts.push(number(news.speed, news.speed < 10 ? 1 : 0) + ' episodes/s');
   setText($('.clock'), parts.join(' \u00b7 '));
   const verdict = $('.verdict');
-  verdict.dataset.tone = news.verdict.tone;
-  setText(verdict, news.verdict.text);
+  verdict.dataset.tone = news.headline.tone;
+  setText(verdict, news.headline.text);
 }
 
 function extend(figure, columns) {

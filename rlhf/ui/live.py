@@ -1,16 +1,14 @@
-"""The live view of a run: verdict, progress, curves and pinned questions, updated in place about once a second.
+"""The live view of a run: headline, progress, curves and sample answers, updated in place about once a second.
 
-A page asks `poll` for what is new since its last answer. The call reads only new bytes of the run directory, runs
-outside Gradio's queue and keeps no state for a page, so closing or reloading one loses nothing. The curves grow inside
-the same Plotly figure, which keeps a person's zoom and hover.
+A page asks `poll` for what is new since its last answer. The call reads only new bytes of the run's logs, runs outside
+Gradio's queue and keeps no state per page, so closing or reloading one loses nothing. The curves grow inside the same
+Plotly figure, which keeps a person's zoom and hover.
 
 Text of models and people reaches the document through `textContent` only.
 """
 
-import os
 import threading
 import time
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,18 +16,19 @@ import gradio as gr
 import plotly
 import plotly.graph_objects as go
 
+from rlhf import metrics
 from rlhf.config import BadInput
 from rlhf.figures import curves as figures
-from rlhf.kinds import KINDS
-from rlhf.runs.directory import ACTIVE, Run, find_run
+from rlhf.runs.directory import ACTIVE, Run, Snapshot, find_run
+from rlhf.ui.downloads import zip_of
+from rlhf.ui.headline import headline
 from rlhf.write import export
 
 
 _HERE = Path(__file__).parent
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 CHART_HEIGHT = 420
-FIRST_ROWS, LAST_ROWS = 3, 8
-"""How many logged lines the verdict averages over at the beginning and at the end."""
+PHASES = {"reward": "Reward model", "ppo": "PPO", "compare": "Comparison", "sweep": "Sweep"}
 
 # Colours of `figures.py` and their twins for the dark page, where the originals would be too dim to read.
 DARK = {
@@ -58,20 +57,22 @@ TEMPLATE = """
     <span class="pill"></span><ol class="phases"></ol><span class="clock"></span>
   </div>
   <div class="charts">
-    <figure class="chart" data-part="reward"><figcaption><b>1</b> Reward model learns what people prefer</figcaption>
+    <figure class="chart" data-part="reward">
+      <figcaption><b>1</b> The reward model learns what people prefer</figcaption>
       <div class="plot"></div><p class="waiting"></p></figure>
-    <figure class="chart" data-part="ppo"><figcaption><b>2</b> PPO learns to please the reward model</figcaption>
+    <figure class="chart" data-part="ppo">
+      <figcaption><b>2</b> PPO learns to write answers with higher scores</figcaption>
       <div class="plot"></div><p class="waiting"></p></figure>
   </div>
   <div class="leave" hidden>
     <span class="said" role="status"></span>
     <button type="button" class="copy" data-what="command">Copy as command</button>
     <button type="button" class="copy" data-what="python">Copy as Python</button>
-    <button type="button" class="download" title="A zip of all but checkpoints, a card beside each model"></button>
+    <button type="button" class="download" title="Everything except checkpoints, as a zip, with a model card"></button>
   </div>
   <div class="pinned">
-    <header><h3>The same questions, again and again</h3>
-      <label class="when"><span></span><input type="range" min="0" value="0" aria-label="Update to look at"></label>
+    <header><h3>Sample answers during training</h3>
+      <label class="when"><span></span><input type="range" min="0" value="0" aria-label="PPO update to show"></label>
     </header>
     <div class="cards"></div>
   </div>
@@ -100,10 +101,10 @@ show();
 
 # Functions, not subclasses: Gradio writes a stub file beside every module that subclasses a component.
 def live_run(**kwargs: object) -> gr.HTML:
-    """The live view of the run whose id is its value; the event `ended` tells that the run has just ended."""
+    """The live view of the run whose id is its value; the event `ended` is fired when the run has just ended."""
 
     def download(request: dict) -> dict:
-        """A zip of the run {"run": id}, in the cache that Gradio serves files from and clears by the hour."""
+        """A zip of the run {"run": id}, in the folder that Gradio serves files from and clears every hour."""
         try:
             run = find_run(str(request.get("run")))
         except BadInput as error:
@@ -123,21 +124,6 @@ def live_run(**kwargs: object) -> gr.HTML:
     return view
 
 
-_packing = threading.Lock()
-
-
-def zip_of(run: Run, cache: Path) -> Path:
-    """A zip of a run's directory as it is now, one for each run: it serves all who ask until the run changes."""
-    target = cache / "runs" / f"{run.id}.zip"
-    with _packing:
-        changed = max(path.stat().st_mtime for path in export.run_files(run))
-        if not target.exists() or target.stat().st_mtime < changed:
-            began = time.time()
-            export.write_zip(run, target)
-            os.utime(target, (began, began))  # what has been written meanwhile makes it old
-    return target
-
-
 def figure_view(height: int, **kwargs: object) -> gr.HTML:
     """A Plotly figure that follows the page between light and dark; its value is the figure as a dict, or None.
 
@@ -153,7 +139,7 @@ def figure_view(height: int, **kwargs: object) -> gr.HTML:
 
 
 class History:
-    """The lines of one file of a run, read once for all pages; each call takes in only what was appended."""
+    """The lines of one file of a run, read once for all pages; each call reads only what was appended."""
 
     def __init__(self, path: str, name: str) -> None:
         self.run, self.name = Run(path), name
@@ -168,7 +154,7 @@ class History:
             if not file.exists() or file.stat().st_size < self._offset:
                 self.rows, self._offset = [], 0
             fresh, self._offset = self.run.tail(self.name, self._offset)
-            # A new list, so that one which is being read does not grow.
+            # A new list, so that nobody's list grows while it is being read.
             self.rows = self.rows + fresh if fresh else self.rows
             return self.rows
 
@@ -181,15 +167,6 @@ def _history(path: str, name: str) -> History:
 def rows_of(run: Run, name: str = "metrics.jsonl") -> list[dict]:
     """All lines of a run's file, read incrementally."""
     return _history(str(run.path), name).refresh()
-
-
-def parts_of(run: Run) -> dict[str, Run]:
-    """The training runs in a run: two in a demo, or PPO alone if it was given a reward model; others are one."""
-    kind = run.status().get("kind")
-    if kind == "demo":
-        stages = ("ppo",) if run.config().get("reward_model_path") else ("reward", "ppo")
-        return {name: Run(run.path / name) for name in stages}
-    return {kind: run} if kind in ("reward", "ppo") else {}
 
 
 def poll(request: dict) -> dict:
@@ -205,50 +182,50 @@ def poll(request: dict) -> dict:
         return {"error": str(error)}
     except (AttributeError, KeyError, TypeError, ValueError):
         return {"error": "The page asked for something that does not exist; please reload it."}
-    return news(run, seen) if run else _nothing()
+    return news(Snapshot(run.path), seen) if run else _nothing()
 
 
 def _nothing() -> dict:
-    text = "Nothing has been trained here yet. Press Start training: the curves begin in seconds."
-    verdict = {"tone": "none", "text": text}
-    waiting = {"waiting": "The curves will be drawn here.", "rows": 0}
+    text = "No run yet. Press Start training: the first curves appear within seconds."
+    waiting = {"waiting": "The curves appear here.", "rows": 0}
     return {
         "state": "none",
         "phases": [],
         "elapsed": None,
         "left": None,
         "speed": None,
-        "verdict": verdict,
+        "headline": {"tone": "none", "text": text},
         "parts": {"reward": waiting, "ppo": waiting},
         "samples": [],
         "seen": {},
     }
 
 
-def news(run: Run, seen: dict[str, int]) -> dict:
+def news(run: Snapshot, seen: dict[str, int]) -> dict:
     """The run's state, and the points and samples after the ones that were seen."""
-    status, parts = run.status(), parts_of(run)
-    now = {name: rows_of(part) for name, part in parts.items()}
+    status, parts = run.status(), run.trainings()
+    rows = {kind: rows_of(part) for kind, part in parts.items()}
     samples = rows_of(parts["ppo"], "samples.jsonl") if "ppo" in parts else []
     answer = {
-        **_clock(run, now.get("ppo", [])),
+        **_clock(run),
+        "speed": figures.latest(rows.get("ppo", []), metrics.EPISODES_PER_SECOND),
         "state": status.get("state", "none"),
         "phases": _phases(run),
-        "verdict": verdict(status, now),
+        "headline": headline(status, rows),
         "parts": {},
         "samples": samples[seen.get("samples", 0) :],
         "seen": {"samples": len(samples)},
     }
-    # Sent once, and again when the run has ended, for it is larger then.
+    # Sent once, and again when the run has ended and its zip has grown.
     active = int(status.get("state") in ACTIVE)
-    if seen.get("active") != active and run.config().get("kind") in KINDS:
+    if seen.get("active") != active and run.config().get("kind") in export.CONFIGS:
         answer["leave"] = ways_out(run)
     answer["seen"]["active"] = active
-    for name, part in parts.items():
-        frame = _frame(name, part, now[name])
-        fresh = seen.get(f"{name} frame") != frame
-        answer["parts"][name] = _part(name, run, now[name], None if fresh else seen.get(name, 0))
-        answer["seen"] |= {name: len(now[name]), f"{name} frame": frame}
+    for kind, part in parts.items():
+        frame = _frame(kind, part, rows[kind])
+        known = seen.get(kind, 0) if seen.get(f"{kind} frame") == frame else None
+        answer["parts"][kind] = _part(kind, run, rows[kind], known)
+        answer["seen"] |= {kind: len(rows[kind]), f"{kind} frame": frame}
     return answer
 
 
@@ -257,129 +234,58 @@ def ways_out(run: Run) -> dict:
     return {"command": export.as_command(run), "python": export.as_python(run), "size": export.size_mb(run)}
 
 
-def _stages(run: Run) -> dict[str, Run]:
-    """All that a run does, in order; the comparison draws no curves."""
-    kind, stages = run.status().get("kind"), parts_of(run)
-    if kind == "demo":
-        stages["compare"] = Run(run.path / "compare")
-    return {kind: run} if kind in ("compare", "sweep") else stages
-
-
-def _clock(run: Run, ppo_rows: list[dict]) -> dict:
-    """Seconds since the start, seconds left in the stage under way, and episodes a second."""
+def _clock(run: Snapshot) -> dict:
+    """Seconds since the start, and seconds left in the stage under way."""
     status = run.status()
     started, active = status.get("started"), status.get("state") in ACTIVE
     end = time.time() if active else status.get("ended") or status.get("updated")
-    now = [stage.status() for stage in _stages(run).values()] if active else []
-    left = next((stage["seconds_left"] for stage in now if stage.get("seconds_left")), None)
-    return {
-        "elapsed": end - started if started and end else None,
-        "left": left,
-        "speed": figures.latest(ppo_rows[-1:], "episodes_per_second"),
-    }
+    left = [stage.status().get("seconds_left") for stage in run.stages().values()] if active else []
+    return {"elapsed": end - started if started and end else None, "left": next(filter(None, left), None)}
 
 
-def _phases(run: Run) -> list[dict]:
+def _phases(run: Snapshot) -> list[dict]:
     """Name, state and progress of each stage of the run, in order."""
     over, phases = run.status().get("state") not in ACTIVE, []
-    for name, stage in _stages(run).items():
+    for name, stage in run.stages().items():
         own = stage.status()
         state = own.get("state", "waiting")
         if state in ACTIVE and over:
-            state = run.status().get("state")  # the process went before it could say so in the stage
+            state = run.status().get("state")  # the process was gone before it could write it into the stage
         step, total = own.get("step", 0), own.get("total_steps", 0)
-        phases.append({"label": KINDS[name].label, "state": state, "step": step, "total": total})
+        phases.append({"label": PHASES[name], "state": state, "step": step, "total": total})
     return phases
 
 
-def _frame(name: str, part: Run, rows: list[dict]) -> int:
-    """Stands for what a figure shows beside its curves, lines and axis; when it changes, the figure is sent again."""
-    known = figures.latest(rows, "label_ceiling") is not None if name == "reward" else bool(rows)
+def _frame(kind: str, part: Snapshot, rows: list[dict]) -> int:
+    """Stands for what a figure shows apart from its curves: levels and axis. When it changes, a new figure is sent."""
+    known = figures.latest(rows, metrics.LABEL_CEILING) is not None if kind == "reward" else bool(rows)
     return 2 * (part.status().get("total_steps") or 0) + known
 
 
-def _part(name: str, run: Run, rows: list[dict], seen: int | None) -> dict:
-    """A part's figure if the page has none yet (seen is None), else the points after the ones it has."""
-    waiting = "" if rows else _waiting(run, parts_of(run)[name])
+def _part(kind: str, run: Snapshot, rows: list[dict], seen: int | None) -> dict:
+    """A stage's figure if the page has none yet (seen is None), else the points after the ones it has."""
+    waiting = "" if rows else _waiting(run, run.stages()[kind])
     if seen is None:
-        return {"figure": figure_of(name, run, rows).to_plotly_json(), "rows": len(rows), "waiting": waiting}
-    panels = figures.REWARD_PANELS if name == "reward" else figures.PPO_PANELS
-    keys = {"step", "episode"} | {key for panel in panels for key in (panel.key, panel.marks, panel.band) if key}
+        return {"figure": figure_of(kind, run, rows).to_plotly_json(), "rows": len(rows), "waiting": waiting}
+    panels = figures.REWARD_PANELS if kind == "reward" else figures.PPO_PANELS
+    keys = {metrics.STEP, metrics.EPISODE}
+    keys |= {key for panel in panels for key in (panel.key, panel.marks, panel.band) if key}
     fresh = rows[seen:]
     points = {key: [row.get(key) for row in fresh] for key in keys}
     return {"points": points, "rows": len(fresh), "waiting": waiting}
 
 
-def _waiting(run: Run, part: Run) -> str:
+def _waiting(run: Snapshot, part: Snapshot) -> str:
     """What an empty chart says."""
     if run.status().get("state") not in ACTIVE:
         return "Nothing was logged here."
     if part.status().get("state") in ACTIVE:
-        return "The first point is on its way."
-    return "The curves begin here once the reward model is trained."
+        return "The first point appears in a moment."
+    return "The curves start when the reward model is trained."
 
 
-def figure_of(name: str, run: Run, rows: list[dict], height: int = CHART_HEIGHT) -> go.Figure:
-    """The curves of a run's part so far, on an axis that ends where the part will end."""
-    part = parts_of(run)[name]
-    if name == "reward":
-        return figures.reward_curves(rows, part.status().get("total_steps") or None, height)
-    total = part.config().get("total_episodes") or run.config().get("total_episodes")
-    return figures.ppo_curves(rows, total, height)
-
-
-def verdict(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
-    """Is it learning? Answered in one sentence from the numbers, with a tone for its colour."""
-    state, message = status.get("state"), status.get("message") or ""
-    if state in ("failed", "diverged", "interrupted"):
-        what = {"failed": "The run failed", "diverged": "The numbers ran away", "interrupted": "The run was cut off"}
-        return {"tone": "bad", "text": f"{what[state]}. {message} What it had logged is kept and shown below.".strip()}
-    if rows.get("ppo"):
-        return _ppo_verdict(rows["ppo"], state in ACTIVE)
-    if rows.get("reward"):
-        return _reward_verdict(rows["reward"], state in ACTIVE)
-    if status.get("kind") in ("compare", "sweep") and status.get("step", 0) + (state == "finished"):
-        return {
-            "tone": "none",
-            "text": f"{message}." if state in ACTIVE else "Done: the Scores tab shows what it found.",
-        }
-    if state in ACTIVE:
-        return {"tone": "none", "text": "Getting ready: the models are being loaded."}
-    return {"tone": "none", "text": "This run has logged no training."}
-
-
-def _mean(rows: Sequence[dict], key: str) -> float | None:
-    values = [row[key] for row in rows if row.get(key) is not None]
-    return sum(values) / len(values) if values else None
-
-
-def _reward_verdict(rows: list[dict], active: bool) -> dict[str, str]:
-    held_out, ceiling = figures.latest(rows, "eval_accuracy"), figures.latest(rows, "label_ceiling")
-    logged = [row for row in rows if row.get("accuracy") is not None]
-    accuracy = held_out if held_out is not None else _mean(logged[-LAST_ROWS:], "accuracy")
-    if accuracy is None:
-        return {"tone": "none", "text": "The first steps are under way."}
-    where = "pairs it has not read" if held_out is not None else "the pairs it reads"
-    limit = f"; these labels allow about {100 * ceiling:.0f} %" if ceiling else ""
-    facts = f"it prefers the answer people chose in {100 * accuracy:.0f} % of {where} (guessing is 50 %{limit})."
-    if accuracy < 0.55:
-        return {"tone": "wait", "text": f"{'Not yet' if active else 'It did not learn'}: {facts}"}
-    return {"tone": "good", "text": f"{'Yes, it is learning' if active else 'It learned'}: {facts}"}
-
-
-def _ppo_verdict(rows: list[dict], active: bool) -> dict[str, str]:
-    key = "objective/scores_raw"
-    logged = [row for row in rows if row.get(key) is not None]
-    if len(logged) < 2:
-        return {"tone": "none", "text": "The first answers are being written and scored."}
-    few = max(1, len(logged) // 2)
-    first, last = _mean(logged[: min(FIRST_ROWS, few)], key), _mean(logged[-min(LAST_ROWS, few) :], key)
-    spread = _mean(logged, "objective/scores_std") or abs(last - first) or 1.0
-    kl, episodes = figures.latest(logged, "objective/kl"), logged[-1]["episode"]
-    far = f", {kl:.1f} nats from the base model" if kl is not None else ""
-    facts = figures.minus(f"the average score went from {first:.2f} to {last:.2f} in {episodes:,} episodes{far}.")
-    if last - first > 0.2 * spread:
-        return {"tone": "good", "text": f"{'Yes, it is learning' if active else 'It learned'}: {facts}"}
-    if last - first < -0.2 * spread:
-        return {"tone": "bad", "text": f"{'No' if active else 'It did not learn'}: {facts}"}
-    return {"tone": "wait", "text": f"{'Not clearly yet' if active else 'It hardly learned'}: {facts}"}
+def figure_of(kind: str, run: Run, rows: list[dict], height: int = CHART_HEIGHT) -> go.Figure:
+    """The curves of a run's stage so far, on an axis that ends where the stage will end."""
+    if kind == "reward":
+        return figures.reward_curves(rows, run.stages()["reward"].status().get("total_steps") or None, height)
+    return figures.ppo_curves(rows, run.ppo_settings().get("total_episodes"), height)

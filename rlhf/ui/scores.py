@@ -1,6 +1,6 @@
 """The Scores tab: is the difference real? Two models' scores on the same unseen questions."""
 
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -8,29 +8,32 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 
-from rlhf.compare.stats import Interval, Overoptimization, Paired, ReliabilityBin, paired
+from rlhf.compare.stats import Interval, Overoptimization, ReliabilityBin
 from rlhf.compare.table import read_rows
 from rlhf.figures import curves as figures
 from rlhf.figures import scores as score_figures
-from rlhf.runs.directory import Run, read_json
-from rlhf.ui import empty_state, example_id, is_active, is_comparison, shown_run
+from rlhf.runs.directory import Run
+from rlhf.ui import empty_state, example_id, is_active, shown_run
 from rlhf.ui.comparison_form import ComparisonForm
+from rlhf.ui.downloads import csv_of
 from rlhf.ui.live import HEAD, figure_view, live_run
 
 
-MEASURES = {"score": "Reward model's score", "gold": "Rubric (gold score)"}
+MEASURES = {"score": "Reward model’s score", "gold": "Rubric (gold score)"}
 SPLITS = {"test": "Test questions", "unseen": "Unseen topics", "own": "Your own questions"}
 GLOSS = {
-    "score": "The reward model's score is what PPO was trained to raise.",
-    "gold": "The rubric is the hand-written scorer of the embedded world, from 0 to 1; training never sees it.",
-    "test": "Test questions: same topics as in training, other questions.",
-    "unseen": "Unseen topics: neither reward training nor PPO has met them.",
-    "own": "Your own questions: the rubric of the embedded world does not know them.",
+    "score": "The reward model’s score is what PPO was trained to raise.",
+    "gold": "The rubric is the embedded world’s hand-written scorer, from 0 to 1; training never sees it.",
+    "test": "Test questions: the topics of training, but other questions.",
+    "unseen": "Unseen topics: they occur neither in reward training nor in PPO.",
+    "own": "Your own questions: the embedded world’s rubric cannot score them.",
 }
 ASKED = {"test": "unseen questions", "unseen": "questions about unseen topics", "own": "questions of your own"}
 """Splits, as a sentence calls them."""
+COMPARING = ("compare", "sweep")
+"""Kinds of runs whose result is a comparison: their progress is shown where the scores will be."""
 MAPPED = 12
-"""Models at most whose names can stand in one figure."""
+"""The most models whose names fit in one figure."""
 FIGURE_HEIGHT = 380
 SMALL_HEIGHT = 320
 
@@ -115,51 +118,60 @@ class Question:
     other: list[dict]
 
     def values(self, measure: str) -> tuple[list[float], list[float]]:
-        """Both models' scores, one an answer."""
+        """A column of both models' answers, one number per answer."""
         return [row[measure] for row in self.base], [row[measure] for row in self.other]
 
 
-def comparison_of(run: Run | None) -> Path | None:
-    """The folder of a run's finished comparison, a sweep's or its own; None if there is none."""
-    for folder in (run.path, run.path / "compare") if run else ():
-        if (folder / "scores.csv").exists() and (folder / "summary.json").exists():
-            return folder
-    return None
-
-
-def said_name(model: str) -> str:
+def model_name(model: str) -> str:
     """A model as a sentence calls it."""
     name, _, seed = model.partition("-seed-")
     name = "PPO" if name == "ppo" else name.replace("kl_coef-", "kl_coef ")
     return name + (f", seed {seed.replace('-', ', update ')}" if seed else "")
 
 
-def read_questions(folder: Path, split: str, measure: str, other: str) -> list[Question]:
-    """The questions of one split whose answers, of the base and of one other model, carry this score."""
+def read_questions(path: Path, split: str, measure: str, other: str) -> list[Question]:
+    """The questions of one split to which both the base and one other model have answers with this score."""
     sides: dict[str, dict[str, list]] = {}
-    for row in read_rows(folder / "scores.csv"):
+    for row in read_rows(path):
         if row["split"] == split and row["model"] in ("base", other) and row[measure] is not None:
             sides.setdefault(row["prompt"], {}).setdefault(row["model"], []).append(row)
     return [Question(both["base"], both[other]) for both in sides.values() if len(both) == 2]
 
 
-def compare(questions: list[Question], measure: str) -> Paired:
-    """The statistics of some questions, paired."""
-    base, other = zip(*(question.values(measure) for question in questions), strict=True)
-    return paired(np.array(base), np.array(other))
+def sentence(against: dict, measure: str, split: str, name: str) -> str:
+    """Is the difference real? In words that a pupil of sixteen understands.
 
-
-def sentence(found: Paired, measure: str, split: str, name: str) -> str:
-    """Is the difference real? Answered in words that a pupil understands."""
-    by = "the rubric" if measure == "gold" else "the reward model"
-    wins, gain = found.win_rate, found.gain
-    low, high = 100 * wins.low, 100 * wins.high
+    Args:
+        against: one measure of one model in `against_base` of `summary.json`.
+        name: the model, as a sentence calls it.
+    """
+    scorer = "the rubric" if measure == "gold" else "the reward model"
+    gain = against["gain"]["value"]
     return (
-        f"On {found.n} {ASKED[split]} {name} scored higher {100 * wins.value:.0f} times in 100 (a tie is half a "
-        f"time); chance would be 50, and we are 95 % sure that it is between {low:.0f} and {high:.0f}. "
-        f"By {by}, its answers are {abs(gain.value):.2f} {'better' if gain.value >= 0 else 'worse'} on average "
-        f"(95 % interval {_signed(gain.low)} to {_signed(gain.high)})."
+        f"On {against['n']} {ASKED[split]}, {name} scored higher than the base model in "
+        f"{100 * against['win_rate']['value']:.0f} % of comparisons. On average, {scorer} scores its answers "
+        f"{abs(gain):.2f} {'higher' if gain >= 0 else 'lower'}."
     )
+
+
+def certainty(of_split: dict, measure: str, other: str) -> str:
+    """How sure these two numbers are: their intervals, and what the same training gained with other seeds."""
+    against = of_split["against_base"][other][measure]
+    wins, gain = against["win_rate"], against["gain"]
+    text = (
+        f"95 % intervals: {100 * wins['ci_low']:.0f} to {100 * wins['ci_high']:.0f} % of comparisons (equal models "
+        f"would get 50 %; a tie counts half), {_signed(gain['ci_low'])} to {_signed(gain['ci_high'])} on average."
+    )
+    for name, seeds in of_split.get("seeds", {}).items():
+        if other in seeds["models"] and seeds[measure]:
+            gains = [of_split["against_base"][model][measure]["gain"]["value"] for model in seeds["models"]]
+            mean = seeds[measure]
+            text += (
+                f" Trained {len(gains)} times with different seeds, {model_name(name)} gained "
+                f"{', '.join(map(_signed, gains))}: {_signed(mean['value'])} on average (95 % interval over seeds "
+                f"{_signed(mean['ci_low'])} to {_signed(mean['ci_high'])})."
+            )
+    return text
 
 
 def _signed(value: float) -> str:
@@ -170,31 +182,37 @@ def averages(questions: list[Question], measure: str, split: str, other: str, su
     """Both models' averages as an HTML table."""
     models = summary["splits"][split]["models"]
     columns = []
-    for number, name in enumerate(("base", other)):
-        values = np.array([question.values(measure)[number] for question in questions])
-        q1, median, q3 = np.percentile(values, (25, 50, 75))
+    for name, values in zip(("base", other), _flat(questions, measure), strict=True):
         model = models[name]
+        # The summary describes the score; of the gold score it holds the mean only.
+        spread = model if measure == "score" else _described(values)
         columns.append(
             {
-                "Average": f"{values.mean():.2f}",
-                "Median": f"{median:.2f}",
-                "Middle half": f"{q1:.2f} to {q3:.2f}",
-                "Spread (standard deviation)": f"{values.std(ddof=1):.2f}",
-                "Tokens an answer": f"{model['mean_length']:.0f}",
-                "Ended by itself": f"{100 * model['eos_rate']:.0f} %",
-                "Word pairs that differ": f"{100 * model['distinct_2']:.0f} %",
-                "Surprise of the base model (perplexity)": f"{model['base_perplexity']:.1f}",
-                "KL from the base, nats": f"{model['kl']['value']:.1f}",
+                "Mean": f"{spread['mean']:.2f}",
+                "Median": f"{spread['median']:.2f}",
+                "Quartiles (25–75 %)": f"{spread['q1']:.2f} to {spread['q3']:.2f}",
+                "Standard deviation": f"{spread['std']:.2f}",
+                "Tokens per answer": f"{model['mean_length']:.0f}",
+                "Finished (EOS)": f"{100 * model['eos_rate']:.0f} %",
+                "Distinct bigrams": f"{100 * model['distinct_2']:.0f} %",
+                "Perplexity under the base model": f"{model['base_perplexity']:.1f}",
+                "KL from the base model, nats per answer": f"{model['kl']['value']:.1f}",
                 "Model size, MB": f"{summary['size_mb'][name]:.1f}" if name in summary.get("size_mb", {}) else "",
             }
         )
     rows = [(label, columns[0][label], columns[1][label]) for label in columns[0] if columns[1][label]]
-    judge = summary.get("reward_model") or {}
-    if judge.get("size_mb"):
-        rows.append(("Reward model, MB", f"{judge['size_mb']:.1f}"))
+    reward_model = summary.get("reward_model") or {}
+    if reward_model.get("size_mb"):
+        rows.append(("Reward model size, MB", f"{reward_model['size_mb']:.1f}"))
     count = models[other]["samples"]
-    caption = f"{len(questions)} questions, {count} {'answer' if count == 1 else 'answers'} each"
-    return _table(("", "Base", said_name(other)), rows, caption)
+    caption = f"{len(questions)} questions, {count} {'answer' if count == 1 else 'answers'} to each"
+    return _table(("", "Base", model_name(other)), rows, caption)
+
+
+def _described(values: list[float]) -> dict[str, float]:
+    """Mean, median, quartiles and standard deviation, named as in `summary.json`."""
+    q1, median, q3 = np.percentile(values, (25, 50, 75))
+    return {"mean": np.mean(values), "median": median, "q1": q1, "q3": q3, "std": np.std(values, ddof=1)}
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], caption: str) -> str:
@@ -208,160 +226,14 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], caption: str) -> 
     return f'<table class="averages"><caption>{escape(caption)}</caption>{line(head, "th")}{body}</table>'
 
 
-def csv_copy(run: Run, cache: Path) -> str:
-    """A copy of a run's scores.csv to download, one for all who ask: the page serves no file of a run itself."""
-    source, target = comparison_of(run) / "scores.csv", cache / "runs" / f"{run.id}-scores.csv"
-    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-    return str(target)
-
-
 def missing(run: Run | None) -> str:
-    """What will be here, and what makes it so; nothing where the progress of a comparison says it."""
+    """Why there are no scores and how to get some; empty where the progress of a comparison is shown instead."""
     if run is None:
-        return "Here both models will be compared on the same unseen questions: start a run in the Train tab."
+        return "Start a run in the Train tab: both models are then compared here, on the same unseen questions."
     if is_active(run):
-        both = "Both models are compared when the training is done; the scores will appear here by themselves."
-        return "" if is_comparison(run) else both
-    return "This run compared no models: “Reward model, then PPO” in the Train tab ends with a comparison."
-
-
-class ScoresTab:
-    """The tab's components and what they do; `show` fills it for a run."""
-
-    def __init__(self) -> None:
-        self.empty = gr.HTML(apply_default_css=False)
-        self.progress = live_run(value=None, visible=False, elem_id="comparing")
-        self.example = gr.Button("Show the example run", visible=False, scale=0, elem_classes="offer")
-        with gr.Column(visible=False, elem_classes="scores") as self.head:
-            self.sentence = gr.HTML(apply_default_css=False)
-            with gr.Row(elem_classes="switches"):
-                self.other = gr.Dropdown([], label="Model", container=False, visible=False, elem_id="other-model")
-                self.measure = gr.Radio(
-                    [(label, name) for name, label in MEASURES.items()], value="score", label="Judge", container=False
-                )
-                self.split = gr.Radio([], label="Questions", container=False)
-                self.download = gr.DownloadButton("Download CSV", size="sm", scale=0, min_width=150)
-        self.form = ComparisonForm()
-        with gr.Column(visible=False, elem_classes="scores") as self.body:
-            with gr.Row(elem_classes="numbers"):
-                self.figure = figure_view(FIGURE_HEIGHT, value=None, scale=3, min_width=320, elem_id="distributions")
-                self.table = gr.HTML(scale=2, min_width=300, apply_default_css=False)
-            with gr.Row(elem_classes="numbers"):
-                self.differences = figure_view(SMALL_HEIGHT, value=None, min_width=320, elem_id="differences")
-                self.lengths = figure_view(SMALL_HEIGHT, value=None, min_width=320, elem_id="lengths")
-            self.frontier = figure_view(SMALL_HEIGHT + 60, value=None, elem_id="frontier", visible=False)
-            with gr.Row(elem_classes="numbers"):
-                self.honesty = figure_view(
-                    SMALL_HEIGHT, value=None, min_width=320, elem_id="reliability", visible=False
-                )
-                self.too_far = figure_view(
-                    SMALL_HEIGHT + 60, value=None, min_width=320, elem_id="sweep", visible=False
-                )
-            self.mistakes = gr.HTML(apply_default_css=False, elem_id="mistakes")
-            self.pairs = pair_table(value=None, elem_id="pairs")
-        pictures = [self.figure, self.table, self.differences, self.lengths]
-        pictures += [self.frontier, self.honesty, self.too_far, self.mistakes]
-        self._view = [self.empty, self.head, self.body, self.sentence, *pictures, self.pairs]
-        self._switches = [self.measure, self.split, self.other]
-        self.outputs = [*self._view, self.example, self.download, *self._switches, self.progress, self.form.models]
-
-    def wire(self, picker: gr.Dropdown, visitor: gr.BrowserState) -> None:
-        """Connect the switches and the form."""
-        gr.on(
-            [switch.input for switch in self._switches],
-            view,
-            [picker, *self._switches],
-            self._view,
-            show_progress="hidden",
-            api_visibility="private",
-            trigger_mode="always_last",
-        )
-        self.form.wire(picker, visitor)
-
-    def show(self, run_id: str | None) -> tuple:
-        """The values of `outputs` for this run."""
-        run = shown_run(run_id)
-        folder = comparison_of(run)
-        splits = read_json(folder / "summary.json")["splits"] if folder else {}
-        split = next(iter(splits), "test")
-        models = list(splits[split]["against_base"]) if splits else []
-        first = models[0] if models else None
-        waits = is_active(run) and is_comparison(run)
-        # Data from outside the embedded world has no rubric, so the switch goes back to the score every run has.
-        return (
-            *view(run_id, "score", split, first),
-            gr.Button(visible=not folder and not waits and bool(example_id()) and run_id != example_id()),
-            gr.DownloadButton(value=csv_copy(run, Path(self.download.GRADIO_CACHE)) if folder else None),
-            gr.Radio(value="score", visible=any(found["against_base"][first]["gold"] for found in splits.values())),
-            gr.Radio([(SPLITS[name], name) for name in splits], value=split, visible=len(splits) > 1),
-            gr.Dropdown([(said_name(name), name) for name in models], value=first, visible=len(models) > 1),
-            gr.HTML(value=run_id if waits else None, visible=waits),
-            self.form.choices(run_id),
-        )
-
-
-def view(run_id: str | None, measure: str, split: str, other: str | None) -> tuple:
-    """Empty note, head, body, sentence, figures, tables and pairs, for what the switches say."""
-    run = shown_run(run_id)
-    folder = comparison_of(run)
-    nothing = (None, "", None, None, *[gr.HTML(value=None, visible=False)] * 3, "", None)
-    if folder is None or other is None:
-        hidden = gr.Column(visible=False)
-        return empty_state(missing(run)), hidden, hidden, "", *nothing
-    questions = read_questions(folder, split, measure, other)
-    if len(questions) < 2:
-        lack = (
-            "There is no rubric for these questions; it belongs to the embedded world."
-            if measure == "gold"
-            else ("No question of this kind was compared in this run.")
-        )
-        return "", gr.Column(visible=True), gr.Column(visible=False), _headline(lack, measure, split), *nothing
-    summary, name = read_json(folder / "summary.json"), said_name(other)
-    found, of_split = compare(questions, measure), summary["splits"][split]
-    said = [sentence(found, measure, split, name), *seeds_sentence(of_split, measure, other)]
-    base, scores = ([value for values in side for value in values] for side in _sides(questions, measure))
-    base_tokens, tokens = ([value for values in side for value in values] for side in _sides(questions, "tokens"))
-    gains = [float(np.mean(after) - np.mean(before)) for before, after in (q.values(measure) for q in questions)]
-    what = "rubric (gold score)" if measure == "gold" else "score by the reward model"
-    shown = (
-        figures.distributions(base, scores, what, FIGURE_HEIGHT, other=name),
-        score_figures.differences(gains, found.gain, what, name, SMALL_HEIGHT),
-        score_figures.length_scatter(base_tokens, base, tokens, scores, what, name, SMALL_HEIGHT),
-    )
-    distributions, differences, lengths = (figure.to_plotly_json() for figure in shown)
-    judge = summary.get("reward_model") or {}
-    sweep = read_json(run.path / "sweep.json") or read_json(run.path / "sweep" / "sweep.json")
-    return (
-        "",
-        gr.Column(visible=True),
-        gr.Column(visible=True),
-        _headline(" ".join(said), measure, split, of_split["against_base"][other]["cautions"]),
-        distributions,
-        averages(questions, measure, split, other, summary),
-        differences,
-        lengths,
-        _frontier(of_split),
-        _honesty(judge),
-        _too_far(sweep),
-        worst_pairs(judge.get("worst", [])),
-        _table_value(questions, measure, other),
-    )
-
-
-def seeds_sentence(found: dict, measure: str, other: str) -> list[str]:
-    """What the same training gained with other seeds, if it was repeated."""
-    for name, seeds in found.get("seeds", {}).items():
-        if other in seeds["models"] and seeds[measure]:
-            gains = [found["against_base"][model][measure]["gain"]["value"] for model in seeds["models"]]
-            mean = seeds[measure]
-            return [
-                f"Trained {len(gains)} times, each with a seed of its own, {said_name(name)} gained "
-                f"{', '.join(map(_signed, gains))}: {_signed(mean['value'])} on average (95 % interval over seeds "
-                f"{_signed(mean['ci_low'])} to {_signed(mean['ci_high'])})."
-            ]
-    return []
+        later = "Both models are compared when training is done; the scores appear here by themselves."
+        return "" if run.status().get("kind") in COMPARING else later
+    return "This run compared no models. “Reward model, then PPO” in the Train tab ends with a comparison."
 
 
 def worst_pairs(worst: list[dict]) -> str:
@@ -374,48 +246,56 @@ def worst_pairs(worst: list[dict]) -> str:
         shown.append(
             f"<article><h4>{escape(pair['prompt'])}<span>{margin}</span></h4>"
             f"<p><b>People preferred</b> {escape(pair['chosen'])}</p>"
-            f"<p><b>It preferred</b> {escape(pair['rejected'])}</p></article>"
+            f"<p><b>The reward model preferred</b> {escape(pair['rejected'])}</p></article>"
         )
     return (
         '<details class="mistakes"><summary>Where the reward model is most wrong</summary>'
-        '<p class="gloss">Unseen pairs with the most negative margin, the score of the answer that people preferred '
-        f"less that of the other. Some are its mistakes, some are the labels’.</p>{''.join(shown)}</details>"
+        '<p class="gloss">The unseen pairs with the most negative margins: the score of the answer that people '
+        "preferred minus the score of the other. Some are mistakes of the reward model, some are wrong labels.</p>"
+        f"{''.join(shown)}</details>"
     )
 
 
-def _sides(questions: list[Question], column: str) -> tuple:
-    """One list of lists for the base, one for the other model."""
-    return tuple(zip(*(question.values(column) for question in questions), strict=True))
+def _flat(questions: list[Question], column: str) -> tuple[list[float], list[float]]:
+    """This column of all answers of the base, and of the other model."""
+    sides = zip(*(question.values(column) for question in questions), strict=True)
+    base, other = ([value for values in side for value in values] for side in sides)
+    return base, other
 
 
-def _frontier(found: dict) -> gr.HTML:
-    """Every model's score over its distance from the base; two need no map, and a sweep's many have their own."""
-    if not 3 <= len(found["models"]) <= MAPPED:
+def _interval(entry: dict) -> Interval:
+    """An interval as `summary.json` writes it."""
+    return Interval(entry["value"], entry["ci_low"], entry["ci_high"])
+
+
+def _frontier(of_split: dict) -> gr.HTML:
+    """Every model's score over its KL from the base; for three models or more, a sweep has its own figure."""
+    if not 3 <= len(of_split["models"]) <= MAPPED:
         return gr.HTML(value=None, visible=False)
     points = []
-    for name, model in found["models"].items():
-        against = found["against_base"].get(name)
+    for name, model in of_split["models"].items():
+        against = of_split["against_base"].get(name)
         score, gold = (
             _shifted(model[key], against[kind]["gain"] if against else None) if model[key] is not None else None
             for key, kind in (("mean", "score"), ("gold_mean", "gold"))
         )
         kind = "base" if against is None else "best-of-n" if name.startswith("best-of-") else "model"
-        points.append(score_figures.FrontierPoint(said_name(name), model["kl"]["value"], score, gold, kind))
+        points.append(score_figures.FrontierPoint(model_name(name), model["kl"]["value"], score, gold, kind))
     figure = score_figures.frontier(points, "score by the reward model", SMALL_HEIGHT + 60)
     return gr.HTML(value=figure.to_plotly_json(), visible=True)
 
 
-def _honesty(reward: dict) -> gr.HTML:
-    """How far the reward model that scored can be believed, if its run has said so."""
-    if not reward.get("reliability"):
+def _reliability(reward_model: dict) -> gr.HTML:
+    """Whether the reward model is right as often as it is sure, if its run has measured that."""
+    if not reward_model.get("reliability"):
         return gr.HTML(value=None, visible=False)
-    bins = [ReliabilityBin(**found) for found in reward["reliability"]]
-    figure = score_figures.reliability(bins, reward["ece"], SMALL_HEIGHT)
+    bins = [ReliabilityBin(**entry) for entry in reward_model["reliability"]]
+    figure = score_figures.reliability(bins, reward_model["ece"], SMALL_HEIGHT)
     return gr.HTML(value=figure.to_plotly_json(), visible=True)
 
 
-def _too_far(sweep: dict) -> gr.HTML:
-    """Score and gold score over the distance from the base, if a sweep lies in the run's directory."""
+def _overoptimization(sweep: dict) -> gr.HTML:
+    """Score and gold score over the KL from the base, if the run holds a sweep."""
     points = [point for point in sweep.get("points", []) if "kl_coef" in point and point["gold"]]
     if not points:
         return gr.HTML(value=None, visible=False)
@@ -427,16 +307,16 @@ def _too_far(sweep: dict) -> gr.HTML:
 
 
 def _shifted(mean: float, gain: dict | None) -> Interval:
-    """A model's average with the interval of its gain over the base; the base itself is what it is."""
+    """A model's mean with the interval of its gain over the base; that of the base is a point."""
     if gain is None:
         return Interval(mean, mean, mean)
     return Interval(mean, mean + gain["ci_low"] - gain["value"], mean + gain["ci_high"] - gain["value"])
 
 
-def _headline(text: str, measure: str, split: str, cautions: list[str] = ()) -> str:
+def _headline(text: str, measure: str, split: str, details: str = "", cautions: Sequence[str] = ()) -> str:
     warned = "".join(f'<p class="note" role="alert">{escape(caution)}</p>' for caution in cautions)
-    glosses = f"{escape(GLOSS[measure])} {escape(GLOSS[split])}"
-    return f'<p class="verdict">{escape(text)}</p>{warned}<p class="gloss">{glosses}</p>'
+    gloss = escape(f"{details} {GLOSS[measure]} {GLOSS[split]}".strip())
+    return f'<p class="verdict">{escape(text)}</p>{warned}<p class="gloss">{gloss}</p>'
 
 
 def _table_value(questions: list[Question], measure: str, other: str) -> dict:
@@ -456,4 +336,145 @@ def _table_value(questions: list[Question], measure: str, other: str) -> dict:
         )
     scores = [row[key] for row in rows for key in ("base_score", "ppo_score")]
     name = "rubric" if measure == "gold" else "score"
-    return {"rows": rows, "low": min(scores), "high": max(scores), "name": name, "other": said_name(other)}
+    return {"rows": rows, "low": min(scores), "high": max(scores), "name": name, "other": model_name(other)}
+
+
+class ScoresTab:
+    """The tab's components and what they do; `show` fills it for a run."""
+
+    def __init__(self) -> None:
+        self.empty = gr.HTML(apply_default_css=False)
+        self.progress = live_run(value=None, visible=False, elem_id="comparing")
+        self.example = gr.Button("Show the example run", visible=False, scale=0, elem_classes="offer")
+        with gr.Column(visible=False, elem_classes="scores") as self.head:
+            self.sentence = gr.HTML(apply_default_css=False)
+            with gr.Row(elem_classes="switches"):
+                self.other = gr.Dropdown([], label="Model", container=False, visible=False, elem_id="other-model")
+                self.measure = gr.Radio(
+                    [(label, name) for name, label in MEASURES.items()],
+                    value="score",
+                    label="Measure",
+                    container=False,
+                )
+                self.split = gr.Radio([], label="Questions", container=False)
+                self.download = gr.DownloadButton("Download CSV", size="sm", scale=0, min_width=150)
+        self.form = ComparisonForm()
+        with gr.Column(visible=False, elem_classes="scores") as self.body:
+            with gr.Row(elem_classes="numbers"):
+                self.figure = figure_view(FIGURE_HEIGHT, value=None, scale=3, min_width=320, elem_id="distributions")
+                self.table = gr.HTML(scale=2, min_width=300, apply_default_css=False)
+            with gr.Row(elem_classes="numbers"):
+                self.differences = figure_view(SMALL_HEIGHT, value=None, min_width=320, elem_id="differences")
+                self.lengths = figure_view(SMALL_HEIGHT, value=None, min_width=320, elem_id="lengths")
+            self.frontier = figure_view(SMALL_HEIGHT + 60, value=None, elem_id="frontier", visible=False)
+            with gr.Row(elem_classes="numbers"):
+                self.reliability = figure_view(
+                    SMALL_HEIGHT, value=None, min_width=320, elem_id="reliability", visible=False
+                )
+                self.overoptimization = figure_view(
+                    SMALL_HEIGHT + 60, value=None, min_width=320, elem_id="sweep", visible=False
+                )
+            self.mistakes = gr.HTML(apply_default_css=False, elem_id="mistakes")
+            self.pairs = pair_table(value=None, elem_id="pairs")
+        self._results = [self.figure, self.table, self.differences, self.lengths, self.frontier]
+        self._results += [self.reliability, self.overoptimization, self.mistakes, self.pairs]
+        self._view = [self.empty, self.head, self.body, self.sentence, *self._results]
+        self._switches = [self.measure, self.split, self.other]
+        self.outputs = [*self._view, self.example, self.download, *self._switches, self.progress, self.form.models]
+
+    def wire(self, picker: gr.Dropdown, visitor: gr.BrowserState) -> None:
+        """Connect the switches and the form."""
+        gr.on(
+            [switch.input for switch in self._switches],
+            self.view,
+            [picker, *self._switches],
+            self._view,
+            show_progress="hidden",
+            api_visibility="private",
+            trigger_mode="always_last",
+        )
+        self.form.wire(picker, visitor)
+
+    def show(self, run_id: str | None) -> dict:
+        """The values of `outputs` for this run."""
+        run = shown_run(run_id)
+        compared = run is not None and run.comparison() is not None
+        splits = run.summary()["splits"] if compared else {}
+        split = next(iter(splits), "test")
+        models = list(splits[split]["against_base"]) if splits else []
+        first = models[0] if models else None
+        waits = is_active(run) and run.status().get("kind") in COMPARING
+        offer_example = not compared and not waits and bool(example_id()) and run_id != example_id()
+        has_gold = any(of_split["against_base"][first]["gold"] for of_split in splits.values())
+        split_choices = [(SPLITS[name], name) for name in splits]
+        model_choices = [(model_name(name), name) for name in models]
+        cache = Path(self.download.GRADIO_CACHE)
+        return {
+            # Data from outside the embedded world has no rubric, so the switch goes back to the score every run has.
+            **self.view(run_id, "score", split, first),
+            self.measure: gr.Radio(value="score", visible=has_gold),
+            self.split: gr.Radio(split_choices, value=split, visible=len(splits) > 1),
+            self.other: gr.Dropdown(model_choices, value=first, visible=len(models) > 1),
+            self.example: gr.Button(visible=offer_example),
+            self.download: gr.DownloadButton(value=str(csv_of(run, cache)) if compared else None),
+            self.progress: gr.HTML(value=run_id if waits else None, visible=waits),
+            self.form.models: self.form.choices(run_id),
+        }
+
+    def view(self, run_id: str | None, measure: str, split: str, other: str | None) -> dict:
+        """The values of all that the switches change."""
+        run = shown_run(run_id)
+        nothing = dict.fromkeys(self._results) | {
+            figure: gr.HTML(value=None, visible=False)
+            for figure in (self.frontier, self.reliability, self.overoptimization)
+        }
+        if run is None or run.comparison() is None or other is None:
+            hidden = gr.Column(visible=False)
+            return {
+                self.empty: empty_state(missing(run)),
+                self.head: hidden,
+                self.body: hidden,
+                self.sentence: "",
+                **nothing,
+            }
+        questions = read_questions(run.comparison() / "scores.csv", split, measure, other)
+        if len(questions) < 2:
+            lack = (
+                "There is no rubric for these questions; it belongs to the embedded world."
+                if measure == "gold"
+                else "This run compared no such questions."
+            )
+            return {
+                self.empty: "",
+                self.head: gr.Column(visible=True),
+                self.body: gr.Column(visible=False),
+                self.sentence: _headline(lack, measure, split),
+                **nothing,
+            }
+        summary, name = run.summary(), model_name(other)
+        of_split, reward_model = summary["splits"][split], summary.get("reward_model") or {}
+        against = of_split["against_base"][other]
+        text, details = sentence(against[measure], measure, split, name), certainty(of_split, measure, other)
+        base, scores = _flat(questions, measure)
+        base_tokens, tokens = _flat(questions, "tokens")
+        gains = [float(np.mean(after) - np.mean(before)) for before, after in (q.values(measure) for q in questions)]
+        gain = _interval(against[measure]["gain"])
+        what = "rubric (gold score)" if measure == "gold" else "score by the reward model"
+        figure = figures.distributions(base, scores, what, FIGURE_HEIGHT, other=name)
+        differences = score_figures.differences(gains, gain, what, name, SMALL_HEIGHT)
+        lengths = score_figures.length_scatter(base_tokens, base, tokens, scores, what, name, SMALL_HEIGHT)
+        return {
+            self.empty: "",
+            self.head: gr.Column(visible=True),
+            self.body: gr.Column(visible=True),
+            self.sentence: _headline(text, measure, split, details, against["cautions"]),
+            self.figure: figure.to_plotly_json(),
+            self.table: averages(questions, measure, split, other, summary),
+            self.differences: differences.to_plotly_json(),
+            self.lengths: lengths.to_plotly_json(),
+            self.frontier: _frontier(of_split),
+            self.reliability: _reliability(reward_model),
+            self.overoptimization: _overoptimization(run.sweep()),
+            self.mistakes: worst_pairs(reward_model.get("worst", [])),
+            self.pairs: _table_value(questions, measure, other),
+        }

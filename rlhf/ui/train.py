@@ -14,7 +14,6 @@ from rlhf.kinds import KINDS, startable
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import FILLED_IN, start_run
 from rlhf.runs.directory import VOLUME, list_runs, runs_root
-from rlhf.runs.parts import reward_folder
 from rlhf.ui import example_id, is_active, note, run_choices, run_label, shown_run
 from rlhf.ui.live import live_run
 
@@ -168,11 +167,15 @@ class TrainTab:
             return gr.skip(), note(str(error)), gr.skip()
         return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
 
-    def show(self, run_id: str | None) -> tuple:
+    def show(self, run_id: str | None) -> dict:
         """The values of `outputs` for this run."""
-        active, judges = is_active(shown_run(run_id)), reward_runs()
-        choice = gr.Dropdown(choices=judges, value=judges[0][1] if judges else None)
-        return run_id, gr.Button(interactive=not active), gr.Button(interactive=active), choice
+        active, trained = is_active(shown_run(run_id)), reward_runs()
+        return {
+            self.live: run_id,
+            self.start: gr.Button(interactive=not active),
+            self.stop: gr.Button(interactive=active),
+            self.reward_run: gr.Dropdown(choices=trained, value=trained[0][1] if trained else None),
+        }
 
 
 def _preview(dataset_name: str, model_name_or_path: str) -> str:
@@ -218,9 +221,9 @@ def _recipes_offered() -> bool:
 
 def reward_runs() -> list[tuple[str, str]]:
     """(label, id) of the runs that hold a finished reward model."""
-    made = [(run_label(run), run.id) for run in list_runs() if reward_folder(run)]
+    made = [(run_label(run), run.id) for run in list_runs() if run.model("reward")]
     example = example_id()
-    if example and reward_folder(shown_run(example)):
+    if example and shown_run(example).model("reward"):
         made.append(("Example run's reward model", example))
     return made
 

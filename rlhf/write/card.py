@@ -36,11 +36,6 @@ _COMMIT_DIGITS = 40
 """A model that came from the Hub is noted by its commit, which is longer than what is noted of a local one."""
 
 
-def has_model(folder: Path) -> bool:
-    """Whether this is the model folder of a reward or PPO run."""
-    return (folder / "config.json").exists() and Run(folder.parent).config().get("kind") in ("reward", "ppo")
-
-
 def write_card(folder: Path) -> None:
     """Write the card into a run's model folder."""
     (folder / CARD).write_text(model_card(folder), encoding="utf-8")

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from rlhf.config import BadInput, PushArguments, default_of, typed
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import Run
-from rlhf.write.card import CARD, has_model, model_card
+from rlhf.write.card import CARD, model_card
 
 
 LEFT_OUT = "checkpoints"
@@ -107,11 +107,8 @@ def _name_in_zip(run: Run, path: Path) -> str:
 
 def model_folders(run: Run) -> list[Path]:
     """The folders of a run that hold a finished model."""
-    return [
-        path.parent
-        for path in run_files(run)
-        if path.parts[-2:] == ("model", "config.json") and has_model(path.parent)
-    ]
+    configs = (path for path in run_files(run) if path.parent.name == "model" and path.name == "config.json")
+    return [path.parent for path in configs if Run(path.parent.parent).trainings()]
 
 
 # A model on the Hub ------------------------------------------------------------------------------------------------
@@ -123,10 +120,9 @@ def model_folder(run: Run, what: str) -> Path:
     Raises:
         BadInput: it has none.
     """
-    kind = "ppo" if what == "policy" else what
-    for part in (Run(run.path / kind), run):
-        if part.config().get("kind") == kind and has_model(part.path / "model"):
-            return part.path / "model"
+    folder = run.model("ppo" if what == "policy" else "reward")
+    if folder:
+        return folder
     name, other = ("policy", "reward") if what == "policy" else ("reward model", "policy")
     raise BadInput(f"{run.path} holds no finished {name}; name the directory of another run, or give --what {other}.")
 

@@ -13,7 +13,7 @@ from rlhf.compare.stats import CHANCE_LOSS, Overoptimization  # noqa: E402
 from rlhf.compare.table import read_rows  # noqa: E402
 from rlhf.config import BadInput  # noqa: E402
 from rlhf.metrics import ACCURACY, ENTROPY, EPISODE, KL, LOSS, MEAN_LENGTH, SCORE, STEP  # noqa: E402
-from rlhf.runs.directory import Run, read_json  # noqa: E402
+from rlhf.runs.directory import Run  # noqa: E402
 from rlhf.write.templates import render  # noqa: E402
 
 
@@ -40,7 +40,8 @@ def write_report(run_path: Path, output_file: Path, sweep_path: Path) -> Path:
     Raises:
         BadInput: the directory holds no finished demo run, or one that used a reward model trained elsewhere.
     """
-    summary = read_json(run_path / "summary.json")
+    run = Run(run_path)
+    summary, stages = run.summary(), run.stages()
     if "reward" not in summary.get("seconds", {}):
         raise BadInput(
             f"{run_path} holds no finished demo run with its own reward model; make one with `python -m rlhf demo`."
@@ -49,13 +50,13 @@ def write_report(run_path: Path, output_file: Path, sweep_path: Path) -> Path:
     figures = output_file.parent / "assets" / "report"
     figures.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(_STYLE):
-        _reward_figure(Run(run_path / "reward").metrics(), summary, figures / "reward.svg")
-        _ppo_figure(Run(run_path / "ppo").metrics(), figures / "ppo.svg")
+        _reward_figure(stages["reward"].metrics(), summary, figures / "reward.svg")
+        _ppo_figure(stages["ppo"].metrics(), figures / "ppo.svg")
         _score_figure(rows, figures / "scores.svg")
-        sweep = read_json(sweep_path / "sweep.json")
+        sweep = Run(sweep_path).sweep()
         if sweep:
             _sweep_figure(sweep, figures / "sweep.svg")
-    output_file.write_text(_text(Run(run_path), summary, rows, sweep), encoding="utf-8")
+    output_file.write_text(_text(run, summary, rows, sweep), encoding="utf-8")
     return output_file
 
 
@@ -172,7 +173,7 @@ def _gains(rows: list[dict]) -> np.ndarray:
 
 def _text(run: Run, summary: dict, rows: list[dict], sweep: dict) -> str:
     test, unseen = summary["splits"]["test"], summary["splits"].get("unseen")
-    metrics = [row for row in Run(run.path / "ppo").metrics() if SCORE in row]  # without evaluations
+    metrics = [row for row in run.stages()["ppo"].metrics() if SCORE in row]  # without evaluations
     first, last = ({"episode": row[EPISODE], "score": row[SCORE], "kl": row[KL]} for row in (metrics[0], metrics[-1]))
     trained = [point for point in sweep.get("points", ()) if "kl_coef" in point and point["gold"]]
     return render(

@@ -1,0 +1,74 @@
+"""Is it learning? The sentence at the top of the live view, from a run's status and its logged numbers."""
+
+from collections.abc import Sequence
+
+from rlhf import metrics
+from rlhf.figures.curves import latest, minus
+from rlhf.runs.directory import ACTIVE
+
+
+FIRST_ROWS, LAST_ROWS = 3, 8
+"""How many logged lines are averaged at the beginning and at the end."""
+CLEAR = 0.2
+"""A change of the mean score is called one from this share of the scores' standard deviation on."""
+ENDED_BADLY = {"failed": "The run failed", "diverged": "Training diverged", "interrupted": "The run was interrupted"}
+
+
+def headline(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
+    """{"tone": "good", "wait", "bad" or "none", "text": a sentence}.
+
+    Args:
+        status: the run's.
+        rows: the logged lines of its reward and PPO stages.
+    """
+    state, message = status.get("state"), status.get("message") or ""
+    active = state in ACTIVE
+    if state in ENDED_BADLY:
+        text = f"{ENDED_BADLY[state]}. {message} What was logged until then is shown below."
+        return {"tone": "bad", "text": " ".join(text.split())}
+    if rows.get("ppo"):
+        return _ppo_headline(rows["ppo"], active)
+    if rows.get("reward"):
+        return _reward_headline(rows["reward"], active)
+    if status.get("kind") in ("compare", "sweep") and (status.get("step") or state == "finished"):
+        return {"tone": "none", "text": f"{message}." if active else "Done: the results are in the Scores tab."}
+    if active:
+        return {"tone": "none", "text": "Getting ready: loading the models."}
+    return {"tone": "none", "text": "This run logged no training."}
+
+
+def _mean(rows: Sequence[dict], key: str) -> float | None:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _reward_headline(rows: list[dict], active: bool) -> dict[str, str]:
+    held_out, ceiling = latest(rows, metrics.EVAL_ACCURACY), latest(rows, metrics.LABEL_CEILING)
+    logged = [row for row in rows if row.get(metrics.ACCURACY) is not None]
+    accuracy = held_out if held_out is not None else _mean(logged[-LAST_ROWS:], metrics.ACCURACY)
+    if accuracy is None:
+        return {"tone": "none", "text": "The first steps are under way."}
+    where = "held-out pairs" if held_out is not None else "the latest training pairs"
+    limit = f"; the noise in the labels allows about {100 * ceiling:.0f} %" if ceiling else ""
+    facts = f"it prefers the answer people chose in {100 * accuracy:.0f} % of {where} (guessing is 50 %{limit})."
+    if accuracy < 0.55:
+        return {"tone": "wait", "text": f"{'Not yet' if active else 'It did not learn'}: {facts}"}
+    return {"tone": "good", "text": f"{'Yes, it is learning' if active else 'It learned'}: {facts}"}
+
+
+def _ppo_headline(rows: list[dict], active: bool) -> dict[str, str]:
+    logged = [row for row in rows if row.get(metrics.SCORE) is not None]
+    if len(logged) < 2:
+        return {"tone": "none", "text": "The first answers are being written and scored."}
+    half = len(logged) // 2
+    first = _mean(logged[: min(FIRST_ROWS, half)], metrics.SCORE)
+    last = _mean(logged[-min(LAST_ROWS, half) :], metrics.SCORE)
+    spread = _mean(logged, metrics.SCORE_STD) or abs(last - first) or 1.0
+    kl, episodes = latest(logged, metrics.KL), logged[-1][metrics.EPISODE]
+    away = f"; KL from the base model: {kl:.1f} nats per answer" if kl is not None else ""
+    facts = minus(f"the average score went from {first:.2f} to {last:.2f} in {episodes:,} episodes{away}.")
+    if last - first > CLEAR * spread:
+        return {"tone": "good", "text": f"{'Yes, it is learning' if active else 'It learned'}: {facts}"}
+    if last - first < -CLEAR * spread:
+        return {"tone": "bad", "text": f"{'No' if active else 'It did not learn'}: {facts}"}
+    return {"tone": "wait", "text": f"{'Not clearly yet' if active else 'It hardly learned'}: {facts}"}

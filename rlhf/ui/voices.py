@@ -1,0 +1,241 @@
+"""The models that the chat talks to: base and PPO answer side by side, and the reward model scores both answers.
+
+Torch and Transformers are imported by the first question, or by `warm_up` in the background, never by the page.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf.config import ASSETS, EVERYDAY, BadInput
+from rlhf.launch import limits
+from rlhf.runs.directory import Run
+from rlhf.ui import example_id, is_active, shown_run
+
+
+if TYPE_CHECKING:
+    from rlhf.models.prompts import Prompt
+
+
+LONGEST = 2_000
+"""Characters of a question; the rest is cut off. What is still too long for the model is refused with a sentence."""
+MAX_NEW_TOKENS = 64
+TEMPERATURE = 0.7
+SECONDS_BETWEEN_UPDATES = 0.06
+"""Each update costs the server and the browser something; one per token would be too many."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A loaded language model, and a label made from the very weights that answer."""
+
+    model: object
+    tokenizer: object
+    label: str
+
+
+def _stamp(source: Path) -> int:
+    """Changes when a model in this folder is written anew."""
+    weights = source / "model.safetensors"
+    return weights.stat().st_mtime_ns if weights.exists() else 0
+
+
+@lru_cache(maxsize=6)
+def _load(role: str, source: str, stamp: int) -> tuple[object, object, str]:
+    """A model, its tokenizer and a fingerprint of its weights; `stamp` tells a model from the one it replaced."""
+    import torch
+
+    from rlhf import models
+
+    # Half of the cores: a run under way and the page itself need the others.
+    torch.set_num_threads(max(1, limits.cores() // 2))
+    reward = role == "reward"
+    model, tokenizer = models.load_reward_model(source, trained=True) if reward else models.load_policy(source)
+    digest = hashlib.sha256()
+    for weights in model.state_dict().values():
+        digest.update(weights.contiguous().numpy().tobytes())
+    return model, tokenizer, digest.hexdigest()[:6]
+
+
+_loading = threading.Lock()
+
+
+def load(role: str, source: str, folder: Path) -> tuple[object, object, str]:
+    """As `_load`, but two people who ask at once wait for one load; the files are in `folder`, if on this computer."""
+    with _loading:
+        return _load(role, source, _stamp(folder))
+
+
+def base_of(run: Run) -> str:
+    """The model that PPO started from, as the settings name it."""
+    return str(run.ppo_settings().get("model_name_or_path") or EVERYDAY)
+
+
+def base_name(run: Run) -> str:
+    """The base model as the page names it: a folder by its last part."""
+    name = base_of(run)
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def base_voice(run: Run) -> Voice:
+    """The model that PPO started from."""
+    source = base_of(run)
+    model, tokenizer, fingerprint = load("policy", source, ASSETS / "base" if source == EVERYDAY else Path(source))
+    return Voice(model, tokenizer, f"{base_name(run)}, before PPO · weights {fingerprint}")
+
+
+def ppo_voice(run: Run) -> Voice:
+    """The model that PPO trained.
+
+    Raises:
+        BadInput: there is none.
+    """
+    folder = run.model("ppo")
+    if folder is None:
+        raise BadInput(absent(run))
+    model, tokenizer, fingerprint = load("policy", str(folder), folder)
+    step = run.stages()["ppo"].status().get("step", 0)
+    return Voice(model, tokenizer, f"{run.id}, after update {step} · weights {fingerprint}")
+
+
+def reward_model_of(run: Run) -> tuple[object, object] | None:
+    """The reward model that PPO was trained against, and its tokenizer; None if the run names none."""
+    source = run.reward_model_path()
+    return load("reward", source, run.model("reward") or Path(source))[:2] if source else None
+
+
+def absent(run: Run | None) -> str:
+    """Why there is no model to talk to, and what to do."""
+    if run is None:
+        return "There is no model to talk to yet: start a run in the Train tab."
+    if is_active(run) and "ppo" in run.stages():
+        return "You can talk to this run's PPO model as soon as it is trained."
+    return "This run has no PPO model: choose another run above, or train PPO in the Train tab."
+
+
+def remembers(run: Run) -> bool:
+    """Whether a run's models can hold a conversation: they have a chat template, and room for more than an answer."""
+    folder = run.model("ppo")
+    return folder is not None and base_of(run) != EVERYDAY and (folder / "chat_template.jinja").exists()
+
+
+def tidy(question: object) -> str:
+    """A question on one line, of at most `LONGEST` characters.
+
+    Raises:
+        BadInput: it is empty.
+    """
+    # Half a surrogate pair, which a request can carry, is text to no tokenizer.
+    words = " ".join(str(question).encode(errors="ignore").decode().split())[:LONGEST]
+    if not words:
+        raise BadInput("Please write a question first.")
+    return words
+
+
+def ask(voices: dict[str, Voice], question: str, turns: list[dict]) -> "dict[str, Prompt]":
+    """The question as each model reads it, after its own answers in earlier turns.
+
+    Raises:
+        BadInput: the question is longer than a model can read.
+    """
+    from rlhf.models import context_size
+    from rlhf.models.prompts import question_prompt
+
+    prompts = {}
+    for name, voice in voices.items():
+        history = []
+        for turn in turns:
+            history.append({"role": "user", "content": turn["question"]})
+            history.append({"role": "assistant", "content": turn[name]["text"]})
+        room = context_size(voice.model) - MAX_NEW_TOKENS
+        prompts[name] = question_prompt(voice.tokenizer, question, room, history)
+    return prompts
+
+
+def _answer(voice: Voice, prompt: "Prompt", seed: int) -> Iterator[tuple[str, list[int]]]:
+    """The growing answer, as text and as ids."""
+    from rlhf.models.generate import stream
+
+    settings = {"eos_id": voice.tokenizer.eos_token_id, "max_new_tokens": MAX_NEW_TOKENS, "temperature": TEMPERATURE}
+    for ids in stream(voice.model, prompt.ids, seed=seed, **settings):
+        yield voice.tokenizer.decode(ids, skip_special_tokens=True).strip(), ids
+
+
+def both_answers(
+    voices: dict[str, Voice], prompts: "dict[str, Prompt]", seed: int
+) -> Iterator[tuple[dict[str, dict], dict[str, list[int]]]]:
+    """The growing answers and their ids by name; one token each in turn, so that neither waits for the other."""
+    answers = {name: {"text": "", "score": None, "done": False} for name in voices}
+    writing = {name: _answer(voice, prompts[name], seed) for name, voice in voices.items()}
+    ids: dict[str, list[int]] = {}
+    shown = 0.0
+    while writing:
+        for name in tuple(writing):
+            piece = next(writing[name], None)
+            if piece is None:
+                del writing[name]
+                answers[name]["done"] = True
+            else:
+                answers[name]["text"], ids[name] = piece
+        if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
+            shown = time.monotonic()
+            yield answers, ids
+    yield answers, ids
+
+
+def give_scores(
+    reward_model: tuple[object, object],
+    voice: Voice,
+    prompts: "dict[str, Prompt]",
+    answers: dict[str, dict],
+    ids: dict[str, list[int]],
+) -> None:
+    """Write the reward model's score into each answer; it reads the very ids that were sampled, where it can."""
+    from rlhf.models.prompts import PromptReader
+    from rlhf.models.scoring import RewardModel
+
+    responses = [ids[name] for name in answers]
+    ended = [response[-1] == voice.tokenizer.eos_token_id for response in responses]
+    score = RewardModel(*reward_model, PromptReader(voice.tokenizer, None))
+    scores = score([prompts[name] for name in answers], responses, ended).tolist()
+    for answer, value in zip(answers.values(), scores, strict=True):
+        answer["score"] = value
+
+
+def conversation(
+    run: Run, question: str, turns: list[dict], seed: int
+) -> Iterator[tuple[dict[str, str], dict[str, dict]]]:
+    """Both models' labels and growing answers, {name: {"text", "score", "done"}}; the last ones are scored.
+
+    Args:
+        turns: earlier questions with both answers, for the models to remember.
+        seed: the same for both models; it decides what they sample.
+
+    Raises:
+        BadInput: a model is missing, or the question is longer than a model can read.
+    """
+    voices, reward_model = {"base": base_voice(run), "ppo": ppo_voice(run)}, reward_model_of(run)
+    labels = {name: voice.label for name, voice in voices.items()}
+    prompts = ask(voices, question, turns)
+    for answers, ids in both_answers(voices, prompts, seed):  # noqa: B007  (needed after the loop)
+        yield labels, answers
+    if reward_model:
+        give_scores(reward_model, voices["ppo"], prompts, answers, ids)
+        yield labels, answers
+
+
+def warm_up() -> None:
+    """Load the example's models in the background, so that the first question is answered at once."""
+    run = shown_run(example_id())
+    try:
+        if run is None:
+            base_voice(Run(ASSETS))
+        else:
+            next(conversation(run, "Hi there!", [], 0))
+    except (BadInput, OSError):
+        return  # the first question will say what is missing
