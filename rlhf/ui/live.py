@@ -15,41 +15,21 @@ from functools import lru_cache
 from pathlib import Path
 
 import gradio as gr
-import plotly
 import plotly.graph_objects as go
 
 from rlhf.config import BadInput
-from rlhf.figures import curves as figures
+from rlhf.figures import curves
+from rlhf.figures.style import minus
 from rlhf.runs.directory import ACTIVE, Run, find_run
+from rlhf.ui.changes import with_changes
+from rlhf.ui.scripts import PLOTLY_HEAD, script
 from rlhf.write import export
 
 
-_HERE = Path(__file__).parent
-PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 CHART_HEIGHT = 420
 PHASES = {"reward": "Reward model", "ppo": "PPO", "compare": "Comparison", "sweep": "Sweep"}
 FIRST_ROWS, LAST_ROWS = 3, 8
 """How many logged lines the verdict averages over at the beginning and at the end."""
-
-# Colours of `figures.py` and their twins for the dark page, where the originals would be too dim to read.
-DARK = {
-    figures.BASE: "#58ABE0",
-    figures.PPO: "#F28C44",
-    figures.PPO_INK: "#F29C5E",
-    figures.GOLD: "#35C196",
-    figures.GREY: "#A3ACB9",
-    figures.INK: "#E8EAED",
-    figures.GRID: "#323842",
-    figures.PAPER: "#1B1F26",
-    figures.PPO_BAND: "rgba(242,140,68,0.18)",
-}
-
-TWINS = str([list(pair) for pair in DARK.items()])
-HELPERS = _HERE.joinpath("lab.js").read_text(encoding="utf-8").replace("__TWINS__", TWINS)
-
-# The helpers come as an inline script, which runs at once; Plotly is fetched once for all components that name it.
-HEAD = f"<script>{HELPERS}</script>"
-PLOTLY_HEAD = f'{HEAD}<script src="/gradio_api/file={PLOTLY_JS.as_posix()}"></script>'
 
 TEMPLATE = """
 <section class="live">
@@ -78,25 +58,6 @@ TEMPLATE = """
 </section>
 """
 
-SCRIPT = _HERE.joinpath("live.js").read_text(encoding="utf-8")
-
-
-FIGURE_SCRIPT = """
-const node = element.querySelector('.plot');
-const pick = event => {
-  const {data, customdata} = event.points[0];
-  if (data.meta?.pick) document.dispatchEvent(new CustomEvent('pick', {detail: customdata[0]}));
-};
-async function show() {
-  if (!props.value) return;
-  await window.lab.plot(node, props.value);
-  node.removeAllListeners('plotly_click');
-  node.on('plotly_click', pick);
-}
-watch('value', show);
-show();
-"""
-
 
 # Functions, not subclasses: Gradio writes a stub file beside every module that subclasses a component.
 def live_run(**kwargs: object) -> gr.HTML:
@@ -114,7 +75,7 @@ def live_run(**kwargs: object) -> gr.HTML:
 
     view = gr.HTML(
         html_template=TEMPLATE,
-        js_on_load=SCRIPT,
+        js_on_load=script("live"),
         head=PLOTLY_HEAD,
         server_functions=[poll, download],
         apply_default_css=False,
@@ -136,20 +97,6 @@ def zip_of(run: Run, cache: Path) -> Path:
             export.write_zip(run, target)
             os.utime(target, (began, began))  # what has been written meanwhile makes it old
     return target
-
-
-def figure_view(height: int, **kwargs: object) -> gr.HTML:
-    """A Plotly figure that follows the page between light and dark; its value is the figure as a dict, or None.
-
-    A click on a point of a trace with `meta["pick"]` is an event `pick` of the document, with the point's number.
-    """
-    return gr.HTML(
-        html_template=f'<div class="plot" style="height:{height}px"></div>',
-        js_on_load=FIGURE_SCRIPT,
-        head=PLOTLY_HEAD,
-        apply_default_css=False,
-        **kwargs,
-    )
 
 
 class History:
@@ -236,7 +183,7 @@ def news(run: Run, seen: dict[str, int]) -> dict:
         "phases": _phases(run),
         "verdict": verdict(status, now),
         "parts": {},
-        "samples": samples[seen.get("samples", 0) :],
+        "samples": with_changes(samples, seen.get("samples", 0)),
         "seen": {"samples": len(samples)},
     }
     # Sent once, and again when the run has ended, for it is larger then.
@@ -245,7 +192,7 @@ def news(run: Run, seen: dict[str, int]) -> dict:
         answer["leave"] = ways_out(run)
     answer["seen"]["active"] = active
     for name, part in parts.items():
-        frame = _frame(name, part, now[name])
+        frame = _frame(part, now[name])
         fresh = seen.get(f"{name} frame") != frame
         answer["parts"][name] = _part(name, run, now[name], None if fresh else seen.get(name, 0))
         answer["seen"] |= {name: len(now[name]), f"{name} frame": frame}
@@ -275,7 +222,7 @@ def _clock(run: Run, ppo_rows: list[dict]) -> dict:
     return {
         "elapsed": end - started if started and end else None,
         "left": left,
-        "speed": figures.latest(ppo_rows[-1:], "episodes_per_second"),
+        "speed": curves.latest(ppo_rows[-1:], "episodes_per_second"),
     }
 
 
@@ -292,10 +239,10 @@ def _phases(run: Run) -> list[dict]:
     return phases
 
 
-def _frame(name: str, part: Run, rows: list[dict]) -> int:
+def _frame(part: Run, rows: list[dict]) -> int:
     """Stands for what a figure shows beside its curves, lines and axis; when it changes, the figure is sent again."""
-    known = figures.latest(rows, "label_ceiling") is not None if name == "reward" else bool(rows)
-    return 2 * (part.status().get("total_steps") or 0) + known
+    known = sum(curves.latest(rows, key) is not None for key in curves.FRAME_METRICS)
+    return (len(curves.FRAME_METRICS) + 1) * (part.status().get("total_steps") or 0) + known
 
 
 def _part(name: str, run: Run, rows: list[dict], seen: int | None) -> dict:
@@ -303,8 +250,8 @@ def _part(name: str, run: Run, rows: list[dict], seen: int | None) -> dict:
     waiting = "" if rows else _waiting(run, parts_of(run)[name])
     if seen is None:
         return {"figure": figure_of(name, run, rows).to_plotly_json(), "rows": len(rows), "waiting": waiting}
-    panels = figures.REWARD_PANELS if name == "reward" else figures.PPO_PANELS
-    keys = {"step", "episode"} | {key for panel in panels for key in (panel.key, panel.marks, panel.band) if key}
+    panels = curves.REWARD_PANELS if name == "reward" else curves.PPO_PANELS
+    keys = {"step", "episode"} | {key for panel in panels for key in (panel.key, panel.held_out, panel.std) if key}
     fresh = rows[seen:]
     points = {key: [row.get(key) for row in fresh] for key in keys}
     return {"points": points, "rows": len(fresh), "waiting": waiting}
@@ -323,9 +270,9 @@ def figure_of(name: str, run: Run, rows: list[dict], height: int = CHART_HEIGHT)
     """The curves of a run's part so far, on an axis that ends where the part will end."""
     part = parts_of(run)[name]
     if name == "reward":
-        return figures.reward_curves(rows, part.status().get("total_steps") or None, height)
+        return curves.reward_curves(rows, part.status().get("total_steps") or None, height)
     total = part.config().get("total_episodes") or run.config().get("total_episodes")
-    return figures.ppo_curves(rows, total, height)
+    return curves.ppo_curves(rows, total, height)
 
 
 def verdict(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
@@ -354,7 +301,7 @@ def _mean(rows: Sequence[dict], key: str) -> float | None:
 
 
 def _reward_verdict(rows: list[dict], active: bool) -> dict[str, str]:
-    held_out, ceiling = figures.latest(rows, "eval_accuracy"), figures.latest(rows, "label_ceiling")
+    held_out, ceiling = curves.latest(rows, "eval_accuracy"), curves.latest(rows, "label_ceiling")
     logged = [row for row in rows if row.get("accuracy") is not None]
     accuracy = held_out if held_out is not None else _mean(logged[-LAST_ROWS:], "accuracy")
     if accuracy is None:
@@ -375,9 +322,9 @@ def _ppo_verdict(rows: list[dict], active: bool) -> dict[str, str]:
     few = max(1, len(logged) // 2)
     first, last = _mean(logged[: min(FIRST_ROWS, few)], key), _mean(logged[-min(LAST_ROWS, few) :], key)
     spread = _mean(logged, "objective/scores_std") or abs(last - first) or 1.0
-    kl, episodes = figures.latest(logged, "objective/kl"), logged[-1]["episode"]
+    kl, episodes = curves.latest(logged, "objective/kl"), logged[-1]["episode"]
     far = f", {kl:.1f} nats from the base model" if kl is not None else ""
-    facts = figures.minus(f"the average score went from {first:.2f} to {last:.2f} in {episodes:,} episodes{far}.")
+    facts = minus(f"the average score went from {first:.2f} to {last:.2f} in {episodes:,} episodes{far}.")
     if last - first > 0.2 * spread:
         return {"tone": "good", "text": f"{'Yes, it is learning' if active else 'It learned'}: {facts}"}
     if last - first < -0.2 * spread:

@@ -10,12 +10,14 @@ import numpy as np
 
 from rlhf.compare.stats import Interval, Overoptimization, Paired, ReliabilityBin, paired
 from rlhf.compare.table import read_rows
-from rlhf.figures import curves as figures
-from rlhf.figures import scores as score_figures
+from rlhf.figures import scores as figures
+from rlhf.figures.style import minus, signed
 from rlhf.runs.directory import Run, read_json
 from rlhf.ui import empty_state, example_id, is_active, shown_run
+from rlhf.ui.changes import changed_words
 from rlhf.ui.comparison_form import ComparisonForm
-from rlhf.ui.live import HEAD, figure_view, live_run
+from rlhf.ui.live import live_run
+from rlhf.ui.scripts import HEAD, figure_view, script
 
 
 MEASURES = {"score": "Reward model's score", "gold": "Rubric (gold score)"}
@@ -51,62 +53,12 @@ TABLE_TEMPLATE = """
 </section>
 """
 
-TABLE_SCRIPT = """
-const {el, markChanges, scoreBar, number} = window.lab;
-const $ = selector => element.querySelector(selector);
-const PAGE = 10;
-let shown = PAGE, picked = null;
-
-function side(name, text, score, before) {
-  const box = el('div', 'answer ' + name), said = el('p', 'text'), mark = el('div', 'mark');
-  box.append(el('span', 'who', name === 'base' ? 'base' : props.value.other), said, mark);
-  if (before === undefined) said.textContent = text; else markChanges(said, before, text);
-  mark.append(scoreBar(score, props.value.low, props.value.high, props.value.name));
-  return box;
-}
-
-function show() {
-  const value = props.value;
-  $('.pairs').hidden = !value;
-  if (!value) return;
-  const words = $('input').value.trim().toLowerCase(), order = $('select').value;
-  const holds = row => (row.prompt + ' ' + row.base + ' ' + row.ppo).toLowerCase().includes(words);
-  const found = value.rows.filter(row => !words || holds(row));
-  const gain = row => row.ppo_score - row.base_score;
-  found.sort(order === 'prompt' ? (a, b) => a.prompt.localeCompare(b.prompt)
-    : (a, b) => order === 'gain' ? gain(b) - gain(a) : gain(a) - gain(b));
-  // A question whose point was clicked in a figure stands first.
-  found.sort((a, b) => (b.index === picked) - (a.index === picked));
-  $('.count').textContent = words ? found.length + ' of ' + value.rows.length + ' questions hold it' :
-    value.rows.length + ' questions';
-  $('.rows').replaceChildren(...found.slice(0, shown).map(row => {
-    const card = el('article', row.index === picked ? 'turn picked' : 'turn');
-    const head = el('h4', '', row.prompt), pair = el('div', 'pair');
-    const by = gain(row);
-    head.append(el('span', by < 0 ? 'gain down' : 'gain', (by < 0 ? '' : '+') + number(by)));
-    pair.append(side('base', row.base, row.base_score), side('ppo', row.ppo, row.ppo_score, row.base));
-    card.append(head, pair);
-    return card;
-  }));
-  $('.more').hidden = found.length <= shown;
-}
-$('input').addEventListener('input', () => { shown = PAGE; show(); });
-$('select').addEventListener('change', () => { shown = PAGE; show(); });
-$('.more').addEventListener('click', () => { shown += 2 * PAGE; show(); });
-watch('value', () => { shown = PAGE; picked = null; show(); });
-document.addEventListener('pick', function pick(event) {
-  if (!element.isConnected) return document.removeEventListener('pick', pick);
-  picked = event.detail; shown = PAGE; $('input').value = '';
-  show();
-  $('.turn')?.scrollIntoView({behavior: 'smooth', block: 'center'});
-});
-show();
-"""
-
 
 def pair_table(**kwargs: object) -> gr.HTML:
     """Questions with both answers and their scores, searched and sorted in the browser."""
-    return gr.HTML(html_template=TABLE_TEMPLATE, js_on_load=TABLE_SCRIPT, head=HEAD, apply_default_css=False, **kwargs)
+    return gr.HTML(
+        html_template=TABLE_TEMPLATE, js_on_load=script("scores"), head=HEAD, apply_default_css=False, **kwargs
+    )
 
 
 @dataclass(frozen=True)
@@ -160,12 +112,8 @@ def sentence(found: Paired, measure: str, split: str, name: str) -> str:
         f"On {found.n} {ASKED[split]} {name} scored higher {100 * wins.value:.0f} times in 100 (a tie is half a "
         f"time); chance would be 50, and we are 95 % sure that it is between {low:.0f} and {high:.0f}. "
         f"By {by}, its answers are {abs(gain.value):.2f} {'better' if gain.value >= 0 else 'worse'} on average "
-        f"(95 % interval {_signed(gain.low)} to {_signed(gain.high)})."
+        f"(95 % interval {signed(gain.low)} to {signed(gain.high)})."
     )
-
-
-def _signed(value: float) -> str:
-    return figures.minus(f"{value:+.2f}")
 
 
 def averages(questions: list[Question], measure: str, split: str, other: str, summary: dict) -> str:
@@ -201,7 +149,7 @@ def averages(questions: list[Question], measure: str, split: str, other: str, su
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], caption: str) -> str:
     def line(cells: tuple[str, ...], tag: str) -> str:
-        first, *others = (escape(figures.minus(cell)) if cell[:1] == "-" else escape(cell) for cell in cells)
+        first, *others = (escape(minus(cell)) if cell[:1] == "-" else escape(cell) for cell in cells)
         span = 1 + (len(head) - len(cells))  # a lone value belongs to no column
         tds = "".join(f'<{tag} colspan="{span}">{cell}</{tag}>' for cell in others)
         return f'<tr><th scope="row">{first}</th>{tds}</tr>'
@@ -328,9 +276,9 @@ def view(run_id: str | None, measure: str, split: str, other: str | None) -> tup
     gains = [float(np.mean(after) - np.mean(before)) for before, after in (q.values(measure) for q in questions)]
     what = "rubric (gold score)" if measure == "gold" else "score by the reward model"
     shown = (
-        figures.distributions(base, scores, what, FIGURE_HEIGHT, other=name),
-        score_figures.differences(gains, found.gain, what, name, SMALL_HEIGHT),
-        score_figures.length_scatter(base_tokens, base, tokens, scores, what, name, SMALL_HEIGHT),
+        figures.distributions(base, scores, what, name, FIGURE_HEIGHT),
+        figures.differences(gains, found.gain, what, name, SMALL_HEIGHT),
+        figures.length_scatter(base_tokens, base, tokens, scores, what, name, SMALL_HEIGHT),
     )
     distributions, differences, lengths = (figure.to_plotly_json() for figure in shown)
     judge = summary.get("reward_model") or {}
@@ -360,8 +308,8 @@ def seeds_sentence(found: dict, measure: str, other: str) -> list[str]:
             mean = seeds[measure]
             return [
                 f"Trained {len(gains)} times, each with a seed of its own, {said_name(name)} gained "
-                f"{', '.join(map(_signed, gains))}: {_signed(mean['value'])} on average (95 % interval over seeds "
-                f"{_signed(mean['ci_low'])} to {_signed(mean['ci_high'])})."
+                f"{', '.join(map(signed, gains))}: {signed(mean['value'])} on average (95 % interval over seeds "
+                f"{signed(mean['ci_low'])} to {signed(mean['ci_high'])})."
             ]
     return []
 
@@ -372,7 +320,7 @@ def worst_pairs(worst: list[dict]) -> str:
         return ""
     shown = []
     for pair in worst:
-        margin = figures.minus(f"{pair['margin']:.1f}")
+        margin = minus(f"{pair['margin']:.1f}")
         shown.append(
             f"<article><h4>{escape(pair['prompt'])}<span>{margin}</span></h4>"
             f"<p><b>People preferred</b> {escape(pair['chosen'])}</p>"
@@ -402,8 +350,8 @@ def _frontier(found: dict) -> gr.HTML:
             for key, kind in (("mean", "score"), ("gold_mean", "gold"))
         )
         kind = "base" if against is None else "best-of-n" if name.startswith("best-of-") else "model"
-        points.append(score_figures.FrontierPoint(said_name(name), model["kl"]["value"], score, gold, kind))
-    figure = score_figures.frontier(points, "score by the reward model", SMALL_HEIGHT + 60)
+        points.append(figures.FrontierPoint(said_name(name), model["kl"]["value"], score, gold, kind))
+    figure = figures.frontier(points, "score by the reward model", SMALL_HEIGHT + 60)
     return gr.HTML(value=figure.to_plotly_json(), visible=True)
 
 
@@ -412,7 +360,7 @@ def _honesty(reward: dict) -> gr.HTML:
     if not reward.get("reliability"):
         return gr.HTML(value=None, visible=False)
     bins = [ReliabilityBin(**found) for found in reward["reliability"]]
-    figure = score_figures.reliability(bins, reward["ece"], SMALL_HEIGHT)
+    figure = figures.reliability(bins, reward["ece"], SMALL_HEIGHT)
     return gr.HTML(value=figure.to_plotly_json(), visible=True)
 
 
@@ -424,7 +372,7 @@ def _too_far(sweep: dict) -> gr.HTML:
     kl, proxy, gold = ([point[name]["value"] for point in points] for name in ("kl", "score", "gold"))
     labels = [f"kl_coef {point['kl_coef']:g}, after {point['episodes']:,} episodes" for point in points]
     fit = Overoptimization(**sweep["fit"]) if sweep["fit"] else None
-    figure = score_figures.overoptimization(kl, proxy, gold, fit, labels, SMALL_HEIGHT + 60)
+    figure = figures.overoptimization(kl, proxy, gold, fit, labels, SMALL_HEIGHT + 60)
     return gr.HTML(value=figure.to_plotly_json(), visible=True)
 
 
@@ -452,6 +400,7 @@ def _table_value(questions: list[Question], measure: str, other: str) -> dict:
                 "prompt": base["prompt"],
                 "base": base["response"],
                 "ppo": after["response"],
+                "changes": changed_words(base["response"], after["response"]),
                 "base_score": base[measure],
                 "ppo_score": after[measure],
             }
