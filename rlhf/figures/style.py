@@ -113,7 +113,7 @@ def heading(figure: go.Figure, title: str, explanation: str, top: float = 1.0, s
         xanchor="left",
         yanchor="bottom",
         xshift=-figure.layout.margin.l,
-        yshift=2,
+        yshift=5,
         font={"color": INK, "size": 12.5},
     )
 

@@ -147,7 +147,7 @@ function showWaysOut(leave) {
 const megabytes = size => number(size, size < 10 ? 1 : 0) + ' MB';
 
 async function copy(text) {
-  // A page that came over plain http from another machine has no clipboard; what is selected can still be copied.
+  // Over plain http from another machine there is no clipboard, but a selection can be copied.
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const box = element.appendChild(el('textarea', '', text));
   box.select();
@@ -158,30 +158,30 @@ async function copy(text) {
 
 for (const button of element.querySelectorAll('.copy'))
   button.addEventListener('click', async () => {
-    const text = texts[button.dataset.what], said = $('.said');
+    const text = texts[button.dataset.what], message = $('.said');
     try {
       await copy(text);
-      said.replaceChildren('Copied ', el('code', '', button.dataset.what === 'command' ? text : 'a script'));
+      message.replaceChildren('Copied ', el('code', '', button.dataset.what === 'command' ? text : 'a script'));
     } catch (error) {
-      said.replaceChildren('Please copy it yourself: ', el('code', 'whole', text));
+      message.replaceChildren('Copying failed; please copy it from here: ', el('code', 'whole', text));
     }
   });
 
 $('.download').addEventListener('click', async event => {
-  const button = event.target, said = $('.said'), asked = run;
+  const button = event.target, message = $('.said'), asked = run;
   button.disabled = true;
-  setText(said, 'Packing…');
+  setText(message, 'Packing…');
   try {
     const file = await server.download({run: asked});
     if (asked !== run) return;
-    setText(said, file.error || file.name + ', ' + megabytes(file.size) + ', without checkpoints');
+    setText(message, file.error || file.name + ', ' + megabytes(file.size) + ', without checkpoints');
     if (file.error) return;
     const link = el('a');
     link.href = '/gradio_api/file=' + file.path;
     link.download = file.name;
     link.click();
   } catch (error) {
-    setText(said, 'The zip could not be made; is there room on the disk?');
+    setText(message, 'The zip file could not be written; is the disk full?');
   } finally { button.disabled = false; }
 });
 
@@ -194,7 +194,7 @@ async function tick() {
     const news = await server.poll({run, seen});
     if (asked === run) apply(news);
   } catch (error) {
-    setText($('.clock'), 'No answer from the program; trying again');
+    setText($('.clock'), 'No answer from the server; trying again');
   } finally { busy = false; }
   if (asked !== run) tick();
 }
