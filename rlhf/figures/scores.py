@@ -6,6 +6,7 @@ prompt.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 import plotly.graph_objects as go
@@ -42,7 +43,7 @@ LABEL_ROOM = 0.2
 KL_TITLE = "KL from the base model, nats per answer"
 SYMBOLS = (
     "diamond", "square", "triangle-up", "cross", "star", "pentagon", "x", "triangle-down", "hexagon", "bowtie",
-    "hourglass",
+    "hourglass", "star-diamond",
 )  # fmt: skip
 """Of the trained models in one figure, in order."""
 
@@ -276,24 +277,30 @@ def _add_models(
     figure: go.Figure, points: Sequence[FrontierPoint], scores: Sequence[Interval], axis: str, color: str
 ) -> None:
     """One panel of the frontier: a trace per model; best-of-n is one method at several n, so a line joins it."""
-    pairs = sorted(zip(points, scores, strict=True), key=lambda pair: pair[0].kl)
-    base = [pair for pair in pairs if pair[0].kind == "base"]
-    for point, score in base:
-        horizontal(figure, score.value, axis, BASE)
-        _add_intervals(figure, point.label, [(point, score)], axis, {"size": 10, "color": BASE})
-    models = [pair for pair in zip(points, scores, strict=True) if pair[0].kind == "model"]
-    for number, (point, score) in enumerate(models):
-        marker = {"size": 10, "color": color, "symbol": SYMBOLS[number % len(SYMBOLS)]}
-        _add_intervals(figure, point.label, [(point, score)], axis, marker)
-    best_of_n = [pair for pair in pairs if pair[0].kind == "best-of-n"]
+    pairs = list(zip(points, scores, strict=True))
+    symbols = cycle(SYMBOLS)
+    for point, score in pairs:
+        if point.kind == "base":
+            horizontal(figure, score.value, axis, BASE)
+            _add_intervals(figure, point.label, [(point, score)], axis, BASE, {"size": 10, "color": BASE})
+        elif point.kind == "model":
+            marker = {"size": 10, "color": color, "symbol": next(symbols)}
+            _add_intervals(figure, point.label, [(point, score)], axis, color, marker)
+    best_of_n = sorted((pair for pair in pairs if pair[0].kind == "best-of-n"), key=lambda pair: pair[0].kl)
     if best_of_n:
         marker = {"size": 7, "color": PAPER, "line": {"width": 1.5, "color": GREY}}
-        _add_intervals(figure, "best of n base answers", best_of_n, axis, marker)
+        _add_intervals(figure, "best of n base answers", best_of_n, axis, GREY, marker)
 
 
 def _add_intervals(
-    figure: go.Figure, label: str, pairs: list[tuple[FrontierPoint, Interval]], axis: str, marker: dict
+    figure: go.Figure,
+    label: str,
+    pairs: list[tuple[FrontierPoint, Interval]],
+    axis: str,
+    color: str,
+    marker: dict,
 ) -> None:
+    """Points with their confidence intervals, under one name in the legend that both panels share."""
     is_line = pairs[0][0].kind == "best-of-n"
     figure.add_scatter(
         x=[point.kl for point, _ in pairs],
@@ -302,7 +309,7 @@ def _add_intervals(
             "array": [score.high - score.value for _, score in pairs],
             "arrayminus": [score.value - score.low for _, score in pairs],
             "symmetric": False,
-            "color": marker.get("line", marker)["color"],
+            "color": color,
             "thickness": 1.5,
             "width": 0,
         },
@@ -314,7 +321,7 @@ def _add_intervals(
         name=label,
         legendgroup=label,
         showlegend=axis == "y",
-        line={"width": 1.2, "color": GREY},
+        line={"width": 1.2, "color": color},
         marker=marker,
         cliponaxis=False,
         yaxis=axis,

@@ -44,7 +44,7 @@ _AXIS = {
 }
 TEMPLATE = go.layout.Template(
     layout={
-        "paper_bgcolor": CLEAR,
+        "paper_bgcolor": PAPER,
         "plot_bgcolor": CLEAR,
         "font": FONT,
         "hoverlabel": {"bgcolor": PAPER, "bordercolor": GRID, "font": FONT},
