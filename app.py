@@ -21,8 +21,8 @@ from rlhf.ui import describe, example_id, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.api import add_endpoints
 from rlhf.ui.chat import ChatTab
-from rlhf.ui.live import PLOTLY_JS
 from rlhf.ui.scores import ScoresTab
+from rlhf.ui.scripts import PLOTLY_JS
 from rlhf.ui.train import TrainTab
 from rlhf.ui.voices import warm_up
 

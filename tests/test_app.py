@@ -23,6 +23,8 @@ from scipy import stats
 from rlhf.compare import table as comparison
 from rlhf.config import BadInput, DemoArguments, SweepArguments, build
 from rlhf.everyday import prompt_splits
+from rlhf.figures import style
+from rlhf.figures.scores import distributions
 from rlhf.launch import jobs
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import Run
@@ -510,11 +512,55 @@ def test_a_figure_drawn_out_of_sight_fits_its_place_when_it_is_seen(page, site):
 def test_dark_page_draws_in_dark_colours_and_nothing_overflows_a_phone(page, site):
     page.set_viewport_size({"width": 400, "height": 820})
     open_page(page, site, "?run=example&__theme=dark")
-    assert live.DARK["#1F2328"] == page.evaluate(f"document.querySelector('{PPO_PLOT}').layout.font.color")
+    assert style.DARK[style.INK] == page.evaluate(f"document.querySelector('{PPO_PLOT}')._fullLayout.font.color")
     for tab in ("Train", "Chat", "Scores", "About"):
         page.get_by_role("tab", name=tab).click()
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_figures_follow_the_page_into_the_dark_and_back_and_words_that_look_like_colours_stay(page, site):
+    open_page(page, site, "?run=example&__theme=light")
+    figure = distributions([0.0, 1.0], [1.0, 2.0], "score of #0072B2", "color:#D55E00")
+    drawn = """() => {
+        const node = document.querySelector('#probe'), [box, bar] = node._fullData, words = node._fullLayout;
+        return {text: [box.name, bar.name, bar.hovertemplate, words.xaxis.title.text, words.annotations[0].text],
+                colors: [box.line.color, bar.marker.color, words.font.color, words.yaxis2.gridcolor],
+                painted: node.querySelector('.boxlayer path').style.stroke};
+    }"""
+    page.evaluate(
+        """async figure => {
+            const node = document.body.appendChild(document.createElement('div'));
+            node.id = 'probe';
+            await window.lab.plot(node, figure);
+        }""",
+        figure.to_plotly_json(),
+    )
+    light = page.evaluate(drawn)
+    assert light["colors"] == [style.BASE, style.BASE, style.INK, style.GRID]
+    page.evaluate("document.body.classList.add('dark')")
+    page.wait_for_function("document.querySelector('#probe')._fullLayout.font.color !== '#1F2328'")
+    dark = page.evaluate(drawn)
+    assert dark["colors"] == [style.DARK[color] for color in light["colors"]]
+    assert dark["painted"] != light["painted"]
+    assert dark["text"] == light["text"]
+    assert "#0072B2" in dark["text"][3] and "color:#D55E00" in dark["text"][4]
+    page.evaluate("document.body.classList.remove('dark')")
+    page.wait_for_function("document.querySelector('#probe')._fullLayout.font.color === '#1F2328'")
+    assert page.evaluate(drawn) == light
+
+
+def test_evaluation_on_held_out_prompts_appears_on_the_score_curve_while_the_run_is_shown(page, site):
+    open_page(page, site, f"?run={LIVE_ID}&__theme=dark")
+    plot = f"document.querySelector('{PPO_PLOT}')"
+    dots = f"{plot}.data.find(trace => trace.meta.key === 'eval/score')"
+    assert page.evaluate(f"{dots}.x.length") == 0
+    ppo = Run(site[1] / LIVE_ID / "ppo")
+    for step, score in ((8, 0.5), (10, 0.75)):
+        ppo.log({"step": step, "episode": 64 * step, "eval/score": score, "eval/base_score": 0.1})
+        page.wait_for_function(f"{dots}.y.at(-1) === {score}")
+    assert page.evaluate(f"{dots}.x") == [512, 640]
+    assert "held out" in page.evaluate(f"{plot}.layout.annotations[0].text")
 
 
 def test_a_question_is_one_line_of_text_that_a_tokenizer_reads():

@@ -7,15 +7,11 @@ import numpy as np
 import pytest
 
 from rlhf.compare.stats import Interval, Overoptimization, ReliabilityBin
-from rlhf.figures import curves as figures
-from rlhf.figures import scores as score_figures
+from rlhf.figures import curves, scores, style
 from rlhf.figures.scores import FrontierPoint
+from rlhf.runs.directory import EXAMPLE, Run
 
 
-COLORS = {
-    getattr(figures, name)
-    for name in ("BASE", "PPO", "PPO_INK", "GOLD", "GREY", "INK", "GRID", "PAPER", "PPO_BAND", "CLEAR")
-}
 GAINS = [0.5, -1.0, 2.0, 0.0]
 GAIN = Interval(0.375, -0.6, 1.4)
 FIT = Overoptimization(alpha=1.0, beta=0.4, turnover_kl=float(np.exp(3.0)))  # about 20.1 nats
@@ -35,31 +31,34 @@ def points(gold=True, sizes=(4, 16)):
 
 def over(kl, fit=FIT):
     kl = np.asarray(kl, float)
-    return score_figures.overoptimization(kl, kl / 4, np.sqrt(kl) / 5, fit, [f"step {x:.0f}" for x in kl])
+    return scores.overoptimization(kl, kl / 4, np.sqrt(kl) / 5, fit, [f"step {x:.0f}" for x in kl])
 
 
 def scatter():
     lengths, rng = [10] * 6 + [30] * 6 + [50] * 6, np.random.default_rng(0)
     base, other = rng.normal(0, 1, 18), rng.normal(1, 1, 18)
-    return score_figures.length_scatter(lengths, base, lengths, other, "score", "PPO"), base, other
+    return scores.length_scatter(lengths, base, lengths, other, "score", "PPO"), base, other
 
 
 BINS = [ReliabilityBin(0.55, 0.5, 40), ReliabilityBin(0.7, 0.65, 40), ReliabilityBin(0.95, 0.9, 20)]
 FIGURES = {
-    "differences": lambda: score_figures.differences(GAINS, GAIN, "score", "PPO"),
-    "worse": lambda: score_figures.differences(np.array([-1.0, -0.5]), around(-0.75), "score", "PPO"),
-    "equal": lambda: score_figures.differences([0.0, 0.0], Interval(0.0, 0.0, 0.0), "score", "PPO"),
+    "reward curves": lambda: curves.reward_curves(Run(EXAMPLE / "reward").metrics()),
+    "PPO curves": lambda: curves.ppo_curves(Run(EXAMPLE / "ppo").metrics()),
+    "distributions": lambda: scores.distributions([-0.5, 0.1, 1.0], [0.5, 2.0], "score", "PPO"),
+    "differences": lambda: scores.differences(GAINS, GAIN, "score", "PPO"),
+    "worse": lambda: scores.differences(np.array([-1.0, -0.5]), around(-0.75), "score", "PPO"),
+    "equal": lambda: scores.differences([0.0, 0.0], Interval(0.0, 0.0, 0.0), "score", "PPO"),
     "lengths": lambda: scatter()[0],
-    "no lengths": lambda: score_figures.length_scatter([], [], [], [], "score", "PPO"),
-    "frontier": lambda: score_figures.frontier(points(), "score"),
-    "frontier without gold": lambda: score_figures.frontier(points(gold=False), "score"),
-    "frontier without best of n": lambda: score_figures.frontier(points(sizes=()), "score"),
-    "no frontier": lambda: score_figures.frontier([], "score"),
+    "no lengths": lambda: scores.length_scatter([], [], [], [], "score", "PPO"),
+    "frontier": lambda: scores.frontier(points(), "score"),
+    "frontier without gold": lambda: scores.frontier(points(gold=False), "score"),
+    "frontier without best of n": lambda: scores.frontier(points(sizes=()), "score"),
+    "no frontier": lambda: scores.frontier([], "score"),
     "overoptimization": lambda: over([1, 4, 9, 25]),
     "no fit": lambda: over([1, 4], fit=None),
     "no runs": lambda: over([], fit=None),
-    "reliability": lambda: score_figures.reliability(BINS, 0.05),
-    "no bins": lambda: score_figures.reliability([], 0.0),
+    "reliability": lambda: scores.reliability(BINS, 0.05),
+    "no bins": lambda: scores.reliability([], 0.0),
 }
 
 
@@ -73,15 +72,48 @@ def words(figure):
 
 def lines(figure, **wanted):
     """The straight lines among the shapes whose attributes are the wanted ones."""
-    found = [shape for shape in figure.layout.shapes if shape.type == "line"]
-    return [shape for shape in found if all(shape[key] == value for key, value in wanted.items())]
+    every = [shape for shape in figure.layout.shapes if shape.type == "line"]
+    return [shape for shape in every if all(shape[key] == value for key, value in wanted.items())]
+
+
+def colors(value, key=""):
+    """Everything in a figure that stands under the key of a colour or a shadow, and everything that looks like one."""
+    if isinstance(value, dict):
+        return [color for name, inner in value.items() for color in colors(inner, name)]
+    if isinstance(value, list | tuple):
+        return [color for item in value for color in colors(item, key)]
+    is_color = key.endswith(("color", "shadow")) or re.search(r"#[0-9A-Fa-f]{3,8}\b|rgba?\(|color:", str(value))
+    return [(key, value)] if is_color else []
 
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
-def test_a_figure_reaches_the_page_in_colours_that_it_can_swap(draw):
+def test_every_colour_of_a_figure_has_a_twin_for_the_dark_page_and_stands_where_the_page_looks(draw):
     text = json.dumps(draw().to_plotly_json())  # as the page sends it: numpy's numbers would fail
-    assert set(re.findall(r"#[0-9A-Fa-f]{3,8}\b|rgba?\([^)]*\)", text)) <= COLORS
     assert "NaN" not in text
+    for key, color in colors(json.loads(text)):
+        assert key.endswith(("color", "shadow")), (key, color)
+        assert color in {*style.DARK, style.CLEAR}, (key, color)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Distributions
+
+
+def test_histograms_share_their_bins_and_hold_every_answer():
+    rng = np.random.default_rng(0)
+    base, other = rng.normal(-1, 1, 100).tolist(), rng.normal(1, 1, 80).tolist()
+    figure = scores.distributions(base, other, "score", "PPO, seed 1")
+    first, second = (one for one in figure.data if one.type == "bar")
+    assert list(first.x) == list(second.x)
+    assert (sum(first.y), sum(second.y)) == (100, 80)
+    assert [one.name for one in figure.data if one.type == "box"] == ["base", "PPO, seed 1"]
+    assert f"base average −{-np.mean(base):.2f}" in words(figure)
+    assert "-" not in "".join(first.customdata)
+
+
+def test_equal_scores_can_be_drawn():
+    figure = scores.distributions([0.5, 0.5], [0.5, 0.5], "score", "PPO")
+    assert [sum(one.y) for one in figure.data if one.type == "bar"] == [2, 2]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -89,17 +121,17 @@ def test_a_figure_reaches_the_page_in_colours_that_it_can_swap(draw):
 
 
 def test_differences_are_sorted_and_know_their_prompt():
-    (dots,) = score_figures.differences(GAINS, GAIN, "score", "PPO").data
+    (dots,) = scores.differences(GAINS, GAIN, "score", "PPO").data
     assert dots.y == (-1.0, 0.0, 0.5, 2.0)
     assert [entry[0] for entry in dots.customdata] == [1, 3, 0, 2]
     assert [GAINS[entry[0]] for entry in dots.customdata] == list(dots.y)
     assert dots.x == (0.125, 0.375, 0.625, 0.875)
-    assert dots.marker.color == (figures.BASE, figures.GREY, figures.PPO, figures.PPO)
+    assert dots.marker.color == (style.BASE, style.GREY, style.PPO, style.PPO)
     assert dots.meta == {"pick": True}
 
 
 def test_the_average_stands_in_its_interval():
-    figure = score_figures.differences(GAINS, GAIN, "score", "PPO")
+    figure = scores.differences(GAINS, GAIN, "score", "PPO")
     (band,) = [shape for shape in figure.layout.shapes if shape.type == "rect"]
     assert (band.y0, band.y1) == (GAIN.low, GAIN.high)
     assert lines(figure, y0=GAIN.value, y1=GAIN.value)
@@ -110,7 +142,7 @@ def test_the_average_stands_in_its_interval():
 
 
 def test_axis_of_differences_holds_zero_and_the_interval():
-    low, high = score_figures.differences([3.0, 3.5], Interval(3.2, 2.0, 4.0), "score", "PPO").layout.yaxis.range
+    low, high = scores.differences([3.0, 3.5], Interval(3.2, 2.0, 4.0), "score", "PPO").layout.yaxis.range
     assert low < 0
     assert high > 4
 
@@ -130,17 +162,17 @@ def test_dots_know_their_answer_and_model():
 
 def test_trend_is_the_average_of_each_bin_of_length():
     figure, base, other = scatter()
-    for name, scores in (("base", base), ("PPO", other)):
+    for name, values in (("base", base), ("PPO", other)):
         trend = trace(figure, f"{name}, average")
         assert trend.x == (10, 30, 50)
-        assert list(trend.y) == pytest.approx([scores[:6].mean(), scores[6:12].mean(), scores[12:].mean()])
+        assert list(trend.y) == pytest.approx([values[:6].mean(), values[6:12].mean(), values[12:].mean()])
         assert trend.customdata == (6, 6, 6)
 
 
 def test_both_models_share_the_bins_of_length_and_small_ones_are_left_out():
     # The pooled lengths are 1..80, so a bin holds ten of them: the base fills four, the other four.
     base, other = [*range(1, 38), 78, 79, 80], [*range(38, 78)]
-    figure = score_figures.length_scatter(base, base, other, other, "score", "PPO")
+    figure = scores.length_scatter(base, base, other, other, "score", "PPO")
     assert trace(figure, "base, average").x == (5.5, 15.5, 25.5, 34.0)  # 31 to 37 are seven; 78 to 80 too few
     assert trace(figure, "PPO, average").x == (45.5, 55.5, 65.5, 74.0)  # 38 to 40 are too few
 
@@ -150,22 +182,22 @@ def test_both_models_share_the_bins_of_length_and_small_ones_are_left_out():
 
 
 def test_frontier_draws_scores_with_their_intervals():
-    figure = score_figures.frontier(points(), "score by the reward model")
-    model = trace(figure, "model", "y")
+    figure = scores.frontier(points(), "score by the reward model")
+    model = trace(figure, "PPO", "y")
     assert (model.x, model.y) == ((5.0,), (3.0,))
     assert model.error_y.array == pytest.approx((0.2,))
     assert model.error_y.arrayminus == pytest.approx((0.1,))
-    assert model.marker.color == figures.PPO
+    assert model.marker.color == style.PPO
     assert model.customdata[0] == ["PPO", "2.90 to 3.20"]
-    assert figure.layout.xaxis.range[0] == 0
-    assert figure.layout.xaxis.range[1] > 5
+    low, high = figure.layout.xaxis.range
+    assert low < 0 < 5 < high  # the base's point at 0 lies within the panel
 
 
 def test_gold_has_a_panel_of_its_own_over_the_same_axis():
-    figure = score_figures.frontier(points(), "score")
-    gold = trace(figure, "model", "y2")
+    figure = scores.frontier(points(), "score")
+    gold = trace(figure, "PPO", "y2")
     assert gold.y == (0.75,)
-    assert gold.marker.color == figures.GOLD
+    assert gold.marker.color == style.GOLD
     assert figure.layout.yaxis2.domain[1] < figure.layout.yaxis.domain[0]
     assert figure.layout.xaxis.anchor == "y2"
 
@@ -173,43 +205,39 @@ def test_gold_has_a_panel_of_its_own_over_the_same_axis():
 def test_without_every_gold_score_there_is_one_panel():
     some = [*points(gold=False), *points(sizes=())]
     for given in (points(gold=False), some):
-        figure = score_figures.frontier(given, "score")
+        figure = scores.frontier(given, "score")
         assert {one.yaxis for one in figure.data} == {"y"}
         assert tuple(figure.layout.yaxis.domain) == (0, 1)
         assert "Gold" not in words(figure)
 
 
-def test_best_of_n_is_one_labelled_line_from_left_to_right():
-    figure = score_figures.frontier(points(sizes=(4, 16, 64)), "score")
+def test_best_of_n_is_one_line_from_left_to_right_with_n_at_its_points():
+    figure = scores.frontier(points(sizes=(4, 16, 64)), "score")
     for axis in ("y", "y2"):
-        line = trace(figure, "best-of-n", axis)
-        assert "lines" in line.mode
+        line = trace(figure, "best of n base answers", axis)
+        assert {"lines", "markers", "text"} == set(line.mode.split("+"))
         assert [label for label, _ in line.customdata] == ["best of 4", "best of 16", "best of 64"]
+        assert line.text == ("4", "16", "64")
         assert list(line.x) == sorted(line.x)
-        said = [a.text for a in figure.layout.annotations if a.yref == axis]
-        assert sum("best of n from the base" in text for text in said) == 1
-        assert {"<b>PPO</b>", "<b>base</b>"} <= set(said)
+
+
+def test_every_model_of_a_frontier_is_in_its_legend_once_with_a_symbol_of_its_own():
+    models = [FrontierPoint(f"PPO, seed {i}", 5 + 0.01 * i, around(3), around(0.8), "model") for i in range(10)]
+    figure = scores.frontier([*models, *points()], "score")
+    assert figure.layout.showlegend
+    entries = [one for one in figure.data if one.showlegend]
+    assert sorted(one.name for one in entries) == sorted(
+        [*(model.label for model in models), "PPO", "base", "best of n base answers"]
+    )
+    symbols = [one.marker.symbol for one in entries if one.marker.color == style.PPO]
+    assert len(set(symbols)) == len(symbols) == 11
+    for entry in entries:  # a click on a name hides that model in both panels
+        assert [one.yaxis for one in figure.data if one.legendgroup == entry.legendgroup] == ["y", "y2"]
 
 
 def test_without_best_of_n_nothing_speaks_of_it():
-    figure = score_figures.frontier(points(sizes=()), "score")
-    assert "best of n" not in words(figure)
-    assert {one.name for one in figure.data} == {"base", "model"}
-
-
-def test_labels_of_close_points_keep_apart():
-    close = [FrontierPoint(f"seed {i}", 5 + 0.1 * i, around(3 + 0.01 * i), None, "model") for i in range(4)]
-    figure = score_figures.frontier([*close, FrontierPoint("base", 0, around(1), None, "base")], "score")
-    low, high = figure.layout.yaxis.range
-    up = (figure.layout.height - figure.layout.margin.t - figure.layout.margin.b) / (high - low)
-    right = score_figures.NARROW / figure.layout.xaxis.range[1]
-    labels = [a for a in figure.layout.annotations if a.text.startswith("<b>seed")]
-    assert len(labels) == 4
-    places = [(a.xanchor, right * a.x + a.ax, up * a.y - a.ay) for a in labels]
-    for index, (anchor, x, y) in enumerate(places):
-        for other_anchor, other_x, other_y in places[:index]:
-            beside = anchor != other_anchor and abs(x - other_x) >= score_figures.BESIDE
-            assert beside or abs(y - other_y) >= score_figures.LINE - 1e-9
+    figure = scores.frontier(points(sizes=()), "score")
+    assert {one.name for one in figure.data} == {"base", "PPO"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -231,22 +259,22 @@ def test_turn_of_the_gold_score_is_marked_and_the_curve_reaches_it(furthest, end
     figure = over([1, 4, furthest])
     assert trace(figure, "fit").x[-1] == pytest.approx(end)
     assert {line.yref for line in lines(figure, x0=FIT.turnover_kl, x1=FIT.turnover_kl)} == {"y domain", "y2 domain"}
-    assert "gold turns down at 20 nats" in words(figure)
+    assert "gold score turns down at about 20 nats" in words(figure)
     assert figure.layout.xaxis.range[1] > end
 
 
 def test_both_gains_stand_in_panels_over_one_axis():
     figure = over([1, 4, 9], fit=None)
     proxy, gold = figure.data
-    assert (proxy.yaxis, proxy.marker.color, proxy.y) == ("y", figures.PPO, (0.25, 1.0, 2.25))
-    assert (gold.yaxis, gold.marker.color) == ("y2", figures.GOLD)
+    assert (proxy.yaxis, proxy.marker.color, proxy.y) == ("y", style.PPO, (0.25, 1.0, 2.25))
+    assert (gold.yaxis, gold.marker.color) == ("y2", style.GOLD)
     assert proxy.x == gold.x == (1, 4, 9)
     assert gold.text == ("step 1", "step 4", "step 9")
     assert "Gao" not in words(figure)
 
 
 def test_a_kl_that_was_estimated_below_zero_stays_in_the_picture():
-    figure = score_figures.overoptimization([-0.2, 3.0], [0.0, 1.0], [0.0, 0.2], None, ["start", "end"])
+    figure = scores.overoptimization([-0.2, 3.0], [0.0, 1.0], [0.0, 0.2], None, ["start", "end"])
     assert figure.layout.xaxis.range[0] <= -0.2
 
 
@@ -255,17 +283,17 @@ def test_a_kl_that_was_estimated_below_zero_stays_in_the_picture():
 
 
 def test_reliability_shows_its_bins_beside_the_diagonal():
-    figure = score_figures.reliability(BINS, 0.0475)
-    dots, honest = trace(figure, "reward model"), trace(figure, "honest")
+    figure = scores.reliability(BINS, 0.0475)
+    dots, diagonal = trace(figure, "reward model"), trace(figure, "perfectly calibrated")
     assert dots.x == (0.55, 0.7, 0.95)
     assert dots.y == (0.5, 0.65, 0.9)
     assert dots.marker.size == dots.customdata == (40, 40, 20)
     assert dots.marker.sizemode == "area"
-    assert honest.x == honest.y == (0.5, 1)
+    assert diagonal.x == diagonal.y == (0.5, 1)
     assert "calibration error 4.8 percentage points" in re.sub(" +", " ", words(figure))
 
 
 def test_axis_of_reliability_reaches_down_to_the_worst_bin():
-    figure = score_figures.reliability([ReliabilityBin(0.9, 0.2, 5)], 0.7)
+    figure = scores.reliability([ReliabilityBin(0.9, 0.2, 5)], 0.7)
     assert figure.layout.yaxis.range[0] < 0.2
-    assert score_figures.reliability([ReliabilityBin(0.9, 0.0, 5)], 0.9).layout.yaxis.range[0] == 0
+    assert scores.reliability([ReliabilityBin(0.9, 0.0, 5)], 0.9).layout.yaxis.range[0] == 0

@@ -8,7 +8,7 @@ import gradio as gr
 from rlhf.config import BadInput
 from rlhf.runs.directory import Run
 from rlhf.ui import empty_state, example_id, note, shown_run
-from rlhf.ui.live import HEAD
+from rlhf.ui.scripts import HEAD, script
 from rlhf.ui.voices import LONGEST, absent, base_name, conversation, remembers, tidy
 
 
@@ -33,53 +33,10 @@ TEMPLATE = """
 </section>
 """
 
-SCRIPT = """
-const {el, scoreBar} = window.lab;
-const $ = selector => element.querySelector(selector);
-function setText(node, text) { if (node.textContent !== text) node.textContent = text; }
-
-function turnNode() {
-  const turn = el('article', 'turn'), pair = el('div', 'pair');
-  for (const name of ['base', 'ppo']) {
-    const box = el('div', 'answer ' + name);
-    box.append(el('span', 'who', name === 'base' ? 'base' : 'PPO'), el('p', 'text'), el('div', 'mark'));
-    pair.append(box);
-  }
-  turn.append(el('h4'), pair);
-  return turn;
-}
-
-function show() {
-  const value = props.value;
-  if (!value) return;
-  setText($('.verdict'), value.sentence);
-  for (const name of ['base', 'ppo']) setText($('.voice.' + name + ' span'), value.voices[name]);
-  const box = $('.turns');
-  while (box.childElementCount > value.turns.length) box.lastChild.remove();
-  box.classList.toggle('empty', !value.turns.length);
-  value.turns.forEach((turn, i) => {
-    const node = box.children[i] || box.appendChild(turnNode());
-    setText(node.querySelector('h4'), turn.question);
-    for (const name of ['base', 'ppo']) {
-      const said = turn[name], answer = node.querySelector('.' + name);
-      answer.classList.toggle('writing', !said.done);
-      setText(answer.querySelector('.text'), said.text);
-      if (said.done !== answer.done || said.score !== answer.score) {
-        answer.done = said.done; answer.score = said.score;
-        answer.querySelector('.mark').replaceChildren(scoreBar(said.score, value.scale[0], value.scale[1]));
-      }
-    }
-  });
-  box.scrollTop = box.scrollHeight;
-}
-watch('value', show);
-show();
-"""
-
 
 def dialogue(**kwargs: object) -> gr.HTML:
     """Questions with both answers; its value is {sentence, voices, scale, turns}."""
-    return gr.HTML(html_template=TEMPLATE, js_on_load=SCRIPT, head=HEAD, apply_default_css=False, **kwargs)
+    return gr.HTML(html_template=TEMPLATE, js_on_load=script("chat"), head=HEAD, apply_default_css=False, **kwargs)
 
 
 def tally(turns: list[dict]) -> str:

@@ -1,17 +1,21 @@
-// What the scripts of all tabs share. live.py puts in the colours of figures with their twins on the dark page.
+// What the scripts of all tabs share.
 window.lab = (() => {
-  const twins = __TWINS__;
-  const isDark = () => document.body.classList.contains('dark');
+  const DARK = __DARK__;  // each colour of the figures -> its twin on the dark page
   const el = (tag, cls, text) => {
     const node = document.createElement(tag);
     if (cls) node.className = cls;
     if (text !== undefined) node.textContent = text;
     return node;
   };
-  const repaint = (figure, dark) => {
-    let text = JSON.stringify(figure);
-    for (const [light, twin] of twins) text = text.replaceAll(dark ? light : twin, dark ? twin : light);
-    return JSON.parse(text);
+  const setText = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+
+  // A figure in the colours of the dark page. Only what stands under a key such as `linecolor` is a colour; a word or
+  // an answer that looks like one is left alone.
+  const darken = (value, key = '') => {
+    if (Array.isArray(value)) return value.map(item => darken(item, key));
+    if (value && typeof value === 'object')
+      return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, darken(inner, name)]));
+    return /(color|shadow)$/.test(key) ? DARK[value] ?? value : value;
   };
   const save = format => ({
     name: 'Save as ' + format.toUpperCase(), icon: Plotly.Icons.disk,
@@ -19,51 +23,30 @@ window.lab = (() => {
   });
   // One object for all figures and times: Plotly builds a figure anew when its config is another.
   let config;
-  const draw = node => Plotly.react(node, node.figure.data, node.figure.layout, config ??= {
-    displaylogo: false, responsive: true, scrollZoom: false,
-    modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'zoomIn2d', 'zoomOut2d', 'toImage'],
-    modeBarButtonsToAdd: [save('png'), save('svg')],
-  });
+  const draw = node => {
+    const {data, layout} = document.body.classList.contains('dark') ? darken(node.figure) : node.figure;
+    return Plotly.react(node, data, layout, config ??= {
+      displaylogo: false, responsive: true, scrollZoom: false,
+      modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'zoomIn2d', 'zoomOut2d', 'toImage'],
+      modeBarButtonsToAdd: [save('png'), save('svg')],
+    });
+  };
   // Plotly follows the window only; a figure also changes size with its neighbours, or when its tab is opened.
   const fit = new ResizeObserver(changes => {
     for (const {target} of changes) if (target.offsetParent && target.layout) Plotly.Plots.resize(target);
   });
   const plot = async (node, figure) => {
-    node.figure = repaint(figure, isDark());
+    node.figure = figure;
     node.classList.add('drawn');
     await draw(node);
     fit.observe(node);
   };
-  new MutationObserver(() => {
-    for (const node of document.querySelectorAll('.drawn')) {
-      node.figure = repaint(node.figure, isDark());
-      draw(node);
-    }
-  }).observe(document.body, {attributeFilter: ['class']});
+  new MutationObserver(() => document.querySelectorAll('.drawn').forEach(draw))
+    .observe(document.body, {attributeFilter: ['class']});
 
-  const plain = word => word.toLowerCase().replace(/[^a-z0-9']/g, '');
-  // Fills a node with `after`, the words that `before` does not have at that place marked.
-  const markChanges = (node, before, after) => {
-    const a = before.split(/\s+/), b = after.split(/\s+/);
-    const best = Array.from({length: a.length + 1}, () => new Uint16Array(b.length + 1));
-    for (let i = a.length - 1; i >= 0; i--)
-      for (let j = b.length - 1; j >= 0; j--)
-        best[i][j] = plain(a[i]) === plain(b[j]) ? best[i + 1][j + 1] + 1 : Math.max(best[i + 1][j], best[i][j + 1]);
-    node.replaceChildren();
-    let i = 0, run = [], changed = false;
-    const flush = () => {
-      if (run.length) node.append(changed ? el('mark', '', run.join(' ')) : run.join(' '), ' ');
-      run = [];
-    };
-    for (let j = 0; j < b.length; j++) {
-      while (i < a.length && plain(a[i]) !== plain(b[j]) && best[i + 1][j] >= best[i][j + 1]) i++;
-      const same = i < a.length && plain(a[i]) === plain(b[j]);
-      if (same) i++;
-      if (changed === same) { flush(); changed = !same; }
-      run.push(b[j]);
-    }
-    flush();
-  };
+  // Fills a node with runs of [text, whether its words are new].
+  const markChanges = (node, runs) =>
+    node.replaceChildren(...runs.map(([text, isNew]) => isNew ? el('mark', '', text) : text));
   const number = (value, digits = 2) => value.toFixed(digits).replace('-', '\u2212');
   const scoreBar = (value, low, high, label = 'score') => {
     const box = el('span', 'score');
@@ -78,5 +61,5 @@ window.lab = (() => {
     const s = Math.max(0, Math.round(seconds)), h = Math.floor(s / 3600), m = Math.floor(s % 3600 / 60);
     return (h ? h + ':' + String(m).padStart(2, '0') : m) + ':' + String(s % 60).padStart(2, '0');
   };
-  return {el, plot, draw, markChanges, scoreBar, number, clock};
+  return {el, setText, plot, draw, markChanges, scoreBar, number, clock};
 })();

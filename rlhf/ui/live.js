@@ -1,5 +1,5 @@
 // The live view of a run. Gradio runs this in the component, and gives it element, props, server and watch.
-const {el, plot, draw, markChanges, scoreBar, number, clock} = window.lab;
+const {el, setText, plot, draw, markChanges, scoreBar, number, clock} = window.lab;
 const $ = selector => element.querySelector(selector);
 const ACTIVE = ['queued', 'running', 'stopping'];
 const WORDS = {queued: 'Starting', running: 'Running', stopping: 'Stopping', stopped: 'Stopped', finished: 'Finished',
@@ -17,8 +17,6 @@ function reset(id) {
   $('.leave').hidden = true;
   setText($('.said'), '');
 }
-
-function setText(node, text) { if (node.textContent !== text) node.textContent = text; }
 
 function showState(news) {
   const pill = $('.pill');
@@ -54,7 +52,7 @@ function showState(news) {
 
 function extend(figure, columns) {
   for (const trace of figure.data) {
-    const {x, key, spread, sign, end, digits, percent} = trace.meta;
+    const {x, key, std, sign, end, digits, percent} = trace.meta;
     const values = columns[key || end] || [];
     values.forEach((value, i) => {
       if (value === null) return;
@@ -63,7 +61,7 @@ function extend(figure, columns) {
         trace.text = ['\u2002' + (percent ? Math.round(100 * value) + ' %' : number(value, digits))];
       } else {
         trace.x.push(columns[x][i]);
-        trace.y.push(spread ? value + sign * (columns[spread][i] || 0) : value);
+        trace.y.push(std ? value + sign * (columns[std][i] || 0) : value);
       }
     });
   }
@@ -107,8 +105,7 @@ function showCards() {
       const box = card.querySelector('.' + name), print = JSON.stringify([before, sample, low, high]);
       if (box.print === print) continue;
       box.print = print;
-      if (name === 'base') setText(box.querySelector('.text'), sample.response);
-      else markChanges(box.querySelector('.text'), before.response, sample.response);
+      markChanges(box.querySelector('.text'), name === 'base' ? [[sample.response, false]] : sample.changes);
       box.querySelector('.mark').replaceChildren(scoreBar(sample.score, low, high));
     }
   });
@@ -141,16 +138,16 @@ function apply(news) {
   if (was && !active) trigger('ended', {run});
 }
 
-function showWaysOut(found) {
-  texts = found;
+function showWaysOut(leave) {
+  texts = leave;
   $('.leave').hidden = false;
-  setText($('.download'), 'Download run' + (found.size < 0.1 ? '' : ', ' + megabytes(found.size)));
+  setText($('.download'), 'Download run' + (leave.size < 0.1 ? '' : ', ' + megabytes(leave.size)));
 }
 
 const megabytes = size => number(size, size < 10 ? 1 : 0) + ' MB';
 
 async function copy(text) {
-  // A page that came over plain http from another machine has no clipboard; what is selected can still be copied.
+  // Over plain http from another machine there is no clipboard, but a selection can be copied.
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const box = element.appendChild(el('textarea', '', text));
   box.select();
@@ -161,30 +158,30 @@ async function copy(text) {
 
 for (const button of element.querySelectorAll('.copy'))
   button.addEventListener('click', async () => {
-    const text = texts[button.dataset.what], said = $('.said');
+    const text = texts[button.dataset.what], message = $('.said');
     try {
       await copy(text);
-      said.replaceChildren('Copied ', el('code', '', button.dataset.what === 'command' ? text : 'a script'));
+      message.replaceChildren('Copied ', el('code', '', button.dataset.what === 'command' ? text : 'a script'));
     } catch (error) {
-      said.replaceChildren('Please copy it yourself: ', el('code', 'whole', text));
+      message.replaceChildren('Copying failed; please copy it from here: ', el('code', 'whole', text));
     }
   });
 
 $('.download').addEventListener('click', async event => {
-  const button = event.target, said = $('.said'), asked = run;
+  const button = event.target, message = $('.said'), asked = run;
   button.disabled = true;
-  setText(said, 'Packing…');
+  setText(message, 'Packing…');
   try {
     const file = await server.download({run: asked});
     if (asked !== run) return;
-    setText(said, file.error || file.name + ', ' + megabytes(file.size) + ', without checkpoints');
+    setText(message, file.error || file.name + ', ' + megabytes(file.size) + ', without checkpoints');
     if (file.error) return;
     const link = el('a');
     link.href = '/gradio_api/file=' + file.path;
     link.download = file.name;
     link.click();
   } catch (error) {
-    setText(said, 'The zip could not be made; is there room on the disk?');
+    setText(message, 'The zip file could not be written; is the disk full?');
   } finally { button.disabled = false; }
 });
 
@@ -197,7 +194,7 @@ async function tick() {
     const news = await server.poll({run, seen});
     if (asked === run) apply(news);
   } catch (error) {
-    setText($('.clock'), 'No answer from the program; trying again');
+    setText($('.clock'), 'No answer from the server; trying again');
   } finally { busy = false; }
   if (asked !== run) tick();
 }

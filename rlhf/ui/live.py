@@ -13,42 +13,21 @@ from functools import lru_cache
 from pathlib import Path
 
 import gradio as gr
-import plotly
 import plotly.graph_objects as go
 
 from rlhf import metrics
 from rlhf.config import BadInput
-from rlhf.figures import curves as figures
+from rlhf.figures import curves
+from rlhf.kinds import KINDS
 from rlhf.runs.directory import ACTIVE, Run, Snapshot, find_run
+from rlhf.ui.changes import with_changes
 from rlhf.ui.downloads import zip_of
 from rlhf.ui.headline import headline
+from rlhf.ui.scripts import PLOTLY_HEAD, script
 from rlhf.write import export
 
 
-_HERE = Path(__file__).parent
-PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 CHART_HEIGHT = 420
-PHASES = {"reward": "Reward model", "ppo": "PPO", "compare": "Comparison", "sweep": "Sweep"}
-
-# Colours of `figures.py` and their twins for the dark page, where the originals would be too dim to read.
-DARK = {
-    figures.BASE: "#58ABE0",
-    figures.PPO: "#F28C44",
-    figures.PPO_INK: "#F29C5E",
-    figures.GOLD: "#35C196",
-    figures.GREY: "#A3ACB9",
-    figures.INK: "#E8EAED",
-    figures.GRID: "#323842",
-    figures.PAPER: "#1B1F26",
-    figures.PPO_BAND: "rgba(242,140,68,0.18)",
-}
-
-TWINS = str([list(pair) for pair in DARK.items()])
-HELPERS = _HERE.joinpath("lab.js").read_text(encoding="utf-8").replace("__TWINS__", TWINS)
-
-# The helpers come as an inline script, which runs at once; Plotly is fetched once for all components that name it.
-HEAD = f"<script>{HELPERS}</script>"
-PLOTLY_HEAD = f'{HEAD}<script src="/gradio_api/file={PLOTLY_JS.as_posix()}"></script>'
 
 TEMPLATE = """
 <section class="live">
@@ -79,25 +58,6 @@ TEMPLATE = """
 </section>
 """
 
-SCRIPT = _HERE.joinpath("live.js").read_text(encoding="utf-8")
-
-
-FIGURE_SCRIPT = """
-const node = element.querySelector('.plot');
-const pick = event => {
-  const {data, customdata} = event.points[0];
-  if (data.meta?.pick) document.dispatchEvent(new CustomEvent('pick', {detail: customdata[0]}));
-};
-async function show() {
-  if (!props.value) return;
-  await window.lab.plot(node, props.value);
-  node.removeAllListeners('plotly_click');
-  node.on('plotly_click', pick);
-}
-watch('value', show);
-show();
-"""
-
 
 # Functions, not subclasses: Gradio writes a stub file beside every module that subclasses a component.
 def live_run(**kwargs: object) -> gr.HTML:
@@ -115,27 +75,13 @@ def live_run(**kwargs: object) -> gr.HTML:
 
     view = gr.HTML(
         html_template=TEMPLATE,
-        js_on_load=SCRIPT,
+        js_on_load=script("live"),
         head=PLOTLY_HEAD,
         server_functions=[poll, download],
         apply_default_css=False,
         **kwargs,
     )
     return view
-
-
-def figure_view(height: int, **kwargs: object) -> gr.HTML:
-    """A Plotly figure that follows the page between light and dark; its value is the figure as a dict, or None.
-
-    A click on a point of a trace with `meta["pick"]` is an event `pick` of the document, with the point's number.
-    """
-    return gr.HTML(
-        html_template=f'<div class="plot" style="height:{height}px"></div>',
-        js_on_load=FIGURE_SCRIPT,
-        head=PLOTLY_HEAD,
-        apply_default_css=False,
-        **kwargs,
-    )
 
 
 class History:
@@ -208,12 +154,12 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
     samples = rows_of(parts["ppo"], "samples.jsonl") if "ppo" in parts else []
     answer = {
         **_clock(run),
-        "speed": figures.latest(rows.get("ppo", []), metrics.EPISODES_PER_SECOND),
+        "speed": curves.latest(rows.get("ppo", []), metrics.EPISODES_PER_SECOND),
         "state": status.get("state", "none"),
         "phases": _phases(run),
         "headline": headline(status, rows),
         "parts": {},
-        "samples": samples[seen.get("samples", 0) :],
+        "samples": with_changes(samples, seen.get("samples", 0)),
         "seen": {"samples": len(samples)},
     }
     # Sent once, and again when the run has ended and its zip has grown.
@@ -222,7 +168,7 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
         answer["leave"] = ways_out(run)
     answer["seen"]["active"] = active
     for kind, part in parts.items():
-        frame = _frame(kind, part, rows[kind])
+        frame = _frame(part, rows[kind])
         known = seen.get(kind, 0) if seen.get(f"{kind} frame") == frame else None
         answer["parts"][kind] = _part(kind, run, rows[kind], known)
         answer["seen"] |= {kind: len(rows[kind]), f"{kind} frame": frame}
@@ -252,14 +198,14 @@ def _phases(run: Snapshot) -> list[dict]:
         if state in ACTIVE and over:
             state = run.status().get("state")  # the process was gone before it could write it into the stage
         step, total = own.get("step", 0), own.get("total_steps", 0)
-        phases.append({"label": PHASES[name], "state": state, "step": step, "total": total})
+        phases.append({"label": KINDS[name].label, "state": state, "step": step, "total": total})
     return phases
 
 
-def _frame(kind: str, part: Snapshot, rows: list[dict]) -> int:
+def _frame(part: Snapshot, rows: list[dict]) -> int:
     """Stands for what a figure shows apart from its curves: levels and axis. When it changes, a new figure is sent."""
-    known = figures.latest(rows, metrics.LABEL_CEILING) is not None if kind == "reward" else bool(rows)
-    return 2 * (part.status().get("total_steps") or 0) + known
+    known = sum(curves.latest(rows, key) is not None for key in curves.FRAME_METRICS)
+    return (len(curves.FRAME_METRICS) + 1) * (part.status().get("total_steps") or 0) + known
 
 
 def _part(kind: str, run: Snapshot, rows: list[dict], seen: int | None) -> dict:
@@ -267,9 +213,9 @@ def _part(kind: str, run: Snapshot, rows: list[dict], seen: int | None) -> dict:
     waiting = "" if rows else _waiting(run, run.stages()[kind])
     if seen is None:
         return {"figure": figure_of(kind, run, rows).to_plotly_json(), "rows": len(rows), "waiting": waiting}
-    panels = figures.REWARD_PANELS if kind == "reward" else figures.PPO_PANELS
+    panels = curves.REWARD_PANELS if kind == "reward" else curves.PPO_PANELS
     keys = {metrics.STEP, metrics.EPISODE}
-    keys |= {key for panel in panels for key in (panel.key, panel.marks, panel.band) if key}
+    keys |= {key for panel in panels for key in (panel.key, panel.held_out, panel.std) if key}
     fresh = rows[seen:]
     points = {key: [row.get(key) for row in fresh] for key in keys}
     return {"points": points, "rows": len(fresh), "waiting": waiting}
@@ -287,5 +233,5 @@ def _waiting(run: Snapshot, part: Snapshot) -> str:
 def figure_of(kind: str, run: Run, rows: list[dict], height: int = CHART_HEIGHT) -> go.Figure:
     """The curves of a run's stage so far, on an axis that ends where the stage will end."""
     if kind == "reward":
-        return figures.reward_curves(rows, run.stages()["reward"].status().get("total_steps") or None, height)
-    return figures.ppo_curves(rows, run.ppo_settings().get("total_episodes"), height)
+        return curves.reward_curves(rows, run.stages()["reward"].status().get("total_steps") or None, height)
+    return curves.ppo_curves(rows, run.ppo_settings().get("total_episodes"), height)

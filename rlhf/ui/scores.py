@@ -10,13 +10,15 @@ import numpy as np
 
 from rlhf.compare.stats import Interval, Overoptimization, ReliabilityBin
 from rlhf.compare.table import read_rows
-from rlhf.figures import curves as figures
-from rlhf.figures import scores as score_figures
+from rlhf.figures import scores as figures
+from rlhf.figures.style import minus, signed
 from rlhf.runs.directory import Run
-from rlhf.ui import empty_state, example_id, is_active, shown_run
+from rlhf.ui import empty_state, example_id, is_active, is_comparison, shown_run
+from rlhf.ui.changes import changed_words
 from rlhf.ui.comparison_form import ComparisonForm
 from rlhf.ui.downloads import csv_of
-from rlhf.ui.live import HEAD, figure_view, live_run
+from rlhf.ui.live import live_run
+from rlhf.ui.scripts import HEAD, figure_view, script
 
 
 MEASURES = {"score": "Reward model’s score", "gold": "Rubric (gold score)"}
@@ -30,8 +32,6 @@ GLOSS = {
 }
 ASKED = {"test": "unseen questions", "unseen": "questions about unseen topics", "own": "questions of your own"}
 """Splits, as a sentence calls them."""
-COMPARING = ("compare", "sweep")
-"""Kinds of runs whose result is a comparison: their progress is shown where the scores will be."""
 MAPPED = 12
 """The most models whose names fit in one figure."""
 FIGURE_HEIGHT = 380
@@ -52,62 +52,12 @@ TABLE_TEMPLATE = """
 </section>
 """
 
-TABLE_SCRIPT = """
-const {el, markChanges, scoreBar, number} = window.lab;
-const $ = selector => element.querySelector(selector);
-const PAGE = 10;
-let shown = PAGE, picked = null;
-
-function side(name, text, score, before) {
-  const box = el('div', 'answer ' + name), said = el('p', 'text'), mark = el('div', 'mark');
-  box.append(el('span', 'who', name === 'base' ? 'base' : props.value.other), said, mark);
-  if (before === undefined) said.textContent = text; else markChanges(said, before, text);
-  mark.append(scoreBar(score, props.value.low, props.value.high, props.value.name));
-  return box;
-}
-
-function show() {
-  const value = props.value;
-  $('.pairs').hidden = !value;
-  if (!value) return;
-  const words = $('input').value.trim().toLowerCase(), order = $('select').value;
-  const holds = row => (row.prompt + ' ' + row.base + ' ' + row.ppo).toLowerCase().includes(words);
-  const found = value.rows.filter(row => !words || holds(row));
-  const gain = row => row.ppo_score - row.base_score;
-  found.sort(order === 'prompt' ? (a, b) => a.prompt.localeCompare(b.prompt)
-    : (a, b) => order === 'gain' ? gain(b) - gain(a) : gain(a) - gain(b));
-  // A question whose point was clicked in a figure stands first.
-  found.sort((a, b) => (b.index === picked) - (a.index === picked));
-  $('.count').textContent = words ? found.length + ' of ' + value.rows.length + ' questions hold it' :
-    value.rows.length + ' questions';
-  $('.rows').replaceChildren(...found.slice(0, shown).map(row => {
-    const card = el('article', row.index === picked ? 'turn picked' : 'turn');
-    const head = el('h4', '', row.prompt), pair = el('div', 'pair');
-    const by = gain(row);
-    head.append(el('span', by < 0 ? 'gain down' : 'gain', (by < 0 ? '' : '+') + number(by)));
-    pair.append(side('base', row.base, row.base_score), side('ppo', row.ppo, row.ppo_score, row.base));
-    card.append(head, pair);
-    return card;
-  }));
-  $('.more').hidden = found.length <= shown;
-}
-$('input').addEventListener('input', () => { shown = PAGE; show(); });
-$('select').addEventListener('change', () => { shown = PAGE; show(); });
-$('.more').addEventListener('click', () => { shown += 2 * PAGE; show(); });
-watch('value', () => { shown = PAGE; picked = null; show(); });
-document.addEventListener('pick', function pick(event) {
-  if (!element.isConnected) return document.removeEventListener('pick', pick);
-  picked = event.detail; shown = PAGE; $('input').value = '';
-  show();
-  $('.turn')?.scrollIntoView({behavior: 'smooth', block: 'center'});
-});
-show();
-"""
-
 
 def pair_table(**kwargs: object) -> gr.HTML:
     """Questions with both answers and their scores, searched and sorted in the browser."""
-    return gr.HTML(html_template=TABLE_TEMPLATE, js_on_load=TABLE_SCRIPT, head=HEAD, apply_default_css=False, **kwargs)
+    return gr.HTML(
+        html_template=TABLE_TEMPLATE, js_on_load=script("scores"), head=HEAD, apply_default_css=False, **kwargs
+    )
 
 
 @dataclass(frozen=True)
@@ -160,7 +110,7 @@ def certainty(of_split: dict, measure: str, other: str) -> str:
     wins, gain = against["win_rate"], against["gain"]
     text = (
         f"95 % intervals: {100 * wins['ci_low']:.0f} to {100 * wins['ci_high']:.0f} % of comparisons (equal models "
-        f"would get 50 %; a tie counts half), {_signed(gain['ci_low'])} to {_signed(gain['ci_high'])} on average."
+        f"would get 50 %; a tie counts half), {signed(gain['ci_low'])} to {signed(gain['ci_high'])} on average."
     )
     for name, seeds in of_split.get("seeds", {}).items():
         if other in seeds["models"] and seeds[measure]:
@@ -168,14 +118,10 @@ def certainty(of_split: dict, measure: str, other: str) -> str:
             mean = seeds[measure]
             text += (
                 f" Trained {len(gains)} times with different seeds, {model_name(name)} gained "
-                f"{', '.join(map(_signed, gains))}: {_signed(mean['value'])} on average (95 % interval over seeds "
-                f"{_signed(mean['ci_low'])} to {_signed(mean['ci_high'])})."
+                f"{', '.join(map(signed, gains))}: {signed(mean['value'])} on average (95 % interval over seeds "
+                f"{signed(mean['ci_low'])} to {signed(mean['ci_high'])})."
             )
     return text
-
-
-def _signed(value: float) -> str:
-    return figures.minus(f"{value:+.2f}")
 
 
 def averages(questions: list[Question], measure: str, split: str, other: str, summary: dict) -> str:
@@ -217,7 +163,7 @@ def _described(values: list[float]) -> dict[str, float]:
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], caption: str) -> str:
     def line(cells: tuple[str, ...], tag: str) -> str:
-        first, *others = (escape(figures.minus(cell)) if cell[:1] == "-" else escape(cell) for cell in cells)
+        first, *others = (escape(minus(cell)) if cell[:1] == "-" else escape(cell) for cell in cells)
         span = 1 + (len(head) - len(cells))  # a lone value belongs to no column
         tds = "".join(f'<{tag} colspan="{span}">{cell}</{tag}>' for cell in others)
         return f'<tr><th scope="row">{first}</th>{tds}</tr>'
@@ -232,7 +178,7 @@ def missing(run: Run | None) -> str:
         return "Start a run in the Train tab: both models are then compared here, on the same unseen questions."
     if is_active(run):
         later = "Both models are compared when training is done; the scores appear here by themselves."
-        return "" if run.status().get("kind") in COMPARING else later
+        return "" if is_comparison(run) else later
     return "This run compared no models. “Reward model, then PPO” in the Train tab ends with a comparison."
 
 
@@ -242,7 +188,7 @@ def worst_pairs(worst: list[dict]) -> str:
         return ""
     shown = []
     for pair in worst:
-        margin = figures.minus(f"{pair['margin']:.1f}")
+        margin = minus(f"{pair['margin']:.1f}")
         shown.append(
             f"<article><h4>{escape(pair['prompt'])}<span>{margin}</span></h4>"
             f"<p><b>People preferred</b> {escape(pair['chosen'])}</p>"
@@ -280,8 +226,8 @@ def _frontier(of_split: dict) -> gr.HTML:
             for key, kind in (("mean", "score"), ("gold_mean", "gold"))
         )
         kind = "base" if against is None else "best-of-n" if name.startswith("best-of-") else "model"
-        points.append(score_figures.FrontierPoint(model_name(name), model["kl"]["value"], score, gold, kind))
-    figure = score_figures.frontier(points, "score by the reward model", SMALL_HEIGHT + 60)
+        points.append(figures.FrontierPoint(model_name(name), model["kl"]["value"], score, gold, kind))
+    figure = figures.frontier(points, "score by the reward model", SMALL_HEIGHT + 60)
     return gr.HTML(value=figure.to_plotly_json(), visible=True)
 
 
@@ -290,7 +236,7 @@ def _reliability(reward_model: dict) -> gr.HTML:
     if not reward_model.get("reliability"):
         return gr.HTML(value=None, visible=False)
     bins = [ReliabilityBin(**entry) for entry in reward_model["reliability"]]
-    figure = score_figures.reliability(bins, reward_model["ece"], SMALL_HEIGHT)
+    figure = figures.reliability(bins, reward_model["ece"], SMALL_HEIGHT)
     return gr.HTML(value=figure.to_plotly_json(), visible=True)
 
 
@@ -302,7 +248,7 @@ def _overoptimization(sweep: dict) -> gr.HTML:
     kl, proxy, gold = ([point[name]["value"] for point in points] for name in ("kl", "score", "gold"))
     labels = [f"kl_coef {point['kl_coef']:g}, after {point['episodes']:,} episodes" for point in points]
     fit = Overoptimization(**sweep["fit"]) if sweep["fit"] else None
-    figure = score_figures.overoptimization(kl, proxy, gold, fit, labels, SMALL_HEIGHT + 60)
+    figure = figures.overoptimization(kl, proxy, gold, fit, labels, SMALL_HEIGHT + 60)
     return gr.HTML(value=figure.to_plotly_json(), visible=True)
 
 
@@ -330,6 +276,7 @@ def _table_value(questions: list[Question], measure: str, other: str) -> dict:
                 "prompt": base["prompt"],
                 "base": base["response"],
                 "ppo": after["response"],
+                "changes": changed_words(base["response"], after["response"]),
                 "base_score": base[measure],
                 "ppo_score": after[measure],
             }
@@ -403,7 +350,7 @@ class ScoresTab:
         split = next(iter(splits), "test")
         models = list(splits[split]["against_base"]) if splits else []
         first = models[0] if models else None
-        waits = is_active(run) and run.status().get("kind") in COMPARING
+        waits = is_active(run) and is_comparison(run)
         offer_example = not compared and not waits and bool(example_id()) and run_id != example_id()
         has_gold = any(of_split["against_base"][first]["gold"] for of_split in splits.values())
         split_choices = [(SPLITS[name], name) for name in splits]
@@ -460,9 +407,9 @@ class ScoresTab:
         gains = [float(np.mean(after) - np.mean(before)) for before, after in (q.values(measure) for q in questions)]
         gain = _interval(against[measure]["gain"])
         what = "rubric (gold score)" if measure == "gold" else "score by the reward model"
-        figure = figures.distributions(base, scores, what, FIGURE_HEIGHT, other=name)
-        differences = score_figures.differences(gains, gain, what, name, SMALL_HEIGHT)
-        lengths = score_figures.length_scatter(base_tokens, base, tokens, scores, what, name, SMALL_HEIGHT)
+        figure = figures.distributions(base, scores, what, name, FIGURE_HEIGHT)
+        differences = figures.differences(gains, gain, what, name, SMALL_HEIGHT)
+        lengths = figures.length_scatter(base_tokens, base, tokens, scores, what, name, SMALL_HEIGHT)
         return {
             self.empty: "",
             self.head: gr.Column(visible=True),
