@@ -209,7 +209,7 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
     #    expects from each token on.
     rollout.raw_scores, score_rewards = trainer.score(rollout)  # (B,), (B, T)
     rollout.ref_logprobs, rollout.exact_kl = actor_critic.reference_logprobs(rollout)  # (B, T), (B, T)
-    rollout.values = actor_critic.values(rollout)  # (B, T)
+    rollout.values = actor_critic.values(rollout)  # (B, T), the old values that the value loss is clipped around
 
     # 3. Rewards: the score at the last token, minus the KL penalty at every token.
     if not torch.isfinite(ranks.gather(rollout.raw_scores)).all():
@@ -235,6 +235,7 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
         rollout.rewards = whiten(rollout.rewards, mask, shift_mean=False)
 
     # 4. Advantages: how much better each token turned out than the critic expected.
+    #    returns = advantages + values are the critic's targets, and stay as they are when the advantages are whitened.
     rollout.advantages, rollout.returns = compute_gae(rollout.rewards, rollout.values, mask, args.gamma, args.lam)
     # To mean 0 and variance 1 over the tokens that are learned: the learning rate then suits any scale of scores.
     if args.normalize_advantages:

@@ -88,6 +88,7 @@ class PPOConfig(PPOSettings, TrainingArguments):
     """What the saved model's config says; training does not use Transformers' cache."""
 
     def __post_init__(self) -> None:
+        # The other names first: they are given only by those who mean them.
         self.kl_coef = self.kl_coef if self.beta is None else self.beta
         self.cliprange = self.cliprange if self.epsilon is None else self.epsilon
         if self.max_completion_length is not None:
@@ -96,6 +97,7 @@ class PPOConfig(PPOSettings, TrainingArguments):
         if self.stop_token not in ("eos", "none", None):
             raise BadInput(f"stop_token must be 'eos' or 'none', not {self.stop_token!r}; for others, stop_token_id.")
         self.stop_token = None if self.stop_token == "none" or self.stop_token_id is not None else self.stop_token
+        # TRL computes in bfloat16 wherever it can; on a CPU that is slower than full precision.
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         self.check()
@@ -105,6 +107,8 @@ class PPOConfig(PPOSettings, TrainingArguments):
 
     def _check_sampling(self) -> None:
         """The policy is scored by its whole distribution at one temperature, so it must be sampled from that."""
+        # What leaves the distribution softmax(logits / temperature) as it is; anything else would make the ratio of
+        # the first pass differ from 1, and PPO would optimise another policy than the one that answers.
         neutral = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "do_sample": True}
         wanted = (*(self.generation_kwargs or {}).items(), ("top_k", self.top_k), ("top_p", self.top_p))
         for name, value in wanted:
@@ -117,6 +121,7 @@ class PPOConfig(PPOSettings, TrainingArguments):
                     f"{name}={value} samples from another distribution than the one PPO scores; leave it at "
                     f"{neutral[name]} and lower the temperature instead."
                 )
+        # Both ask whether a response has ended, and without an end token none ever does.
         never_ends = self.stop_token is None and self.stop_token_id is None
         if never_ends and (self.missing_eos_penalty is not None or self.mask_truncated_completions):
             raise BadInput(
@@ -130,6 +135,7 @@ class PPOConfig(PPOSettings, TrainingArguments):
             raise BadInput("fp16 is not supported; use bf16=True or full precision.")
         if self.load_best_model_at_end:
             raise BadInput("load_best_model_at_end is not supported; evaluate the checkpoints and load the best.")
+        # accelerate says by environment variable what its launcher was asked for.
         shards = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
         if shards or self.fsdp or self.deepspeed:
             raise BadInput("PPO splits data among processes, not models; launch it without FSDP and DeepSpeed.")

@@ -34,6 +34,7 @@ def new_value_model(policy: PreTrainedModel, rewards: list[RewardSource]) -> Pre
     for reward in rewards:
         if reward.is_model and reward.same_tokenizer:
             return copy.deepcopy(reward.source)
+    # Otherwise it begins as the policy: it knows the language, and its head is as zero as a new value head.
     inner = plain_model(policy)
     config = copy.deepcopy(inner.config)
     config.num_labels = 1

@@ -68,6 +68,7 @@ def token_logprobs(
     """
     if not entropy_gradient:
         return _TokenLogprobs.apply(logits, targets)
+    # Plain autograd, which keeps both tables (n, V) for the backward pass.
     distribution = torch.log_softmax(logits, dim=-1)
     entropy = -(distribution.exp() * distribution).sum(dim=-1)
     return distribution.gather(1, targets.unsqueeze(1)).squeeze(1), entropy
@@ -112,6 +113,7 @@ class ActorCritic:
     def reference(self) -> Iterator[PreTrainedModel]:
         """The reference: a model of its own, or the policy with its adapters off or others on."""
         args, policy = self.args, self.policy
+        # A second model where there is one; with PEFT the policy's own weights below its adapters, which saves a copy.
         if self.ref_model is not None:
             yield self.ref_model
         elif args.ref_adapter_name:
@@ -181,8 +183,9 @@ class ActorCritic:
         if self.shares_trunk:  # the states from sampling serve: nothing has to be read again
             values[mask] = self.critic(rollout.generation.hidden[mask])
             return values
+        # A trunk of its own has to read everything once more.
         for batch in self.micro_batches(rollout, range(len(rollout.rows))):
-            inside = mask[batch.rows]
+            inside = mask[batch.rows]  # (rows of the batch, T)
             values[batch.rows] = values[batch.rows].masked_scatter(inside, self._separate_values(batch))
         return values
 
@@ -190,7 +193,8 @@ class ActorCritic:
         """Values (N,) of a critic with a trunk of its own."""
         with self.autocast():
             states = hidden_states(self.critic, batch.ids, batch.packed, batch.positions)
-            return plain_model(self.critic).score(states).squeeze(1).float()
+            # The score head, which a reward model reads at the last token only, is read at every token here.
+            return plain_model(self.critic).score(states).squeeze(1).float()  # (N,)
 
     def backward(
         self,

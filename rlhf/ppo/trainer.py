@@ -168,11 +168,13 @@ class PPOTrainer(Trainer):
         args = self.args
         if isinstance(ref_model, str):
             ref_model, _ = models.load_policy(ref_model)
+        # Without a KL penalty nothing is compared with the reference, and a copy would only take memory.
         needed = args.kl_coef > 0 or args.kl_controller == "adaptive"
         if ref_model is None and needed and not is_peft(self.model):
             ref_model = copy.deepcopy(self.model)
         if ref_model is None:
             return None
+        # The log-ratio compares token by token: the reference must know the policy's tokens.
         models.check_policy(ref_model, self.processing_class, "ref_model")
         return _without_dropout(ref_model, args.device).requires_grad_(False)
 
@@ -183,11 +185,13 @@ class PPOTrainer(Trainer):
             return ValueHead(hidden_size).to(self.args.device)
         if isinstance(value_model, str):
             value_model, _ = models.load_reward_model(value_model)
+        # It must read the policy's tokens and give one number per token, and may share no weights with the rewards.
         value_model = value_model or new_value_model(self.model, self.rewards)
         models.check_value_model(value_model, self.processing_class)
         if any(reward.source is value_model for reward in self.rewards):
             raise BadInput("value_model must not be the reward model itself, which would change; load it twice.")
         value_model = _without_dropout(value_model, self.args.device)
+        # With adapters, PEFT has decided what is trained; a copied reward model comes frozen.
         return value_model if is_peft(value_model) else value_model.requires_grad_(True)
 
     def _checkpoint_activations(self) -> None:
@@ -202,8 +206,11 @@ class PPOTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Transformers' optimizer for the policy, with the value head or model as one more group."""
         super().create_optimizer(model)
+        # An optimizer of the caller's own may hold the critic already.
         own = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        # A value head starts at zero beside a trunk that is trained: it has further to go, so it goes faster.
         lr = self.args.value_learning_rate or self.args.learning_rate * (10 if self.actor_critic.shares_trunk else 1)
+        # Weight decay where Transformers puts it: not on biases and norms.
         decayed = self.get_decay_parameter_names(self.value_model)
         for decay in (True, False):
             values = [p for name, p in self.value_model.named_parameters() if (name in decayed) == decay]
@@ -298,6 +305,7 @@ class PPOTrainer(Trainer):
         """Sample answers to this rank's share of some prompts, from the policy or another model."""
         share = ranks.shard(len(prompts))
         queries = [prompt.ids for prompt in prompts]
+        # The hidden states (B, T, d) serve the value head and the exact KL later: the policy is not read again.
         generation = self._generate(model or self.model, queries, generator, share, keep_hidden=True)
         prompts = [prompts[row] for row in share]
         rows = [prompt.ids + answer for prompt, answer in zip(prompts, generation.lists(), strict=True)]
@@ -319,6 +327,7 @@ class PPOTrainer(Trainer):
     ) -> Generation:
         """Answers to some prompts, or to a share of them; see `rlhf.models.generate.generate`."""
         share = range(len(queries)) if share is None else share
+        # More prompts at once are faster and take more memory; their answers are the same.
         size = self.args.local_rollout_forward_batch_size or len(share)
         parts = []
         for start in range(0, len(share), size):
@@ -493,27 +502,22 @@ class PPOTrainer(Trainer):
         """
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if ranks.is_main_process():
-            self._write_checkpoint(folder)
+            # Random numbers, the order of prompts and the learning rate follow from the update's number: no generator,
+            # sampler or scheduler has a state to save.
+            tensors, rest = checkpoint.split_optimizer(self.optimizer)
+            state = {
+                "trainer": {key: value for key, value in asdict(self.state).items() if key != "stateful_callbacks"},
+                "optimizer": rest,
+                "batch_size": self.args.batch_size,
+                "kl_coef": self.kl_coef,
+                "score_stats": asdict(self.score_stats),
+            }
+            tensors = {"value": dict(self.value_model.named_parameters()), "optimizer": tensors}
+            checkpoint.save(folder, tensors, state, self._save_policy)
+            if self.args.save_total_limit:
+                checkpoint.rotate(folder.parent, self.args.save_total_limit)
         ranks.barrier()
         return folder
-
-    def _write_checkpoint(self, folder: Path) -> None:
-        tensors, rest = checkpoint.split_optimizer(self.optimizer)
-        state = {
-            "trainer": {key: value for key, value in asdict(self.state).items() if key != "stateful_callbacks"},
-            "optimizer": rest,
-            "batch_size": self.args.batch_size,
-            "kl_coef": self.kl_coef,
-            "score_stats": asdict(self.score_stats),
-        }
-        checkpoint.save(
-            folder,
-            {"value": dict(self.value_model.named_parameters()), "optimizer": tensors},
-            state,
-            self._save_policy,
-        )
-        if self.args.save_total_limit:
-            checkpoint.rotate(folder.parent, self.args.save_total_limit)
 
     def _load_checkpoint(self, folder: Path) -> None:
         tensors, state = checkpoint.load(folder)
@@ -531,10 +535,12 @@ class PPOTrainer(Trainer):
             self.optimizer.load_state_dict(checkpoint.join_optimizer(tensors["optimizer"], state["optimizer"]))
         except (RuntimeError, ValueError) as error:
             raise BadInput(f"The checkpoint {folder} is of another model, or trains other parts of it.") from error
+        # What says which process this is stays; all else is the checkpoint's.
         own = {"is_local_process_zero", "is_world_process_zero", "stateful_callbacks"}
         own = {name: getattr(self.state, name) for name in own}
         self.state = TrainerState(**(state["trainer"] | own))
-        if self.args.max_steps <= 0:  # with another batch, as many episodes are other updates
+        # Progress is counted in episodes: with another batch size, as many are another number of updates.
+        if self.args.max_steps <= 0:
             self.state.global_step = self.state.global_step * state["batch_size"] // self.args.batch_size
         self.lr_scheduler.last_epoch = self.state.global_step
         self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
