@@ -17,7 +17,7 @@ from importlib import metadata
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from worlds import small_model, trainer_for
+from worlds import small_gpt2, trainer_for
 
 from rlhf import __main__ as command_line
 from rlhf.config import BadInput, build
@@ -242,7 +242,7 @@ def test_a_card_gives_numbers_with_units_and_intervals(tmp_path):
 def evaluated(folder, eval_dataset):
     """The line of metrics that a small trainer writes when it evaluates, after two updates."""
     settings = {"total_episodes": 32, "learning_rate": 0.1, "eval_num_samples_per_prompt": 4}
-    trainer = trainer_for(small_model(12), lambda ids: sum(ids) / 8, folder, eval_dataset=eval_dataset, **settings)
+    trainer = trainer_for(small_gpt2(12), lambda ids: sum(ids) / 8, folder, eval_dataset=eval_dataset, **settings)
     trainer.train()
     trainer.evaluate()
     return trainer.state.log_history[-1]
