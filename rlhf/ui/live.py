@@ -164,7 +164,7 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
     }
     # Sent once, and again when the run has ended and its zip has grown.
     active = int(status.get("state") in ACTIVE)
-    if seen.get("active") != active and run.config().get("kind") in export.CONFIGS:
+    if seen.get("active") != active and run.config().get("kind") in KINDS:
         answer["leave"] = ways_out(run)
     answer["seen"]["active"] = active
     for kind, part in parts.items():
