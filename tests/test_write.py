@@ -7,10 +7,10 @@ import shutil
 import pytest
 from markdown_it import MarkdownIt
 
+from rlhf import words
 from rlhf.compare.table import Writer, read_rows
 from rlhf.config import BadInput
 from rlhf.runs.directory import EXAMPLE
-from rlhf.write import words
 from rlhf.write.report import write_report
 from rlhf.write.tables import comparison_table
 

@@ -21,10 +21,9 @@ from rlhf.figures.style import (
     blank,
     heading,
     horizontal,
-    minus,
-    percent,
     percent_ticks,
 )
+from rlhf.words import minus, percent
 
 
 LN2 = 0.6931

@@ -25,11 +25,10 @@ from rlhf.figures.style import (
     blank,
     heading,
     horizontal,
-    minus,
     percent_ticks,
-    signed,
     vertical,
-)  # fmt: skip
+)
+from rlhf.words import minus, signed
 
 
 HALVES = ([0.6, 1.0], [0.0, 0.4])

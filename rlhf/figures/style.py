@@ -6,6 +6,8 @@ Figures are written in the colours of the light page, and every colour is one of
 
 import plotly.graph_objects as go
 
+from rlhf.words import percent
+
 
 BASE = "#0072B2"
 PPO = "#D55E00"
@@ -63,21 +65,6 @@ TEMPLATE = go.layout.Template(
         "shapedefaults": {"line": {"color": GREY, "width": 1.2, "dash": "dot"}, "layer": "below"},
     }
 )
-
-
-def minus(text: str) -> str:
-    """Numbers as they are printed: with a minus sign, not a hyphen."""
-    return text.replace("-", "−")
-
-
-def signed(value: float) -> str:
-    """A difference with its sign."""
-    return minus(f"{value:+.2f}")
-
-
-def percent(share: float) -> str:
-    """A share in per cent."""
-    return f"{100 * share:.0f} %"
 
 
 def percent_ticks(low: float, high: float, step: float) -> dict:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from rlhf import metrics
-from rlhf.figures.curves import latest, minus
+from rlhf.figures.curves import latest
 from rlhf.runs.directory import ACTIVE
+from rlhf.words import number, percent
 
 
 FIRST_ROWS, LAST_ROWS = 3, 8
@@ -49,8 +50,8 @@ def _reward_headline(rows: list[dict], active: bool) -> dict[str, str]:
     if accuracy is None:
         return {"tone": "none", "text": "The first steps are under way."}
     where = "held-out pairs" if held_out is not None else "the latest training pairs"
-    limit = f"; the noise in the labels allows about {100 * ceiling:.0f} %" if ceiling else ""
-    facts = f"it prefers the answer people chose in {100 * accuracy:.0f} % of {where} (guessing is 50 %{limit})."
+    limit = f"; the noise in the labels allows about {percent(ceiling)}" if ceiling else ""
+    facts = f"it prefers the answer people chose in {percent(accuracy)} of {where} (guessing is 50 %{limit})."
     if accuracy < 0.55:
         return {"tone": "wait", "text": f"{'Not yet' if active else 'It did not learn'}: {facts}"}
     return {"tone": "good", "text": f"{'Yes, it is learning' if active else 'It learned'}: {facts}"}
@@ -65,8 +66,8 @@ def _ppo_headline(rows: list[dict], active: bool) -> dict[str, str]:
     last = _mean(logged[-min(LAST_ROWS, half) :], metrics.SCORE)
     spread = _mean(logged, metrics.SCORE_STD) or abs(last - first) or 1.0
     kl, episodes = latest(logged, metrics.KL), logged[-1][metrics.EPISODE]
-    away = f"; KL from the base model: {kl:.1f} nats per answer" if kl is not None else ""
-    facts = minus(f"the average score went from {first:.2f} to {last:.2f} in {episodes:,} episodes{away}.")
+    away = f"; KL from the base model: {number(kl, 1)} nats per answer" if kl is not None else ""
+    facts = f"the average score went from {number(first, 2)} to {number(last, 2)} in {episodes:,} episodes{away}."
     if last - first > CLEAR * spread:
         return {"tone": "good", "text": f"{'Yes, it is learning' if active else 'It learned'}: {facts}"}
     if last - first < -CLEAR * spread:

@@ -11,7 +11,6 @@ import numpy as np
 from rlhf.compare.stats import Interval, Overoptimization, ReliabilityBin
 from rlhf.compare.table import read_rows
 from rlhf.figures import scores as figures
-from rlhf.figures.style import minus, signed
 from rlhf.runs.directory import Run
 from rlhf.ui import empty_state, example_id, is_active, is_comparison, shown_run
 from rlhf.ui.changes import changed_words
@@ -19,6 +18,7 @@ from rlhf.ui.comparison_form import ComparisonForm
 from rlhf.ui.downloads import csv_of
 from rlhf.ui.live import live_run
 from rlhf.ui.scripts import HEAD, figure_view, script
+from rlhf.words import minus, percent, signed
 
 
 MEASURES = {"score": "Reward model’s score", "gold": "Rubric (gold score)"}
@@ -99,7 +99,7 @@ def sentence(against: dict, measure: str, split: str, name: str) -> str:
     gain = against["gain"]["value"]
     return (
         f"On {against['n']} {ASKED[split]}, {name} scored higher than the base model in "
-        f"{100 * against['win_rate']['value']:.0f} % of comparisons. On average, {scorer} scores its answers "
+        f"{percent(against['win_rate']['value'])} of comparisons. On average, {scorer} scores its answers "
         f"{abs(gain):.2f} {'higher' if gain >= 0 else 'lower'}."
     )
 
@@ -139,8 +139,8 @@ def averages(questions: list[Question], measure: str, split: str, other: str, su
                 "Quartiles (25–75 %)": f"{spread['q1']:.2f} to {spread['q3']:.2f}",
                 "Standard deviation": f"{spread['std']:.2f}",
                 "Tokens per answer": f"{model['mean_length']:.0f}",
-                "Finished (EOS)": f"{100 * model['eos_rate']:.0f} %",
-                "Distinct bigrams": f"{100 * model['distinct_2']:.0f} %",
+                "Finished (EOS)": percent(model["eos_rate"]),
+                "Distinct bigrams": percent(model["distinct_2"]),
                 "Perplexity under the base model": f"{model['base_perplexity']:.1f}",
                 "KL from the base model, nats per answer": f"{model['kl']['value']:.1f}",
                 "Model size, MB": f"{summary['size_mb'][name]:.1f}" if name in summary.get("size_mb", {}) else "",

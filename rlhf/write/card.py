@@ -15,8 +15,8 @@ from rlhf import metrics
 from rlhf.config import EVERYDAY, default_of
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import Run, read_json
+from rlhf.words import number, percent
 from rlhf.write.templates import render
-from rlhf.write.words import number, percent
 
 
 CARD = "README.md"

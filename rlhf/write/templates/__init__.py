@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rlhf import words
 from rlhf.config import EVERYDAY
-from rlhf.write import words
 
 
 # Markdown, not HTML: what comes from data goes through the filter `cell`.
