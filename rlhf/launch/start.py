@@ -92,7 +92,7 @@ def _compared(chosen: Sequence[str]) -> dict[str, object]:
     runs = [trained[name] for name in chosen if name in trained]
     if not runs:
         raise BadInput("Choose a trained model to compare: the scores are those of its reward model.")
-    bases = {str(run.ppo_settings().get("model_name_or_path") or EVERYDAY) for run in runs}
+    bases = {run.base_model() for run in runs}
     if len(bases) > 1:
         raise BadInput("These models came from different bases, so there is nothing to measure both from.")
     reward_model_path = runs[0].reward_model_path()

@@ -26,7 +26,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from rlhf.config import ASSETS, BadInput
+from rlhf.config import ASSETS, EVERYDAY, BadInput
 from rlhf.kinds import KINDS
 
 
@@ -231,6 +231,10 @@ class Run:
         """The settings of its PPO stage; before that has begun, the run's own."""
         stage = self.stages().get("ppo", self)
         return {**self.config(), **stage.config()}
+
+    def base_model(self) -> str:
+        """The model that its PPO stage starts from, as the settings name it."""
+        return str(self.ppo_settings().get("model_name_or_path") or EVERYDAY)
 
     def reward_model_path(self) -> str | None:
         """The reward model of this run: the run that trained it if one is inside, else what its settings name."""

@@ -71,20 +71,15 @@ def load(role: str, source: str, folder: Path) -> tuple[object, object, str]:
         return _load(role, source, _stamp(folder))
 
 
-def base_of(run: Run) -> str:
-    """The model that PPO started from, as the settings name it."""
-    return str(run.ppo_settings().get("model_name_or_path") or EVERYDAY)
-
-
 def base_name(run: Run) -> str:
     """The base model as the page names it: a folder by its last part."""
-    name = base_of(run)
+    name = run.base_model()
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def base_voice(run: Run) -> Voice:
     """The model that PPO started from."""
-    source = base_of(run)
+    source = run.base_model()
     model, tokenizer, fingerprint = load("policy", source, ASSETS / "base" if source == EVERYDAY else Path(source))
     return Voice(model, tokenizer, f"{base_name(run)}, before PPO · weights {fingerprint}")
 
@@ -121,7 +116,7 @@ def absent(run: Run | None) -> str:
 def remembers(run: Run) -> bool:
     """Whether a run's models can hold a conversation: they have a chat template, and room for more than an answer."""
     folder = run.model("ppo")
-    return folder is not None and base_of(run) != EVERYDAY and (folder / "chat_template.jinja").exists()
+    return folder is not None and run.base_model() != EVERYDAY and (folder / "chat_template.jinja").exists()
 
 
 def tidy(question: object) -> str:
@@ -197,11 +192,11 @@ def give_scores(
 ) -> None:
     """Write the reward model's score into each answer; it reads the very ids that were sampled, where it can."""
     from rlhf.models.prompts import PromptReader
-    from rlhf.models.scoring import RewardModel
+    from rlhf.models.scoring import AnswerScorer
 
     responses = [ids[name] for name in answers]
     ended = [response[-1] == voice.tokenizer.eos_token_id for response in responses]
-    score = RewardModel(*reward_model, PromptReader(voice.tokenizer, None))
+    score = AnswerScorer(*reward_model, PromptReader(voice.tokenizer, None))
     scores = score([prompts[name] for name in answers], responses, ended).tolist()
     for answer, value in zip(answers.values(), scores, strict=True):
         answer["score"] = value
