@@ -44,7 +44,7 @@ def compare(args: CompareArguments) -> dict | None:
 
     run = open_run(args, "compare")
     with recorded(run):
-        # 2. Repeat the trainings with other seeds, if so many are asked for.
+        # 2. Repeat the trainings with other seeds, if that is asked for.
         paths |= _train_repeats(run, [settings for of_model in repeats.values() for settings in of_model])
 
         # 3. Every model answers every prompt. Models are loaded one at a time.

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from rlhf import models, ranks
+from rlhf import metrics, models, ranks
 from rlhf.commands.lifecycle import Stopped, open_run, recorded
 from rlhf.config import EVERYDAY, BadInput, CompareArguments, PPOArguments, PPOSettings, RewardArguments
 from rlhf.data.load import fingerprint, load_beginnings, load_preferences, load_prompts, pinned_prompts
@@ -16,11 +16,12 @@ from rlhf.models.scoring import scores_at_last_token
 from rlhf.ppo import PPOConfig, PPOTrainer
 from rlhf.runs.callbacks import EveryFewSteps, RunCallback
 from rlhf.runs.directory import read_json, write_json
+from rlhf.words import interval
 from rlhf.write.card import write_card
 
 
 EVAL_PROMPTS = 128
-"""Held-out prompts that --eval_steps evaluates on, about; spread evenly over the data."""
+"""About as many held-out prompts, evenly spaced, are used by --eval_steps."""
 
 
 def reward(args: RewardArguments) -> dict:
@@ -28,13 +29,14 @@ def reward(args: RewardArguments) -> dict:
     # Takes seconds to import, and only this command needs it.
     from rlhf.reward import gold_margins, label_ceiling, report, tokenized, train_reward_model
 
+    # 1. Load and check everything before the run's directory is made.
     train, held_out = load_preferences(args.dataset_name)
     set_seed(args.seed)  # the score head is new
     model, tokenizer = models.load_reward_model(args.model_name_or_path, _frozen(args))
     if not scores_at_last_token(model):
         raise BadInput(
-            f"{args.model_name_or_path} is an encoder, and reward training starts from a causal language model; one "
-            "that judges already can be given to ppo as --reward_model_path."
+            f"{args.model_name_or_path} is an encoder, and reward training starts from a causal language model; an "
+            "encoder that scores answers already can be given to ppo as --reward_model_path."
         )
     adapters = models.lora(args, model, "SEQ_CLS")
     texts = (readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
@@ -43,32 +45,35 @@ def reward(args: RewardArguments) -> dict:
     train, held_out = (tokenized(pairs, tokenizer, max_length) for pairs in (train, held_out))
     run = open_run(args, "reward", model_revision=models.revision(model), data_fingerprint=fingerprint(texts))
     with recorded(run):
+        # 2. Train. In the embedded world the best possible accuracy is known, and drawn beside the curve.
         callback = RunCallback(run, "Reward model", "step")
         if args.dataset_name == EVERYDAY:
-            run.log({"step": 0, "label_ceiling": label_ceiling(gold_margins(held_out))})
+            run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold_margins(held_out))})
         train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
-        if not ranks.is_main_process():  # what is left is written, or read, by one
+        if not ranks.is_main_process():  # the rest is done by one process
             return {}
+        # 3. Save, then measure on all held-out pairs.
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
-        found = report(model, held_out, args.dataset_name)
-        write_json(run.path / "summary.json", {"reward_model": found})
+        measured = report(model, held_out, args.dataset_name)
+        write_json(run.path / "summary.json", {"reward_model": measured})
         write_card(run.path / "model")
         run.log(
             {
-                "step": run.status()["step"],
-                "eval_loss": found["loss"]["value"],
-                "eval_accuracy": found["accuracy"]["value"],
-                "eval_margin": found["mean_margin"],
+                metrics.STEP: run.status()["step"],
+                metrics.EVAL_LOSS: measured["loss"]["value"],
+                metrics.EVAL_ACCURACY: measured["accuracy"]["value"],
+                metrics.EVAL_MARGIN: measured["mean_margin"],
             }
         )
         if run.stop_requested():
             raise Stopped
-    return found
+    return measured
 
 
 def ppo(args: PPOArguments) -> dict:
     """Train a policy with PPO; returns the last line of its metrics."""
+    # 1. Load and check everything before the run's directory is made.
     if args.reward_model_path is None:
         raise BadInput(
             "PPO needs a reward model: give --reward_model_path, for example the run directory of `reward`."
@@ -98,6 +103,7 @@ def ppo(args: PPOArguments) -> dict:
     data_fingerprint = fingerprint(readable(prompt.raw) for prompt in prompts)
     run = open_run(args, "ppo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
     with recorded(run):
+        # 2. Train, with sample answers now and then.
         trainer.args.output_dir = str(run.path / "checkpoints")
         trainer.add_callback(RunCallback(run, "PPO", "update"))
         if args.num_sample_generations:
@@ -110,6 +116,7 @@ def ppo(args: PPOArguments) -> dict:
 
             trainer.add_callback(EveryFewSteps(every, sample))
         trainer.train(args.resume_from_checkpoint)
+        # 3. Save.
         trainer.model = models.merged(trainer.model)
         trainer.save_model(run.path / "model")
         if ranks.is_main_process():
@@ -126,9 +133,10 @@ def _critic(
     reward_tokenizer: PreTrainedTokenizerBase,
     tokenizer: PreTrainedTokenizerBase,
 ) -> PreTrainedModel | None:
-    """A value model with adapters; None leaves the trainer to make its value head, or a value model without."""
+    """A value model with adapters; None lets the trainer make a value head, or a value model without adapters."""
     if not args.use_peft or args.value_head != "separate":
         return None
+    # As the trainer does without adapters: a copy of the reward model if it reads the policy's tokens, else the policy.
     begins_as_reward = scores_at_last_token(reward_model) and reward_tokenizer.get_vocab() == tokenizer.get_vocab()
     start = args.reward_model_path if begins_as_reward else args.model_name_or_path
     value_model, _ = models.load_reward_model(start, _frozen(args))
@@ -140,25 +148,25 @@ def _critic(
 
 
 def _frozen(args: RewardArguments | PPOArguments) -> torch.dtype:
-    """How weights are loaded: those that are trained in full precision, or small steps would be lost in rounding."""
+    """How weights are loaded. Trained ones stay in full precision, or small steps would be lost in rounding."""
     return torch.bfloat16 if args.use_peft and args.dtype == "bfloat16" else torch.float32
 
 
 def split_prompts(args: PPOArguments | CompareArguments, split: str) -> list:
-    """Prompts of a split, from the column that the settings name, whole or their first words."""
+    """Prompts of a split: the texts of a column, whole or only their first words."""
     if args.prompt_column == "prompt" and args.prompt_words is None:
         return load_prompts(args.dataset_name, split)
     return load_beginnings(args.dataset_name, split, args.prompt_column, args.prompt_words)
 
 
 def prompt_room(args: PPOArguments | CompareArguments, policy: PreTrainedModel) -> int:
-    """Tokens that a prompt may have."""
+    """The most tokens a prompt may have."""
     room = models.context_size(policy) - args.response_length
     return room if args.max_prompt_length is None else min(room, args.max_prompt_length)
 
 
 def _ppo_config(args: PPOArguments) -> PPOConfig:
-    """The trainer's settings of a run, which makes its own directory, progress bar and samples."""
+    """The trainer's settings in a run, which has its own directory, progress bar and samples."""
     shared = {field.name: getattr(args, field.name) for field in fields(PPOSettings)}
     return PPOConfig(
         ".",  # the run's directory is made when everything has been checked
@@ -169,24 +177,22 @@ def _ppo_config(args: PPOArguments) -> PPOConfig:
         save_steps=args.save_steps or 500,
         save_value_model=False,
         bf16=args.dtype == "bfloat16",
-        use_cpu=not torch.cuda.is_available() and args.dtype == "bfloat16",  # Transformers asks to be told so
+        use_cpu=not torch.cuda.is_available() and args.dtype == "bfloat16",  # or Transformers refuses bfloat16
         disable_tqdm=True,
         report_to="none",
     )
 
 
 def reward_report(path: str) -> dict | None:
-    """What the run that made a reward model says of it; None for a model that no run made."""
+    """What the run that trained a reward model measured; None for a model that no run trained."""
     return read_json(Path(path) / "summary.json").get("reward_model")
 
 
 def _check_reward(path: str) -> None:
-    """Refuse a reward model that knows no more than a coin: PPO would only learn its noise."""
-    found = reward_report(path)
-    if found and not found["told_from_chance"]:
-        loss = found["loss"]
+    """Refuse a reward model that is not better than chance: PPO would only learn its noise."""
+    measured = reward_report(path)
+    if measured and not measured["told_from_chance"]:
         raise BadInput(
-            f"The reward model's loss on unseen pairs is {loss['value']:.3f} nats [{loss['ci_low']:.3f}, "
-            f"{loss['ci_high']:.3f}], which cannot be told from guessing (0.693); train it longer or on more pairs, "
-            "or set allow_chance_reward to true to go on regardless."
+            f"The reward model's loss on held-out pairs is {interval(measured['loss'])} nats, which is not better than "
+            "chance (0.693); train it longer or on more pairs, or set allow_chance_reward to true to continue anyway."
         )

@@ -127,7 +127,7 @@ class ActorCritic:
                 yield policy
 
     def micro_batches(self, rollout: "Rollout", rows: Sequence[int]) -> Iterator[MicroBatch]:
-        """Some rows of a rollout, those of like length together, as many at once as memory should hold."""
+        """Some rows of a rollout, those of similar length together, as many at once as memory should hold."""
         if not rows:  # a rank may have none of a mini-batch
             return
         # Rows of similar length share a batch: attention pads them to the longest.
