@@ -136,7 +136,7 @@ def _critic(
     """A value model with adapters; None lets the trainer make a value head, or a value model without adapters."""
     if not args.use_peft or args.value_head != "separate":
         return None
-    # As the trainer does without adapters: a copy of the reward model if it reads the policy's tokens, else the policy.
+    # As the trainer does without adapters: the reward model again if it reads the policy's tokens, else the policy.
     begins_as_reward = scores_at_last_token(reward_model) and reward_tokenizer.get_vocab() == tokenizer.get_vocab()
     start = args.reward_model_path if begins_as_reward else args.model_name_or_path
     value_model, _ = models.load_reward_model(start, _frozen(args))
@@ -193,6 +193,6 @@ def _check_reward(path: str) -> None:
     measured = reward_report(path)
     if measured and not measured["told_from_chance"]:
         raise BadInput(
-            f"The reward model's loss on held-out pairs is {interval(measured['loss'])} nats, which is not better than "
-            "chance (0.693); train it longer or on more pairs, or set allow_chance_reward to true to continue anyway."
+            f"The reward model's loss on held-out pairs is {interval(measured['loss'])} nats, not better than chance "
+            "(0.693); train it longer or on more pairs, or set allow_chance_reward to true to continue anyway."
         )
