@@ -113,11 +113,12 @@ def test_a_comparison_and_a_sweep_that_are_stopped_end_without_a_result(tmp_path
     assert capfd.readouterr().out.count("Stopped. The results so far are saved in ") == 2
 
 
-def test_any_number_of_models_are_compared_with_the_base(rlhf, shared):
+@pytest.mark.process
+def test_any_number_of_models_are_compared_with_the_base(command, shared):
     out, demo = shared / "again", shared / "demo"
     models = ("base", f"ppo={demo}", f"same={demo}", "best-of-4")
     small = ("--num_prompts", 8, "--samples", 1)
-    done = rlhf("compare", "--models", *models, *small, "--output_dir", out)
+    done = command("compare", "--models", *models, *small, "--output_dir", out)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((out / "summary.json").read_text())["splits"]["test"]
     assert list(found["models"]) == ["base", "ppo", "same", "best-of-4"]
@@ -125,12 +126,13 @@ def test_any_number_of_models_are_compared_with_the_base(rlhf, shared):
     assert found["against_base"]["best-of-4"]["score"]["gain"]["value"] > 0
 
 
-def test_a_training_is_repeated_with_other_seeds_and_every_one_is_shown(rlhf, shared):
+@pytest.mark.process
+def test_a_training_is_repeated_with_other_seeds_and_every_one_is_shown(command, shared):
     out = shared / "seeds"
     (shared / "questions.txt").write_text(
         "How do I clean a pan?\n\nWhat helps against mould?\nHow do I clean a pan?\n"
     )
-    done = rlhf(
+    done = command(
         "compare", "--models", f"ppo={shared / 'demo'}", "--seeds", 3, "--prompts_file", shared / "questions.txt",
         "--output_dir", out,
     )  # fmt: skip
@@ -149,11 +151,12 @@ def test_a_training_is_repeated_with_other_seeds_and_every_one_is_shown(rlhf, sh
     assert "ppo trained 3 times" in done.stdout and "2 prompts are too few" in done.stdout
 
 
-def test_a_sweep_compares_every_checkpoint_of_every_run(rlhf, shared):
+@pytest.mark.process
+def test_a_sweep_compares_every_checkpoint_of_every_run(command, shared):
     out = shared / "sweep"
     small = ("--kl_coefs", "0", "0.1", "--total_episodes", 128, "--checkpoints", 2, "--best_of", 2)
     small += ("--num_prompts", 20, "--samples", 1)
-    done = rlhf("sweep", "--reward_model_path", ROOT / "assets" / "example", "--output_dir", out, *small)
+    done = command("sweep", "--reward_model_path", ROOT / "assets" / "example", "--output_dir", out, *small)
     assert done.returncode == 0, done.stderr[-2000:]
     points = json.loads((out / "sweep.json").read_text())["points"]
     trained = {(point["kl_coef"], point["episodes"]) for point in points if "kl_coef" in point}
@@ -163,8 +166,9 @@ def test_a_sweep_compares_every_checkpoint_of_every_run(rlhf, shared):
     assert "best-of-2" in done.stdout
 
 
-def test_the_report_says_what_the_shipped_run_holds(rlhf, tmp_path):
-    done = rlhf("report", ROOT / "assets" / "example", "--output_file", "REPORT.md")
+@pytest.mark.process
+def test_the_report_says_what_the_shipped_run_holds(command, tmp_path):
+    done = command("report", ROOT / "assets" / "example", "--output_file", "REPORT.md")
     assert done.returncode == 0, done.stderr[-2000:]
     for name in (
         "REPORT.md",
@@ -176,23 +180,25 @@ def test_the_report_says_what_the_shipped_run_holds(rlhf, tmp_path):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), name
 
 
-def test_ppo_refuses_a_reward_model_that_knows_no_more_than_a_coin(rlhf, shared):
+@pytest.mark.process
+def test_ppo_refuses_a_reward_model_that_knows_no_more_than_a_coin(command, shared):
     untrained = shared / "untrained"
-    assert rlhf("reward", "--output_dir", untrained, "--max_steps", 1, "--learning_rate", 1e-9).returncode == 0
-    done = rlhf("ppo", "--reward_model_path", untrained, "--total_episodes", 64)
+    assert command("reward", "--output_dir", untrained, "--max_steps", 1, "--learning_rate", 1e-9).returncode == 0
+    done = command("ppo", "--reward_model_path", untrained, "--total_episodes", 64)
     assert done.returncode == 2 and "not better than chance" in done.stderr
     assert done.stderr.count("\n") == 1
     small = ("--max_steps", 1, "--per_device_train_batch_size", 4, "--num_sample_generations", 0)
     allowed = ("--allow_chance_reward", "true", "--output_dir", shared / "regardless")
-    assert rlhf("ppo", "--reward_model_path", untrained, *small, *allowed).returncode == 0
+    assert command("ppo", "--reward_model_path", untrained, *small, *allowed).returncode == 0
 
 
-def test_reward_training_resumes_from_its_checkpoint(rlhf, shared):
+@pytest.mark.process
+def test_reward_training_resumes_from_its_checkpoint(command, shared):
     out = shared / "saved"
     small = ("--num_train_epochs", 1, "--max_steps", 4, "--save_steps", 2, "--per_device_train_batch_size", 4)
-    assert rlhf("reward", "--output_dir", out, *small).returncode == 0
+    assert command("reward", "--output_dir", out, *small).returncode == 0
     checkpoint = out / "checkpoints" / "checkpoint-2"
-    done = rlhf("reward", "--output_dir", shared / "resumed", *small, "--resume_from_checkpoint", checkpoint)
+    done = command("reward", "--output_dir", shared / "resumed", *small, "--resume_from_checkpoint", checkpoint)
     assert done.returncode == 0, done.stderr[-2000:]
     one, other = (
         json.loads((shared / name / "summary.json").read_text())["reward_model"]["loss"]["value"]
@@ -201,20 +207,22 @@ def test_reward_training_resumes_from_its_checkpoint(rlhf, shared):
     assert one == pytest.approx(other, abs=1e-6)
 
 
-def test_ppo_resumes_from_its_checkpoint(rlhf, shared):
+@pytest.mark.process
+def test_ppo_resumes_from_its_checkpoint(command, shared):
     small = ("--reward_model_path", shared / "demo", "--max_steps", 3, "--save_steps", 2)
     small += ("--per_device_train_batch_size", 8, "--num_sample_generations", 0)
-    assert rlhf("ppo", "--output_dir", shared / "ppo", *small).returncode == 0
+    assert command("ppo", "--output_dir", shared / "ppo", *small).returncode == 0
     checkpoint = shared / "ppo" / "checkpoints" / "checkpoint-2"
-    done = rlhf("ppo", "--output_dir", shared / "ppo2", *small, "--resume_from_checkpoint", checkpoint)
+    done = command("ppo", "--output_dir", shared / "ppo2", *small, "--resume_from_checkpoint", checkpoint)
     assert done.returncode == 0, done.stderr[-2000:]
     one, other = ((shared / name / "model" / "model.safetensors").read_bytes() for name in ("ppo", "ppo2"))
     assert one == other
 
 
-def test_a_run_writes_nothing_outside_its_directory(shared, rlhf, tmp_path):
+@pytest.mark.process
+def test_a_run_writes_nothing_outside_its_directory(shared, command, tmp_path):
     small = ("--max_steps", 1, "--per_device_train_batch_size", 4, "--num_sample_generations", 0)
-    done = rlhf("ppo", "--reward_model_path", shared / "demo", "--output_dir", "out", *small)
+    done = command("ppo", "--reward_model_path", shared / "demo", "--output_dir", "out", *small)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -243,9 +251,10 @@ def test_the_benchmark_prints_its_medians_and_writes_its_numbers(rlhf, tmp_path)
     assert 0 < found["medians"]["ours"]["share_of_matmul_peak_in_update"] < 1
 
 
-def test_a_yaml_file_gives_settings_and_flags_win(rlhf, tmp_path):
+@pytest.mark.process
+def test_a_yaml_file_gives_settings_and_flags_win(command, tmp_path):
     (tmp_path / "run.yaml").write_text("max_steps: 2\nlearning_rate: 0.001\nper_device_train_batch_size: 4\n")
-    done = rlhf("reward", "--config", "run.yaml", "--learning_rate", "0.002", "--output_dir", "out")
+    done = command("reward", "--config", "run.yaml", "--learning_rate", "0.002", "--output_dir", "out")
     assert done.returncode == 0, done.stderr[-2000:]
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["max_steps"], config["learning_rate"]) == (2, 0.002)

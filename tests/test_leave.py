@@ -311,8 +311,8 @@ def test_what_is_pushed_of_a_demo_is_its_policy_or_its_reward_model(tmp_path):
         (["--repo_id", "me/polite", "--what", "value"], "what must be one of policy, reward"),
     ],
 )
-def test_a_push_that_cannot_be_says_so_in_one_sentence(rlhf, words, message):
-    done = rlhf("push", EXAMPLE, *words)
+def test_a_push_that_cannot_be_says_so_in_one_sentence(command, words, message):
+    done = command("push", EXAMPLE, *words)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert message in done.stderr
 
