@@ -412,7 +412,7 @@ def test_start_launches_what_the_form_says_and_stop_stops_it(page, site, monkeyp
     page.get_by_label("Seed").fill("3")
     page.locator("#start").click()
     page.wait_for_selector('.pill[data-state="running"]')
-    assert started == [("demo", {"seed": 3})]
+    assert started == [("demo", DemoArguments(seed=3))]
     page.locator("#stop").click()
     page.wait_for_selector("#train-note .note")
     assert stopped == [LIVE_ID]

@@ -1,11 +1,12 @@
 """What the Start buttons and the API do: check what was entered, and start a run with it."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rlhf.config import EVERYDAY, BadInput, CompareArguments, build
 from rlhf.kinds import KINDS, startable
 from rlhf.launch import jobs
-from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs
+from rlhf.runs.directory import Run, find_run
 
 
 FILLED_IN = {"output_dir", "resume_from_checkpoint", "reward_model_path"}
@@ -88,8 +89,10 @@ def _compared(chosen: Sequence[str]) -> dict[str, object]:
     Raises:
         BadInput: no trained model is chosen, two came from different bases, or the reward model is gone.
     """
-    trained = {run.id: run for run in (Run(EXAMPLE), *list_runs()) if run.model("ppo")}
-    runs = [trained[name] for name in chosen if name in trained]
+    runs = []
+    for name in chosen:
+        with suppress(BadInput):  # a baseline, or a run that has been removed
+            runs += [run for run in (find_run(name),) if run.model("ppo")]
     if not runs:
         raise BadInput("Choose a trained model to compare: the scores are those of its reward model.")
     bases = {run.base_model() for run in runs}
