@@ -1,7 +1,6 @@
 """What the Start buttons and the API do: check what was entered, and start a run with it."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 from rlhf.config import EVERYDAY, BadInput, CompareArguments, build
 from rlhf.kinds import KINDS, startable
@@ -91,8 +90,12 @@ def _compared(chosen: Sequence[str]) -> dict[str, object]:
     """
     runs = []
     for name in chosen:
-        with suppress(BadInput):  # a baseline, or a run that has been removed
-            runs += [run for run in (find_run(name),) if run.model("ppo")]
+        try:
+            run = find_run(name)
+        except BadInput:  # a baseline, or a run that has been removed
+            continue
+        if run.model("ppo"):
+            runs.append(run)
     if not runs:
         raise BadInput("Choose a trained model to compare: the scores are those of its reward model.")
     bases = {run.base_model() for run in runs}
