@@ -1,5 +1,7 @@
 """Models and helpers that several tests share, and the marker `process`. Nothing here needs a network."""
 
+import gzip
+import itertools
 import os
 import subprocess
 import sys
@@ -62,6 +64,15 @@ def root(tmp_path, monkeypatch):
     """The folder of all runs, not made yet; the page's code takes it for its own."""
     monkeypatch.setenv("RLHF_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def few_pairs(tmp_path_factory):
+    """A file with the first 400 preference pairs of the embedded world: enough to train and judge a step or two on."""
+    file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    with gzip.open(ROOT / "assets" / "preferences.jsonl.gz", "rt", encoding="utf-8") as pairs:
+        file.write_text("".join(itertools.islice(pairs, 400)), encoding="utf-8")
+    return file
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def test_the_readmes_notebook_starts_watches_compares_and_asks(address, lab, cap
     run = names["run"]
     status = lab.predict(run, api_name="/status")
     assert status["state"] == "finished" and "pid" not in status
-    assert {name: stage["step"] for name, stage in status["stages"].items()} == {"reward": 40, "ppo": 5}
+    assert {name: stage["step"] for name, stage in status["stages"].items()} == {"reward": 20, "ppo": 3}
     assert [found["id"] for found in lab.predict(api_name="/runs")] == ["example", run]
 
 

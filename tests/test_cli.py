@@ -181,9 +181,10 @@ def test_the_report_says_what_the_shipped_run_holds(command, tmp_path):
 
 
 @pytest.mark.process
-def test_ppo_refuses_a_reward_model_that_knows_no_more_than_a_coin(command, shared):
+def test_ppo_refuses_a_reward_model_that_knows_no_more_than_a_coin(command, shared, few_pairs):
     untrained = shared / "untrained"
-    assert command("reward", "--output_dir", untrained, "--max_steps", 1, "--learning_rate", 1e-9).returncode == 0
+    small = ("--dataset_name", few_pairs, "--max_steps", 1, "--learning_rate", 1e-9)
+    assert command("reward", "--output_dir", untrained, *small).returncode == 0
     done = command("ppo", "--reward_model_path", untrained, "--total_episodes", 64)
     assert done.returncode == 2 and "not better than chance" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -193,9 +194,20 @@ def test_ppo_refuses_a_reward_model_that_knows_no_more_than_a_coin(command, shar
 
 
 @pytest.mark.process
-def test_reward_training_resumes_from_its_checkpoint(command, shared):
+def test_reward_training_resumes_from_its_checkpoint(command, shared, few_pairs):
     out = shared / "saved"
-    small = ("--num_train_epochs", 1, "--max_steps", 4, "--save_steps", 2, "--per_device_train_batch_size", 4)
+    small = (
+        "--dataset_name",
+        few_pairs,
+        "--num_train_epochs",
+        1,
+        "--max_steps",
+        4,
+        "--save_steps",
+        2,
+        "--per_device_train_batch_size",
+        4,
+    )
     assert command("reward", "--output_dir", out, *small).returncode == 0
     checkpoint = out / "checkpoints" / "checkpoint-2"
     done = command("reward", "--output_dir", shared / "resumed", *small, "--resume_from_checkpoint", checkpoint)
@@ -252,9 +264,19 @@ def test_the_benchmark_prints_its_medians_and_writes_its_numbers(rlhf, tmp_path)
 
 
 @pytest.mark.process
-def test_a_yaml_file_gives_settings_and_flags_win(command, tmp_path):
+def test_a_yaml_file_gives_settings_and_flags_win(command, tmp_path, few_pairs):
     (tmp_path / "run.yaml").write_text("max_steps: 2\nlearning_rate: 0.001\nper_device_train_batch_size: 4\n")
-    done = command("reward", "--config", "run.yaml", "--learning_rate", "0.002", "--output_dir", "out")
+    done = command(
+        "reward",
+        "--dataset_name",
+        few_pairs,
+        "--config",
+        "run.yaml",
+        "--learning_rate",
+        "0.002",
+        "--output_dir",
+        "out",
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["max_steps"], config["learning_rate"]) == (2, 0.002)

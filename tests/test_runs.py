@@ -134,8 +134,9 @@ def test_a_process_that_was_kept_ready_ends_with_the_page(root):
 
 
 @pytest.mark.process
-def test_a_run_goes_on_when_the_page_that_started_it_is_gone(root):
-    code = "from rlhf.launch.start import start_run; print(start_run('reward', {'max_steps': 1}).path)"
+def test_a_run_goes_on_when_the_page_that_started_it_is_gone(root, few_pairs):
+    settings = {"max_steps": 1, "dataset_name": str(few_pairs)}
+    code = f"from rlhf.launch.start import start_run; print(start_run('reward', {settings}).path)"
     page = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     run = Run(page.stdout.strip())
     deadline = time.time() + 120
@@ -146,6 +147,7 @@ def test_a_run_goes_on_when_the_page_that_started_it_is_gone(root):
 
 def test_a_setting_that_begins_with_a_dash_reaches_the_process_as_it_was_entered(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "_ready", None)  # one that an earlier test left ready would not be in this folder
     with gzip.open(ASSETS / "preferences.jsonl.gz", "rt") as pairs:
         (tmp_path / "-pairs.jsonl").write_text("".join(islice(pairs, 60)))
     entered = {"dataset_name": "-pairs.jsonl", "max_steps": "1e0", "per_device_train_batch_size": "4", "seed": "3"}
