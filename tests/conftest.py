@@ -12,6 +12,7 @@ from processes import ROOT, keep_signals, print_warning
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each would wait for each other
 sys.path.insert(0, str(ROOT))
 
 SLOW = {"rlhf", "address", "site", "browser", "space", "zero_gpu", "start", "trained"}

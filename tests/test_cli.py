@@ -196,18 +196,8 @@ def test_ppo_refuses_a_reward_model_that_knows_no_more_than_a_coin(command, shar
 @pytest.mark.process
 def test_reward_training_resumes_from_its_checkpoint(command, shared, few_pairs):
     out = shared / "saved"
-    small = (
-        "--dataset_name",
-        few_pairs,
-        "--num_train_epochs",
-        1,
-        "--max_steps",
-        4,
-        "--save_steps",
-        2,
-        "--per_device_train_batch_size",
-        4,
-    )
+    small = ("--dataset_name", few_pairs, "--num_train_epochs", 1, "--max_steps", 4, "--save_steps", 2)
+    small += ("--per_device_train_batch_size", 4)
     assert command("reward", "--output_dir", out, *small).returncode == 0
     checkpoint = out / "checkpoints" / "checkpoint-2"
     done = command("reward", "--output_dir", shared / "resumed", *small, "--resume_from_checkpoint", checkpoint)
@@ -266,17 +256,8 @@ def test_the_benchmark_prints_its_medians_and_writes_its_numbers(rlhf, tmp_path)
 @pytest.mark.process
 def test_a_yaml_file_gives_settings_and_flags_win(command, tmp_path, few_pairs):
     (tmp_path / "run.yaml").write_text("max_steps: 2\nlearning_rate: 0.001\nper_device_train_batch_size: 4\n")
-    done = command(
-        "reward",
-        "--dataset_name",
-        few_pairs,
-        "--config",
-        "run.yaml",
-        "--learning_rate",
-        "0.002",
-        "--output_dir",
-        "out",
-    )
+    flags = ("--dataset_name", few_pairs, "--learning_rate", "0.002", "--output_dir", "out")
+    done = command("reward", "--config", "run.yaml", *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["max_steps"], config["learning_rate"]) == (2, 0.002)
