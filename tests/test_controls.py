@@ -25,7 +25,7 @@ EPISODES = 1024
 def controls(tmp_path_factory):
     """The folder of all runs, and how each policy compares with the base model."""
     folder = tmp_path_factory.mktemp("controls")
-    coin, pairs = random.Random(0), load_preferences("everyday")[0].select(range(1600))
+    coin, pairs = random.Random(0), load_preferences("everyday")[0].select(range(800))
     with (folder / "coin.jsonl").open("w") as file:
         for row in pairs:
             sides = [row["chosen"], row["rejected"]]
