@@ -570,6 +570,7 @@ def test_a_question_is_one_line_of_text_that_a_tokenizer_reads():
         voices.tidy("\ud800 ")
 
 
+@pytest.mark.process
 def test_a_chat_question_is_answered_without_loading_datasets():
     script = """
 import sys

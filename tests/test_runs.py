@@ -145,6 +145,7 @@ def test_a_run_goes_on_when_the_page_that_started_it_is_gone(root, few_pairs):
     assert run.status()["state"] == "finished"
 
 
+@pytest.mark.process
 def test_a_setting_that_begins_with_a_dash_reaches_the_process_as_it_was_entered(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jobs, "_ready", None)  # one that an earlier test left ready would not be in this folder
