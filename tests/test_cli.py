@@ -53,6 +53,8 @@ def test_a_tiny_demo_ends_with_everything_in_place(rlhf, shared):
     assert "Caution: 16 prompts are too few" in done.stdout
     statuses = [json.loads((out / part / "status.json").read_text())["state"] for part in (".", "reward", "ppo")]
     assert statuses == ["finished"] * 3
+    # The page takes a run for interrupted whose status names no process.
+    assert json.loads((out / "status.json").read_text())["pid"]
     samples = [json.loads(line) for line in (out / "ppo" / "samples.jsonl").read_text().splitlines()]
     assert {sample["step"] for sample in samples} >= {0, 2} and len({sample["index"] for sample in samples}) == 6
 

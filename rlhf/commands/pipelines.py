@@ -25,8 +25,7 @@ def demo(args: DemoArguments) -> dict | None:
             "compare": lambda: compare(args.compare_arguments(reward_path, paths["ppo"], paths["compare"])),
         }
         started, seconds, results = time.time(), {}, {}
-        first = next(iter(paths))
-        run.set_status(state="running", started=started, phase=first, message=KINDS[first].label)
+        run.start(len(paths), KINDS[next(iter(paths))].label)
         for number, name in enumerate(paths):
             stage_started = time.time()
             run.set_status(phase=name, step=number, total_steps=len(paths))
