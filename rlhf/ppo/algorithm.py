@@ -200,7 +200,7 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
     args, actor_critic, update = trainer.args, trainer.actor_critic, trainer.state.global_step + 1
     clock = [_now(args.device)]
 
-    # 1. Roll out: the policy answers. It keeps the log-probabilities as it samples, so the first ratio is exactly 1.
+    # 1. Roll out: the policy answers, and keeps the log-probabilities as it samples: the old policy of the ratio.
     rollout = trainer.roll_out(prompts, trainer.generator(SAMPLE))
     mask, loss_mask = rollout.mask, rollout.loss_mask  # (B, T), (B, T)
     clock.append(_now(args.device))
@@ -214,7 +214,7 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
     # 3. Rewards: the score at the last token, minus the KL penalty at every token.
     if not torch.isfinite(ranks.gather(rollout.raw_scores)).all():
         raise Diverged(f"A score was not finite at update {update}.")
-    # By default scores are taken as they are; normalised, they are measured in standard deviations of the reference's.
+    # PPOConfig takes scores as they are; the commands measure them in standard deviations of the reference's.
     shift, scale = trainer.score_stats.normalization(args.reward_normalization, ranks.gather(rollout.raw_scores))
     scores, score_rewards = (rollout.raw_scores - shift) / scale, score_rewards / scale
     if args.reward_clip_range is not None:
