@@ -18,7 +18,7 @@ from rlhf.data import load_preferences
 
 pytestmark = pytest.mark.process
 
-EPISODES = 1024
+EPISODES = 768
 
 
 @pytest.fixture(scope="module")
