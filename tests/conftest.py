@@ -19,12 +19,7 @@ SLOW = {"rlhf", "address", "site", "browser", "space", "zero_gpu", "start", "tra
 """Fixtures that start processes, serve the page or train for seconds: tests that use one are marked `process`."""
 
 
-LONG = ("test_controls", "test_cli", "test_space", "test_ranks", "test_api", "test_app")
-"""Files that take minutes: they come first, so that no worker is left with one at the end."""
-
-
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     for item in items:
         if SLOW & set(getattr(item, "fixturenames", ())):
             item.add_marker("process")
