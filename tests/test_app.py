@@ -202,6 +202,8 @@ def test_several_prices_of_kl_are_read_from_one_line(root):
     assert build(SweepArguments, entered) == SweepArguments(reward_model_path="x")
     settings = build(SweepArguments, entered | {"kl_coefs": "0 0.1"})
     assert settings == SweepArguments(reward_model_path="x", kl_coefs=["0", "0.1"])
+    with pytest.raises(BadInput, match="kl_coefs needs a value"):
+        build(SweepArguments, entered | {"kl_coefs": " "})
     with pytest.raises(BadInput, match="kl_coefs must be a number"):
         build(SweepArguments, entered | {"kl_coefs": "0, much"})
 

@@ -62,8 +62,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Words = Annotated[list[str], BeforeValidator(_split)]
 """Several texts: a list, or one text with spaces."""
-Numbers = Annotated[list[Annotated[str, AfterValidator(_number_as_text)]], BeforeValidator(_split)]
-"""Several numbers, kept as they were typed."""
+Numbers = Annotated[
+    list[Annotated[str, AfterValidator(_number_as_text)]], Field(min_length=1), BeforeValidator(_split)
+]
+"""One number or more, kept as they were typed."""
 
 
 # Settings ------------------------------------------------------------------------------------------------------------
@@ -130,7 +132,7 @@ def _sentence(name: str, error: ValidationError) -> str:
     """What is wrong with a field's value, for a person."""
     fault = error.errors()[0]
     context, value = fault.get("ctx", {}), fault["input"]
-    if value is None:
+    if value is None or fault["type"] == "too_short":
         return f"{name} needs a value."
     if "expected" in context:  # "'a', 'b' or 'c'"
         context["expected"] = context["expected"].replace("'", "").replace(" or ", ", ")
