@@ -89,9 +89,9 @@ def broadcast_object(value: object) -> object:
     return objects[0]
 
 
-def broadcast_weights(model: nn.Module) -> None:
-    """Give every rank the main process's weights: new layers may be initialised at random."""
-    if world_size() > 1:
+def broadcast_weights(model: nn.Module | None) -> None:
+    """Give every rank the main process's weights of a model, if there is one: new layers begin at random."""
+    if world_size() > 1 and model is not None:
         for tensor in (*model.parameters(), *model.buffers()):
             distributed.broadcast(tensor.data, src=0)
 

@@ -56,6 +56,9 @@ class PPOSettings(Settings):
     """How far a value may move in one update before its loss is clipped, in score units."""
     entropy_coef: NonNegativeFloat = 0.0
     """Weight of an entropy bonus."""
+    advantage_estimator: Literal["gae", "rloo", "grpo", "reinforce++"] = "gae"
+    """What an answer is compared with: a critic's guess (gae), the other answers to its prompt (rloo, grpo), or the
+    mean of the update (reinforce++)."""
     gamma: Fraction = 1.0
     """Discount factor."""
     lam: Fraction = 0.95
@@ -106,6 +109,11 @@ class PPOSettings(Settings):
             raise BadInput(
                 f"total_episodes ({self.total_episodes}) must be at least per_device_train_batch_size times "
                 f"gradient_accumulation_steps ({self.local_batch_size}): one update needs that many."
+            )
+        if self.advantage_estimator in ("rloo", "grpo") and self.num_generations < 2:
+            raise BadInput(
+                f"advantage_estimator {self.advantage_estimator!r} compares several answers to one prompt; set "
+                "num_generations to 2 or more."
             )
         if self.kl_controller == "adaptive" and self.kl_coef == 0:
             raise BadInput("The adaptive controller multiplies kl_coef, so that must be above 0 to begin with.")

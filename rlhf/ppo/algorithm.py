@@ -111,6 +111,39 @@ def compute_gae(
     return advantages, advantages + values
 
 
+def compute_rloo(rewards: torch.Tensor, mask: torch.Tensor, num_generations: int) -> torch.Tensor:
+    """rewards, mask (B, T) -> advantages (B, T): a response's return minus the mean of its siblings' returns.
+
+    The rows are groups of `num_generations` answers to one prompt, and a response as a whole is one action: with
+    R_i = sum_t r_it, A_i = R_i - mean_{j != i} R_j at each of its tokens (Ahmadian et al. 2402.14740, eq. 9). The
+    leave-one-out mean does not depend on response i, so it biases nothing.
+    """
+    returns = torch.where(mask, rewards, 0.0).sum(dim=1).view(-1, num_generations)  # (prompts, k)
+    others = (returns.sum(dim=1, keepdim=True) - returns) / (num_generations - 1)
+    return (returns - others).view(-1, 1) * mask
+
+
+def compute_grpo(rewards: torch.Tensor, mask: torch.Tensor, num_generations: int) -> torch.Tensor:
+    """rewards, mask (B, T) -> advantages (B, T): returns standardised within each group of answers to one prompt.
+
+    A_i = (R_i - mean_j R_j) / std_j R_j (Shao et al. 2402.03300, 4.1.2). There the KL is a term of the loss, estimated
+    by k3; here it is part of the rewards, as for the other estimators, which keeps its optimum.
+    """
+    returns = torch.where(mask, rewards, 0.0).sum(dim=1).view(-1, num_generations)  # (prompts, k)
+    # 1e-4 as in TRL: answers that are all worth the same teach nothing.
+    standardised = (returns - returns.mean(dim=1, keepdim=True)) / (returns.std(dim=1, keepdim=True) + 1e-4)
+    return standardised.view(-1, 1) * mask
+
+
+def compute_reinforce_plus_plus(rewards: torch.Tensor, mask: torch.Tensor, gamma: float) -> torch.Tensor:
+    """rewards, mask (B, T) -> the discounted return from each token on (B, T), to be whitened over the update.
+
+    REINFORCE with the KL penalty by token, whose baseline is the mean of the whole update (Hu 2501.03262, eq. 8).
+    """
+    # It is GAE with lambda 1 around a critic that expects nothing.
+    return compute_gae(rewards, torch.zeros_like(rewards), mask, gamma, 1.0)[0]
+
+
 def whiten(values: torch.Tensor, mask: torch.Tensor, *, shift_mean: bool = True) -> torch.Tensor:
     """Scale the valid entries of all ranks to mean 0 and variance 1; values, mask (B, T) -> (B, T), 0 outside."""
     valid = ranks.gather(values[mask])  # (N,) of all ranks
@@ -209,7 +242,8 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
     #    expects from each token on.
     rollout.raw_scores, score_rewards = trainer.score(rollout)  # (B,), (B, T)
     rollout.ref_logprobs, rollout.exact_kl = actor_critic.reference_logprobs(rollout)  # (B, T), (B, T)
-    rollout.values = actor_critic.values(rollout)  # (B, T), the old values that the value loss is clipped around
+    if actor_critic.critic is not None:
+        rollout.values = actor_critic.values(rollout)  # (B, T), the old values that the value loss is clipped around
 
     # 3. Rewards: the score at the last token, minus the KL penalty at every token.
     if not torch.isfinite(ranks.gather(rollout.raw_scores)).all():
@@ -235,10 +269,20 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
         rollout.rewards = whiten(rollout.rewards, mask, shift_mean=False)
 
     # 4. Advantages: how much better each token turned out than the critic expected.
-    #    returns = advantages + values are the critic's targets, and stay as they are when the advantages are whitened.
-    rollout.advantages, rollout.returns = compute_gae(rollout.rewards, rollout.values, mask, args.gamma, args.lam)
-    # To mean 0 and variance 1 over the tokens that are learned: the learning rate then suits any scale of scores.
-    if args.normalize_advantages:
+    #    Or, without a critic, than other answers did.
+    estimator = args.advantage_estimator
+    if estimator == "gae":
+        # returns = advantages + values are the critic's targets; they stay as they are when advantages are whitened.
+        rollout.advantages, rollout.returns = compute_gae(rollout.rewards, rollout.values, mask, args.gamma, args.lam)
+    elif estimator == "rloo":
+        rollout.advantages = compute_rloo(rollout.rewards, mask, args.num_generations)
+    elif estimator == "grpo":
+        rollout.advantages = compute_grpo(rollout.rewards, mask, args.num_generations)
+    elif estimator == "reinforce++":
+        rollout.advantages = compute_reinforce_plus_plus(rollout.rewards, mask, args.gamma)
+    # To mean 0 and variance 1 over the tokens that are learned: the learning rate then suits any scale of scores. A
+    # group's answers have a baseline already, and whitening would blow up the noise that vanishes at RLOO's optimum.
+    if args.normalize_advantages and estimator in ("gae", "reinforce++"):
         rollout.advantages = whiten(rollout.advantages, loss_mask)
     clock.append(_now(args.device))
 
@@ -252,9 +296,8 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
             for batch in actor_critic.micro_batches(rollout, rows):
                 inside = mask[batch.rows]
                 # The tokens of the micro-batch one after another, (N,) each.
-                mb_logprobs, mb_values, mb_advantages, mb_returns, mb_loss_mask = (
-                    tensor[batch.rows][inside]
-                    for tensor in (rollout.logprobs, rollout.values, rollout.advantages, rollout.returns, loss_mask)
+                mb_logprobs, mb_advantages, mb_loss_mask = (
+                    tensor[batch.rows][inside] for tensor in (rollout.logprobs, rollout.advantages, loss_mask)
                 )
                 weight = mb_loss_mask.float()
 
@@ -275,7 +318,8 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
 
                 def value_loss(values: torch.Tensor) -> torch.Tensor:
                     """Values (N,) of this micro-batch -> loss ()."""
-                    loss, clipped = value_losses(values, mb_values, mb_returns, args.cliprange_value)
+                    old_values, returns = rollout.values[batch.rows][inside], rollout.returns[batch.rows][inside]
+                    loss, clipped = value_losses(values, old_values, returns, args.cliprange_value)
                     stats.add(weight, value_loss=loss, value_clipped=clipped)
                     return args.vf_coef * (loss * weight).sum() / num_tokens
 

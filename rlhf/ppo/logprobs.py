@@ -90,7 +90,8 @@ class ActorCritic:
 
     Args:
         policy: a causal language model, with or without PEFT adapters.
-        critic: a `ValueHead` on the policy's hidden states, or a sequence classifier of its own.
+        critic: a `ValueHead` on the policy's hidden states, a sequence classifier of its own, or None for advantages
+            that need no critic.
         ref_model: the reference; None for a policy with adapters, which without them is its own reference, or where
             there is no KL penalty.
         args: temperature, adapters' names, sizes.
@@ -100,7 +101,7 @@ class ActorCritic:
     def __init__(
         self,
         policy: PreTrainedModel,
-        critic: ValueHead | PreTrainedModel,
+        critic: ValueHead | PreTrainedModel | None,
         ref_model: PreTrainedModel | None,
         args: PPOConfig,
         autocast: Callable[[], AbstractContextManager],
@@ -229,5 +230,5 @@ class ActorCritic:
         if policy_learns:
             states.backward(leaf.grad)
         del states  # with its graph: the activations of policy and critic need not be in memory together
-        if not self.shares_trunk:
+        if self.critic is not None and not self.shares_trunk:
             value_loss(self._separate_values(batch)).backward()

@@ -78,8 +78,6 @@ def update_metrics(
     raw_scores, scores = gather(rollout.raw_scores), gather(rollout.scores)
     non_score = gather(rollout.non_score_rewards.sum(dim=1))
     sequence_nll = gather(-(generation.logprobs * mask).sum(dim=1))
-    # Tokens of all ranks, (N,) each
-    returns, values = gather(rollout.returns[mask]), gather(rollout.values[mask])
     read_tokens = sum(ranks.all_gather_object(sum(map(len, rollout.rows))))  # prompts and responses
     learned = stats.means()
     ratios = torch.tensor([float(step["ratio"] / step["num_tokens"]) for step in stats.steps])
@@ -106,17 +104,11 @@ def update_metrics(
         "policy/entropy_avg": learned["entropy"],  # of a token's distribution, unlike ENTROPY
         "policy/epochs_run": stats.epochs,  # fewer than num_ppo_epochs after early stopping
         "loss/policy_avg": learned["policy_loss"],
-        "loss/value_avg": learned["value_loss"],
-        "val/clipfrac_avg": learned["value_clipped"],
         # Should stay near 1; its variance is that of the optimizer steps' means.
         "val/ratio": learned["ratio"],
         "val/ratio_var": ratios.var(correction=0).item(),
         "val/num_eos_tokens": int(ended.sum()),
-        # The critic against what came of it: returns are the targets of its loss.
-        "val/mean": values.mean().item(),
-        "val/explained_variance": explained_variance(values, returns).item(),
-        "returns/mean": returns.mean().item(),
-        "returns/var": returns.var(correction=0).item(),
+        **(_critic(rollout, learned) if rollout.values is not None else {}),
         **_lengths(lengths.float(), ended),
         # Before clipping, the mean over optimizer steps.
         "grad_norm": sum(float(step["grad_norm"]) for step in stats.steps) / len(stats.steps),
@@ -137,6 +129,19 @@ def _kl(estimator: str, rollout: "Rollout") -> dict[str, float]:
     return {
         metrics.KL: ranks.gather(estimate.sum(dim=1)).mean().item(),
         "objective/kl_exact": ranks.gather(rollout.exact_kl.sum(dim=1)).mean().item(),
+    }
+
+
+def _critic(rollout: "Rollout", learned: dict[str, float]) -> dict[str, float]:
+    """The critic against what came of it: returns are the targets of its loss."""
+    returns, values = (ranks.gather(tensor[rollout.mask]) for tensor in (rollout.returns, rollout.values))  # (N,) each
+    return {
+        "loss/value_avg": learned["value_loss"],
+        "val/clipfrac_avg": learned["value_clipped"],
+        "val/mean": values.mean().item(),
+        "val/explained_variance": explained_variance(values, returns).item(),
+        "returns/mean": returns.mean().item(),
+        "returns/var": returns.var(correction=0).item(),
     }
 
 

@@ -178,8 +178,12 @@ class PPOTrainer(Trainer):
         models.check_policy(ref_model, self.processing_class, "ref_model")
         return _without_dropout(ref_model, args.device).requires_grad_(False)
 
-    def _prepare_critic(self, value_model: str | PreTrainedModel | None) -> ValueHead | PreTrainedModel:
-        """A value head on the policy's trunk, or a value model that was given or is made."""
+    def _prepare_critic(self, value_model: str | PreTrainedModel | None) -> ValueHead | PreTrainedModel | None:
+        """A value head on the policy's trunk, or a value model that was given or is made; None if none is needed."""
+        if self.args.advantage_estimator != "gae":
+            if value_model is not None:
+                raise BadInput("Only the advantage_estimator 'gae' has a critic; leave value_model out.")
+            return None
         if value_model is None and self.args.value_head == "shared":
             hidden_size = plain_model(self.model).config.get_text_config().hidden_size
             return ValueHead(hidden_size).to(self.args.device)
@@ -196,7 +200,8 @@ class PPOTrainer(Trainer):
 
     def _checkpoint_activations(self) -> None:
         """Recompute activations in the backward pass. Transformers does so in train mode only: dropout goes to 0."""
-        for model in (self.model, *([] if self.actor_critic.shares_trunk else [self.value_model])):
+        has_trunk = self.value_model is not None and not self.actor_critic.shares_trunk
+        for model in (self.model, *([self.value_model] if has_trunk else [])):
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = 0.0
@@ -211,9 +216,10 @@ class PPOTrainer(Trainer):
         # A value head starts at zero beside a trunk that is trained: it has further to go, so it goes faster.
         lr = self.args.value_learning_rate or self.args.learning_rate * (10 if self.actor_critic.shares_trunk else 1)
         # Weight decay where Transformers puts it: not on biases and norms.
-        decayed = self.get_decay_parameter_names(self.value_model)
+        critic = self.value_model or nn.Module()  # none has no parameters
+        decayed = self.get_decay_parameter_names(critic)
         for decay in (True, False):
-            values = [p for name, p in self.value_model.named_parameters() if (name in decayed) == decay]
+            values = [p for name, p in critic.named_parameters() if (name in decayed) == decay]
             values = [p for p in values if id(p) not in own]
             if values:
                 weight_decay = self.args.weight_decay if decay else 0.0
@@ -485,7 +491,7 @@ class PPOTrainer(Trainer):
             self._save_policy(folder)
             if self.args.save_value_model and self.actor_critic.shares_trunk:
                 checkpoint.save_value_head(self.value_model, folder / "value_model")
-            elif self.args.save_value_model:
+            elif self.args.save_value_model and self.value_model is not None:
                 self.value_model.save_pretrained(folder / "value_model")
         ranks.barrier()
         if self.args.push_to_hub and not _internal_call:
@@ -512,7 +518,8 @@ class PPOTrainer(Trainer):
                 "kl_coef": self.kl_coef,
                 "score_stats": asdict(self.score_stats),
             }
-            tensors = {"value": dict(self.value_model.named_parameters()), "optimizer": tensors}
+            value = {} if self.value_model is None else dict(self.value_model.named_parameters())
+            tensors = {"value": value, "optimizer": tensors}
             checkpoint.save(folder, tensors, state, self._save_policy)
             if self.args.save_total_limit:
                 checkpoint.rotate(folder.parent, self.args.save_total_limit)
@@ -531,7 +538,8 @@ class PPOTrainer(Trainer):
                 set_peft_model_state_dict(self.model, weights)
             else:
                 self.model.load_state_dict(weights, strict=False)  # tied weights are saved once
-            self.value_model.load_state_dict(tensors["value"], strict=False)
+            if self.value_model is not None:
+                self.value_model.load_state_dict(tensors["value"], strict=False)
             self.optimizer.load_state_dict(checkpoint.join_optimizer(tensors["optimizer"], state["optimizer"]))
         except (RuntimeError, ValueError) as error:
             raise BadInput(f"The checkpoint {folder} is of another model, or trains other parts of it.") from error
