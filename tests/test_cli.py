@@ -235,7 +235,9 @@ def test_a_run_writes_nothing_outside_its_directory(shared, command, tmp_path):
 
 @pytest.mark.process
 def test_the_benchmark_of_a_comparison_prints_how_much_batches_gain(command):
-    done = command("bench", "compare", "--rounds", 1, "--batch_size", 4, "--micro_batch_size", 4, "--response_length", 6)
+    done = command(
+        "bench", "compare", "--rounds", 1, "--batch_size", 4, "--micro_batch_size", 4, "--response_length", 6
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "4 at a time" in done.stdout and "1 at a time" in done.stdout
     assert float(done.stdout.split("ratio responses_per_second ")[1]) > 0
