@@ -30,8 +30,6 @@ REQUIREMENTS = ("trl==1.12.0", "transformers==5.23.0", "accelerate>=1.15,<2", "n
 PHASES = ("rollout", "score", "update")
 LAST = 10
 """Updates over which the final score is averaged: a single batch of 64 is noisy."""
-SECONDS = 8
-"""How long each speed beside busy loops is measured, at least."""
 SPIN = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
 """A busy loop, which ends with the process that started it."""
 
@@ -109,7 +107,7 @@ def _crowding_callback(job: dict) -> object:
         def on_step_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
             self.episodes += job["batch_size"]
             now = time.perf_counter()
-            if now - self.began < SECONDS:
+            if now - self.began < job["seconds"]:
                 return
             if state.global_step > 1:  # the first update is the warm-up
                 self.speeds.append(self.episodes / (now - self.began))
@@ -509,7 +507,7 @@ def bench_busy(args: BenchArguments) -> dict:
         for name, environ in contenders[:: -1 if turn % 2 else 1]:
             job = _default_job(args, task, args.seed + turn)
             # Without learning the answers keep their length, so that the loops alone change the speed.
-            job |= {"busy": loops, "learning_rate": 0.0, "total_episodes": 10**6}
+            job |= {"busy": loops, "seconds": args.seconds, "learning_rate": 0.0, "total_episodes": 10**6}
             rounds[name].append(measure(sys.executable, job, environ)["speeds"])
             say(f"{f'round {turn + 1}, {name}':<28}" + "".join(f"{speed:>16.1f}" for speed in rounds[name][-1]))
     medians = {name: list(map(statistics.median, zip(*speeds, strict=True))) for name, speeds in rounds.items()}

@@ -1,15 +1,16 @@
 """How PyTorch's threads wait for each other: briefly, so that training keeps its speed beside other programs.
 
-OpenMP's threads spin while they wait, for milliseconds. As soon as there are more busy threads than cores, they take the
-cores from the very thread they wait for. A short spin keeps most of what a long one wins on an idle machine. OpenMP
-reads its variables once, when PyTorch is loaded. The number of threads stays: the last bits of a sum depend on it.
+OpenMP's threads spin for milliseconds while they wait. As soon as more threads are busy than there are cores, they take
+the cores from the very thread that they wait for. A short spin keeps most of what a long one wins on an idle machine.
+OpenMP reads its variables once, when PyTorch is loaded. The number of threads stays as it is, because the last bits of
+a sum depend on it.
 """
 
 import os
 
 
 WAITING = {
-    "GOMP_SPINCOUNT": "3000",  # GCC's OpenMP, in PyTorch for Linux: turns of the loop; 300,000 by default
+    "GOMP_SPINCOUNT": "1000",  # GCC's OpenMP, in PyTorch for Linux: turns of the loop; 300,000 by default
     "KMP_BLOCKTIME": "0",  # LLVM's and Intel's, for macOS and Windows: milliseconds; 200 by default
 }
 """How long a thread spins before it sleeps."""

@@ -79,6 +79,8 @@ class BenchArguments(Settings):
     busy: Counts | None = None
     """Numbers of processes that only spin: measures the speed of `ppo` with its defaults by itself and beside so many,
     with threads that wait briefly, as shipped, and with threads that spin, in turn."""
+    seconds: PositiveInt = 8
+    """With busy: how long each speed is measured, at least."""
     rounds: PositiveInt = 3
     """Repetitions, each with another seed."""
     model_name_or_path: str = EVERYDAY
