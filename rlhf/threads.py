@@ -1,7 +1,7 @@
 """How PyTorch's threads wait for each other: briefly, so that training keeps its speed beside other programs.
 
-OpenMP's threads spin for milliseconds while they wait. As soon as more threads are busy than there are cores, they take
-the cores from the very thread that they wait for. A short spin keeps most of what a long one wins on an idle machine.
+OpenMP's threads spin for milliseconds while they wait. Where more threads are busy than there are cores, they take the
+cores from the very thread that they wait for. A short spin keeps most of what a long one wins on an idle machine.
 OpenMP reads its variables once, when PyTorch is loaded. The number of threads stays as it is, because the last bits of
 a sum depend on it.
 """

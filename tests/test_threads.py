@@ -1,4 +1,4 @@
-"""How threads wait: set before PyTorch is loaded, by programs only, and never against the user. OpenMP tells it itself."""
+"""How threads wait: said before PyTorch is loaded, by programs only, never against the user. OpenMP itself tells."""
 
 import json
 import shutil
