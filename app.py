@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from rlhf import threads
 from rlhf.config import BadInput
 from rlhf.launch import jobs, limits
 from rlhf.runs import directory as runs
@@ -234,6 +235,7 @@ def theme() -> gr.themes.Base:
 
 def main() -> None:
     """Serve the page on port 7860; meanwhile load the chat's models, then get a process ready for training."""
+    threads.wait_briefly()  # here for Chat, and for the training processes, which inherit it
     try:
         folder = runs.page_folder()
         if limits.on_zero_gpu():

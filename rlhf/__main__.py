@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from rlhf import threads
 from rlhf.config import (
     BadInput,
     BenchArguments,
@@ -31,7 +32,10 @@ from rlhf.write import tables
 TOOLS = {
     "preview": (PreviewArguments, "look at preference pairs before training: first rows, lengths, what is left out"),
     "push": (PushArguments, "push a run's model with its card to the Hugging Face Hub"),
-    "bench": (BenchArguments, "measure the speed of PPO, alone or against TRL 1.12, or of a comparison"),
+    "bench": (
+        BenchArguments,
+        "measure the speed of PPO, alone, against TRL 1.12 or on a busy machine, or of compare",
+    ),
     "pretrain": (PretrainConfig, "make the embedded base model again"),
     "preferences": (PreferencesConfig, "make the embedded preference pairs again"),
 }
@@ -123,9 +127,9 @@ def _use_tool(name: str, named: str | None, config: object) -> None:
 
         print(push(Run(named), config))
     elif name == "bench":
-        from rlhf.bench import bench, bench_compare
+        from rlhf.bench import bench, bench_busy, bench_compare
 
-        (bench_compare if named == "compare" else bench)(config)
+        (bench_compare if named == "compare" else bench_busy if config.busy else bench)(config)
     elif name == "preview":
         from rlhf.data.preview import preview
 
@@ -153,6 +157,7 @@ def exit_code(work: Callable[..., None], *arguments: object) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command, by default the one in `sys.argv`; returns the exit code."""
+    threads.wait_briefly()
     given = vars(parser().parse_args(arguments))
     return exit_code(run_command, given.pop("command"), given)
 

@@ -1,5 +1,5 @@
-"""`python -m rlhf bench`: the speed and memory of PPO here and in TRL 1.12, on the same machine and task, and of the
-comparison.
+"""`python -m rlhf bench`: the speed and memory of PPO here and in TRL 1.12, on the same machine and task; PPO's speed
+beside other programs; and the speed of the comparison.
 
 Each measurement is a process of its own, this file run as `python -m rlhf.bench JOB`, which prints its result as one
 line of JSON. The trainers take turns, round by round, because the load of a shared machine varies; results are
@@ -18,10 +18,11 @@ import tempfile
 import time
 import venv
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from rlhf import metrics
+from rlhf import metrics, threads
 from rlhf.config import ASSETS, BadInput, BenchArguments, PPOArguments
 
 
@@ -29,6 +30,8 @@ REQUIREMENTS = ("trl==1.12.0", "transformers==5.23.0", "accelerate>=1.15,<2", "n
 PHASES = ("rollout", "score", "update")
 LAST = 10
 """Updates over which the final score is averaged: a single batch of 64 is noisy."""
+SPIN = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
+"""A busy loop, which ends with the process that started it."""
 
 
 # -------------------------------------------------------------------------------------------------------------------
@@ -90,6 +93,40 @@ def _stopping_callback(watch: Stopwatch, job: dict, score_key: str) -> object:
     return EndOfUpdate()
 
 
+def _crowding_callback(job: dict) -> object:
+    """A Transformers callback that measures the speed beside each number of busy loops in job["busy"], then ends."""
+    from transformers import TrainerCallback
+
+    class Crowd(TrainerCallback):
+        def __init__(self) -> None:
+            self.to_come = list(job["busy"])
+            self.loops: list[subprocess.Popen] = []
+            self.episodes, self.began = 0, -float("inf")
+            self.speeds: list[float] = []
+
+        def on_step_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
+            self.episodes += job["batch_size"]
+            now = time.perf_counter()
+            if now - self.began < job["seconds"]:
+                return
+            if state.global_step > 1:  # the first update is the warm-up
+                self.speeds.append(self.episodes / (now - self.began))
+            self.end()
+            if self.to_come:
+                command = [sys.executable, "-c", SPIN, str(os.getpid())]
+                self.loops = [subprocess.Popen(command) for _ in range(self.to_come.pop(0))]
+                self.episodes, self.began = 0, time.perf_counter()
+            else:
+                control.should_training_stop = True
+
+        def end(self) -> None:
+            for loop in self.loops:
+                loop.kill()
+                loop.wait()
+
+    return Crowd()
+
+
 def _models(job: dict) -> tuple:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -145,6 +182,11 @@ def _train_ours(job: dict, watch: Stopwatch) -> dict:
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_stopping_callback(watch, job, metrics.SCORE))
+    if job["busy"]:
+        crowd = _crowding_callback(job)
+        trainer.add_callback(crowd)
+        trainer.train()
+        return {"speeds": crowd.speeds}
     peak = matmul_peak(policy.device) if job["trainer"] == "ours" else None
     trainer.train()
     for update, line in zip(watch.updates, trainer.state.log_history, strict=True):
@@ -277,15 +319,15 @@ def environment(folder: Path) -> Path:
     return python
 
 
-def measure(python: str | Path, job: dict) -> dict:
-    """Run a measurement in a process and return its result."""
+def measure(python: str | Path, job: dict, environ: Mapping[str, str] = os.environ) -> dict:
+    """Run a measurement in a process with these environment variables, and return its result."""
     root = str(Path(__file__).resolve().parent.parent)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.json"
         path.write_text(json.dumps({**job, "output_dir": str(Path(folder) / "out")}), encoding="utf-8")
         done = subprocess.run(
             [str(python), "-m", "rlhf.bench", str(path)],
-            env={**os.environ, "PYTHONPATH": root, "HF_HUB_OFFLINE": "1"},
+            env={**environ, "PYTHONPATH": root, "HF_HUB_OFFLINE": "1"},
             capture_output=True,
             text=True,
         )
@@ -365,6 +407,7 @@ def _job(args: BenchArguments, task: dict, trainer: str, seed: int) -> dict:
         "use_cpu": args.use_cpu,
         "threads": args.threads,
         "stop_at_score": None,
+        "busy": None,
         # Ours only: TRL keeps its defaults, 0.95 and 0.1. vf_coef is tuned for a value head on the policy's trunk.
         "ours": {"lam": PPOArguments.lam, **({"vf_coef": PPOArguments.vf_coef} if trainer == "ours" else {})},
     }
@@ -404,7 +447,9 @@ def bench(args: BenchArguments) -> dict:
             for name, python in (*contenders[turn % len(contenders) :], *contenders[: turn % len(contenders)]):
                 results[name].append(_run(python, _job(args, task, name, args.seed + turn)))
             if against and not is_random:
-                results["ours_shipped"].append(_shipped(args, task, results["trl"][-1]))
+                trls = results["trl"][-1]  # until its final score is reached
+                job = {**_default_job(args, task, trls["seed"]), "stop_at_score": trls["score"]}
+                results["ours_shipped"].append(_run(sys.executable, job))
     report = {"machine": machine(), "settings": asdict(args), "medians": {}, "ratios": {}}
     for name, _ in contenders:
         report["medians"][name] = summarize(results[name])
@@ -450,14 +495,41 @@ def bench_compare(args: BenchArguments) -> dict:
     return report
 
 
-def _shipped(args: BenchArguments, task: dict, trl: dict) -> dict:
-    """Our default settings on TRL's prompts and lengths, until TRL's final score is reached."""
-    job = _job(args, task, "ours", trl["seed"])
-    job |= {"stop_at_score": trl["score"], "total_episodes": PPOArguments.total_episodes}
-    job |= {"num_ppo_epochs": PPOArguments.num_ppo_epochs, "learning_rate": PPOArguments.learning_rate}
+def bench_busy(args: BenchArguments) -> dict:
+    """Measure PPO by itself and beside busy loops, with threads that wait as here and as in PyTorch by default."""
+    task = everyday_task(args)
+    by_default = {name: value for name, value in os.environ.items() if name not in threads.VARIABLES}
+    contenders = [("shipped", os.environ), ("spinning", by_default)]
+    loops = [0, *args.busy]
+    rounds: dict[str, list[list[float]]] = defaultdict(list)
+    say(f"{'episodes per second beside':<28}" + "".join(f"{f'{count} loops':>16}" for count in loops))
+    for turn in range(args.rounds):
+        for name, environ in contenders[:: -1 if turn % 2 else 1]:
+            job = _default_job(args, task, args.seed + turn)
+            # Without learning the answers keep their length, so that the loops alone change the speed.
+            job |= {"busy": loops, "seconds": args.seconds, "learning_rate": 0.0, "total_episodes": 10**6}
+            rounds[name].append(measure(sys.executable, job, environ)["speeds"])
+            say(f"{f'round {turn + 1}, {name}':<28}" + "".join(f"{speed:>16.1f}" for speed in rounds[name][-1]))
+    medians = {name: list(map(statistics.median, zip(*speeds, strict=True))) for name, speeds in rounds.items()}
+    for name, speeds in medians.items():
+        cells = "".join(f"{f'{speed:.1f} ({speed / speeds[0]:.0%})':>16}" for speed in speeds)
+        say(f"{f'median, {name}':<28}{cells}")
+    environment = {name: os.environ[name] for name in sorted(threads.VARIABLES & os.environ.keys())}
+    report = {"machine": machine(), "environment": environment, "loops": loops, "medians": medians, "rounds": rounds}
+    say(f"{report['machine']}; shipped: {environment}")
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=2), encoding="utf-8")
+    return report
+
+
+def _default_job(args: BenchArguments, task: dict, seed: int) -> dict:
+    """The default settings of `ppo`, on these prompts and lengths."""
+    job = _job(args, task, "ours", seed)
+    job |= {"total_episodes": PPOArguments.total_episodes, "num_ppo_epochs": PPOArguments.num_ppo_epochs}
+    job |= {"learning_rate": PPOArguments.learning_rate}
     names = ("num_mini_batches", "vf_coef", "lam", "reward_normalization", "missing_eos_penalty")
     job["ours"] = {name: getattr(PPOArguments, name) for name in names}
-    return _run(sys.executable, job)
+    return job
 
 
 def ratios(results: dict[str, list[dict]]) -> dict[str, float]:

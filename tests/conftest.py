@@ -15,11 +15,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each would wait for each other
 sys.path.insert(0, str(ROOT))
 
-SLOW = {"rlhf", "address", "site", "browser", "space", "zero_gpu", "start", "trained"}
+SLOW = {"rlhf", "address", "site", "browser", "space", "zero_gpu", "start", "trained", "read_plainly"}
 """Fixtures that start processes, serve the page or train for seconds: tests that use one are marked `process`."""
 
 
+FIRST = ("test_space.py", "test_controls.py", "test_readme.py", "test_ranks.py")
+"""Files that take longest come first, so that both workers end together. The pages of a Space share the machine with
+one training only; files that start several processes come later."""
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
     for item in items:
         if SLOW & set(getattr(item, "fixturenames", ())):
             item.add_marker("process")

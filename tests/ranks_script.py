@@ -1,15 +1,19 @@
-"""What `test_ranks.py` runs under a launcher and in its own process: PPO in a small world, numbers to a file.
+"""What `test_ranks.py` runs under a launcher, several pieces of work in one start.
 
-ranks_script.py FOLDER ROWS    with so many responses an update from each process
+ranks_script.py commands FILE        commands of the program, a list of their words for each
+ranks_script.py world FOLDER ROWS    PPO in a small world with so many responses an update from each process, numbers
+                                     to a file
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from worlds import small_gpt2, trainer_for
 
 from rlhf import ranks
+from rlhf.__main__ import exit_code, parser, run_command
 
 
 SETTINGS = {
@@ -58,8 +62,19 @@ def run(folder: Path, rows: int, name: str) -> dict:
     return {"log": trainer.state.log_history, "eval": found}
 
 
+def run_all(commands: list[list[str]]) -> None:
+    """Run these commands, one after another."""
+    for words in commands:
+        given = vars(parser().parse_args(words))
+        run_command(given.pop("command"), given)
+
+
 if __name__ == "__main__":
-    folder, rows = Path(sys.argv[1]), int(sys.argv[2])
-    found = {name: run(folder, rows, name) for name in SETTINGS}
+    what, path, *rows = sys.argv[1:]
+    if what == "commands":
+        code = exit_code(run_all, json.loads(Path(path).read_text()))
+        sys.stderr.flush()
+        os._exit(code)  # as `python -m rlhf` ends with several processes
+    found = {name: run(Path(path), int(rows[0]), name) for name in SETTINGS}
     if ranks.is_main_process():
-        (folder / f"{ranks.world_size()}.json").write_text(json.dumps(found))
+        Path(path, f"{ranks.world_size()}.json").write_text(json.dumps(found))

@@ -1,8 +1,7 @@
-"""The rooms and their arrows: imports point one way, the package knows no Gradio, the page loads no training code."""
+"""The rooms and their arrows: imports point one way, and the package knows no Gradio."""
 
 import ast
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; a room may import those before it.
 ROOMS = (
-    "config", "kinds", "metrics", "words", "ranks", "everyday", "runs", "models", "data", "compare", "reward", "ppo",
-    "pretrain", "bench", "figures", "write", "commands", "__main__", "launch", "ui",
+    "threads", "config", "kinds", "metrics", "words", "ranks", "everyday", "runs", "models", "data", "compare",
+    "reward", "ppo", "pretrain", "bench", "figures", "write", "commands", "__main__", "launch", "ui",
 )  # fmt: skip
 FILES = sorted((ROOT / "rlhf").rglob("*.py"))
 
@@ -45,16 +44,6 @@ def test_arrows_point_down(path):
 def test_only_the_page_knows_gradio(path):
     if "ui" not in path.parts:
         assert not any(module.split(".")[0] == "gradio" for module in imported(path))
-
-
-@pytest.mark.process
-def test_the_page_loads_no_training_code():
-    code = (
-        "import sys, app; app.build_app();"
-        "print([name for name in ('torch', 'transformers', 'trl', 'datasets') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip().splitlines()[-1] == "[]", done.stderr[-500:]
 
 
 def test_no_file_is_over_ten_megabytes():

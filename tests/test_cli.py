@@ -1,4 +1,4 @@
-"""The command line, as a real process: a tiny run of every command, and every mistake answered with one sentence."""
+"""The command line: a tiny run of every command, and every mistake answered with one sentence."""
 
 import csv
 import gzip
@@ -26,11 +26,12 @@ def shared(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-def test_a_tiny_demo_ends_with_everything_in_place(rlhf, shared):
+@pytest.mark.process
+def test_a_tiny_demo_ends_with_everything_in_place(command, shared):
     out = shared / "demo"
-    done = rlhf(
-        "demo", "--output_dir", out, "--reward_max_steps", 6, "--total_episodes", 128, "--num_prompts", 16,
-        "--samples", 2, "--seed", 1, "--allow_chance_reward", "true",
+    done = command(
+        "demo", "--output_dir", out, "--reward_max_steps", 6, "--total_episodes", 64, "--num_prompts", 16,
+        "--per_device_train_batch_size", 32, "--samples", 2, "--seed", 1, "--allow_chance_reward", "true",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     summary = json.loads((out / "summary.json").read_text())
@@ -84,8 +85,9 @@ def test_ppo_evaluates_on_held_out_prompts_as_often_as_asked(command, tmp_path):
 
 
 @pytest.mark.process
-def test_ctrl_c_during_a_demo_saves_what_was_learned_and_says_where(tmp_path):
-    command = [sys.executable, "-m", "rlhf", "demo", "--output_dir", "out"]
+def test_ctrl_c_during_a_demo_saves_what_was_learned_and_says_where(tmp_path, few_pairs):
+    command = [sys.executable, "-m", "rlhf", "demo", "--output_dir", "out", "--dataset_name", few_pairs]
+    command += ["--num_train_epochs", "5"]  # so that Ctrl-C comes in time
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
@@ -157,7 +159,7 @@ def test_a_training_is_repeated_with_other_seeds_and_every_one_is_shown(command,
 def test_a_sweep_compares_every_checkpoint_of_every_run(command, shared):
     out = shared / "sweep"
     small = ("--kl_coefs", "0", "0.1", "--total_episodes", 128, "--checkpoints", 2, "--best_of", 2)
-    small += ("--num_prompts", 20, "--samples", 1)
+    small += ("--num_prompts", 8, "--samples", 1)
     done = command("sweep", "--reward_model_path", ROOT / "assets" / "example", "--output_dir", out, *small)
     assert done.returncode == 0, done.stderr[-2000:]
     points = json.loads((out / "sweep.json").read_text())["points"]
@@ -231,16 +233,20 @@ def test_a_run_writes_nothing_outside_its_directory(shared, command, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_the_benchmark_of_a_comparison_prints_how_much_batches_gain(rlhf):
-    done = rlhf("bench", "compare", "--rounds", 1, "--batch_size", 4, "--micro_batch_size", 4, "--response_length", 6)
+@pytest.mark.process
+def test_the_benchmark_of_a_comparison_prints_how_much_batches_gain(command):
+    done = command(
+        "bench", "compare", "--rounds", 1, "--batch_size", 4, "--micro_batch_size", 4, "--response_length", 6
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "4 at a time" in done.stdout and "1 at a time" in done.stdout
     assert float(done.stdout.split("ratio responses_per_second ")[1]) > 0
 
 
-def test_the_benchmark_prints_its_medians_and_writes_its_numbers(rlhf, tmp_path):
+@pytest.mark.process
+def test_the_benchmark_prints_its_medians_and_writes_its_numbers(command, tmp_path):
     small = ("--rounds", 1, "--total_episodes", 24, "--batch_size", 8, "--micro_batch_size", 8)
-    done = rlhf("bench", "ppo", *small, "--response_length", 6, "--json", "bench.json", "--use_cpu", "true")
+    done = command("bench", "ppo", *small, "--response_length", 6, "--json", "bench.json", "--use_cpu", "true")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "episodes_per_second" in done.stdout and "share_of_matmul_peak_in_update" in done.stdout
     found = json.loads((tmp_path / "bench.json").read_text())

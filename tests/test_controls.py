@@ -18,7 +18,7 @@ from rlhf.data import load_preferences
 
 pytestmark = pytest.mark.process
 
-EPISODES = 768
+UPDATES = {"total_episodes": 384, "per_device_train_batch_size": 32}
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,10 @@ def controls(tmp_path_factory):
         "real": {"reward_model_path": str(ASSETS / "example")},
         "coin": {"reward_model_path": str(folder / "judge"), "allow_chance_reward": True},
         # Its weights stay the same to the bit, so that two updates are as good as any number.
-        "still": {"reward_model_path": str(ASSETS / "example"), "learning_rate": 0.0, "total_episodes": 128},
+        "still": {"reward_model_path": str(ASSETS / "example"), "learning_rate": 0.0, "total_episodes": 64},
     }
     for name, settings in trainings.items():
-        settings = {"total_episodes": EPISODES, "num_sample_generations": 0, **settings}
+        settings = {**UPDATES, "num_sample_generations": 0, **settings}
         ppo(PPOArguments(**settings, output_dir=str(folder / name)))
     summary = compare(
         CompareArguments(

@@ -127,11 +127,22 @@ def test_the_example_run_leaves_whole_and_its_size_is_foretold(tmp_path):
 # A model that plain Transformers loads -----------------------------------------------------------------------------
 
 
-def plain_python(code, folder):
-    """Run code in a Python that cannot see this package; returns what it prints last."""
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip().splitlines()[-1]
+READER = """
+import contextlib, io, json, os, sys
+import torch
+
+found = []
+for folder, code in json.load(sys.stdin):
+    os.chdir(folder)
+    names, said = {}, io.StringIO()
+    with contextlib.redirect_stdout(said), torch.no_grad():
+        exec(code, names)
+        reads = {name: ids.tolist() for name, ids in names["inputs"].items()}
+        logits = names["model"](**names["inputs"]).logits[0].tolist()
+    found.append({"said": said.getvalue().strip().splitlines()[-1], "inputs": reads, "logits": logits})
+assert "rlhf" not in sys.modules
+print(json.dumps(found))
+"""
 
 
 def code_of(text):
@@ -139,45 +150,47 @@ def code_of(text):
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory):
-    """The example run as somebody finds it in a downloaded zip."""
+def read_plainly(tmp_path_factory):
+    """What the code of cards comes to in a Python that cannot see this package, by run and part.
+
+    "example" is the example run as somebody finds it in a downloaded zip, "plain" the same without a chat template.
+    """
     folder = tmp_path_factory.mktemp("unpacked")
     with zipfile.ZipFile(export.write_zip(Run(EXAMPLE), folder / "example.zip")) as file:
         file.extractall(folder)
-    return folder / "example"
+    cards = {}
+    for part in ("ppo", "reward"):
+        model = folder / "example" / part / "model"
+        cards["example", part] = str(model), code_of((model / "README.md").read_text())
+        model = shutil.copytree(EXAMPLE / part, folder / "plain" / part) / "model"
+        (model / "chat_template.jinja").unlink()
+        cards["plain", part] = str(model), code_of(card.model_card(model))
+    words = [sys.executable, "-I", "-c", READER]
+    done = subprocess.run(words, input=json.dumps([*cards.values()]), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(zip(cards, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-@pytest.mark.process
-def test_the_cards_code_loads_the_policy_in_plain_transformers(unpacked):
-    folder = unpacked / "ppo" / "model"
-    code = code_of((folder / "README.md").read_text())
-    numbers = "import json, torch\nassert 'rlhf' not in __import__('sys').modules\nwith torch.no_grad():\n"
-    numbers += "    print(json.dumps([inputs['input_ids'].tolist(), model(**inputs).logits[0, -1].tolist()]))"
-    [ids], logits = json.loads(plain_python(f"{code}\n{numbers}", folder))
+def test_the_cards_code_loads_the_policy_in_plain_transformers(read_plainly):
+    found = read_plainly["example", "ppo"]
+    [ids], logits = found["inputs"]["input_ids"], found["logits"][-1]
     model, tokenizer = load_policy(str(EXAMPLE))
     assert ids == question_prompt(tokenizer, QUESTION, 64).ids
     with torch.no_grad():
         torch.testing.assert_close(torch.tensor(logits), model(torch.tensor([ids])).logits[0, -1])
 
 
-@pytest.mark.process
-def test_the_cards_code_gives_the_reward_models_score_in_plain_transformers(unpacked):
-    folder = unpacked / "reward" / "model"
-    said = float(plain_python(code_of((folder / "README.md").read_text()), folder))
+def test_the_cards_code_gives_the_reward_models_score_in_plain_transformers(read_plainly):
+    said = float(read_plainly["example", "reward"]["said"])
     model, tokenizer = load_reward_model(str(EXAMPLE))
     assert said == pytest.approx(score_ids(model, [pair_ids(tokenizer, f"{QUESTION}\n", ANSWER)]).item(), abs=1e-4)
 
 
-@pytest.mark.process
-def test_code_for_models_without_a_chat_template_reads_plain_text(tmp_path):
-    said = {}
-    for part in ("ppo", "reward"):
-        folder = shutil.copytree(EXAMPLE / part, tmp_path / part) / "model"
-        (folder / "chat_template.jinja").unlink()
-        said[part] = plain_python(code_of(card.model_card(folder)), folder)
+def test_code_for_models_without_a_chat_template_reads_plain_text(read_plainly):
+    assert read_plainly["plain", "ppo"]["said"]
     model, tokenizer = load_reward_model(str(EXAMPLE))
     ids = tokenizer(QUESTION + ANSWER + tokenizer.eos_token)["input_ids"]
-    assert float(said["reward"]) == pytest.approx(score_ids(model, [ids]).item(), abs=1e-4)
+    assert float(read_plainly["plain", "reward"]["said"]) == pytest.approx(score_ids(model, [ids]).item(), abs=1e-4)
 
 
 # The card ----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from rlhf.data import load_preferences
 
 LAUNCHER = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no")
 LAUNCHER += ("--dynamo_backend", "no", "--main_process_port", "0")  # any port that is free
+SCRIPT = ROOT / "tests" / "ranks_script.py"
 PPO = ("ppo", "--reward_model_path", ROOT / "assets" / "example" / "reward", "--num_sample_generations", 1)
 PPO += ("--num_mini_batches", 2, "--num_ppo_epochs", 2, "--response_length", 12)
 CLOCK = ("time", "eps", "tokens_per_second", "total_flos")
@@ -87,22 +88,44 @@ def assert_alike(one, other):
 
 @pytest.fixture(scope="module")
 def one_and_two(start, folder):
-    """The same PPO run of four updates in one process and in two, with checkpoints."""
-    words = (*PPO, "--max_steps", 4, "--save_steps", 2)
-    two = start(2, *words, "--per_device_train_batch_size", 4, "--output_dir", folder / "two")
-    alone(*words, "--per_device_train_batch_size", 8, "--output_dir", folder / "one")
-    finish(two)
-    return folder / "one", folder / "two"
+    """Folders with the same runs made in one process and in two: `ppo` with four updates, `reward` with six steps.
+
+    `resumed` is the second half of `ppo`, from the checkpoint that the other number of processes has saved.
+    """
+    pairs = folder / "pairs.jsonl"
+    rows = load_preferences("everyday")[0].select(range(80))
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one, two = folder / "one", folder / "two"
+
+    def commands(processes, mine, other):
+        size = ("--per_device_train_batch_size", 8 // processes)
+        updates = (*PPO, *size, "--max_steps", 4)
+        steps = ("reward", *size, "--per_device_eval_batch_size", 8 // processes, "--max_steps", 6)
+        steps += ("--dataset_name", pairs, "--logging_steps", 1, "--eval_steps", 3)
+        checkpoint = other / "ppo" / "checkpoints" / "checkpoint-2"
+        return [
+            (*updates, "--save_steps", 2, "--output_dir", mine / "ppo"),
+            (*steps, "--output_dir", mine / "reward"),
+            (*updates, "--resume_from_checkpoint", checkpoint, "--output_dir", mine / "resumed"),
+        ]
+
+    in_one, in_two = commands(1, one, two), commands(2, two, one)
+    for words in in_one[:2]:
+        alone(*words)
+    (folder / "commands.json").write_text(json.dumps([list(map(str, words)) for words in in_two]))
+    finish(start(2, SCRIPT, "commands", folder / "commands.json"))
+    alone(*in_one[2])
+    return one, two
 
 
 def test_two_processes_learn_as_one_does_with_the_same_batch(one_and_two):
-    one, two = map(lines_of, one_and_two)
+    one, two = (lines_of(runs / "ppo") for runs in one_and_two)
     assert [line["step"] for line in two] == [1, 2, 3, 4]
     assert_alike(one, two)
 
 
 def test_one_process_writes_the_run(one_and_two):
-    one, two = one_and_two
+    one, two = (runs / "ppo" for runs in one_and_two)
     assert sorted(path.relative_to(one) for path in one.rglob("*")) == sorted(
         path.relative_to(two) for path in two.rglob("*")
     )
@@ -111,23 +134,25 @@ def test_one_process_writes_the_run(one_and_two):
     assert (status["state"], status["step"], status["total_steps"]) == ("finished", 4, 4)
 
 
-def test_a_checkpoint_goes_on_in_another_number_of_processes(one_and_two, start, folder):
-    one, two = one_and_two
+def test_a_checkpoint_goes_on_in_another_number_of_processes(one_and_two):
+    whole = lines_of(one_and_two[0] / "ppo")
+    for runs in one_and_two:
+        assert_alike(whole[2:], lines_of(runs / "resumed"))
 
-    def resumed(processes, came_from):
-        words = (*PPO, "--max_steps", 4, "--resume_from_checkpoint", came_from / "checkpoints" / "checkpoint-2")
-        words += ("--per_device_train_batch_size", 8 // processes)
-        return (*words, "--output_dir", folder / f"resumed-in-{processes}")
 
-    in_two = start(2, *resumed(2, one))
-    alone(*resumed(1, two))
-    finish(in_two)
-    for processes in (1, 2):
-        assert_alike(lines_of(one)[2:], lines_of(folder / f"resumed-in-{processes}"))
+def test_reward_training_in_two_processes_learns_as_in_one(one_and_two):
+    one, two = (runs / "reward" for runs in one_and_two)
+    assert_alike(lines_of(one), lines_of(two))
+    assert len([line for line in lines_of(two) if "loss" in line]) == 6
+    assert (two / "model" / "model.safetensors").exists()
+    loss_of_one, loss_of_two = (
+        json.loads((run / "summary.json").read_text())["reward_model"]["loss"]["value"] for run in (one, two)
+    )
+    assert loss_of_two == pytest.approx(loss_of_one, abs=1e-5)
 
 
 def test_settings_of_all_kinds_give_the_same_in_three_processes(start, folder):
-    in_three = start(3, ROOT / "tests" / "ranks_script.py", folder, 2)
+    in_three = start(3, SCRIPT, "world", folder, 2)
     one = {name: ranks_script.run(folder / "alone", 6, name) for name in ranks_script.SETTINGS}
     finish(in_three)
     three = json.loads((folder / "3.json").read_text())
@@ -185,26 +210,3 @@ def test_a_mistake_gets_one_sentence_and_ends_all(start, tmp_path, words, messag
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0]
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
-
-
-def test_reward_training_in_two_processes_learns_as_in_one(start, folder):
-    pairs = folder / "pairs.jsonl"
-    rows = load_preferences("everyday")[0].select(range(80))
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def training(processes):
-        size = ("--per_device_train_batch_size", 8 // processes, "--per_device_eval_batch_size", 8 // processes)
-        words = ("reward", "--dataset_name", pairs, *size, "--logging_steps", 1, "--eval_steps", 3)
-        return (*words, "--max_steps", 6, "--output_dir", folder / f"reward-{processes}")
-
-    in_two = start(2, *training(2))
-    alone(*training(1))
-    finish(in_two)
-    one, two = folder / "reward-1", folder / "reward-2"
-    assert_alike(lines_of(one), lines_of(two))
-    assert len([line for line in lines_of(two) if "loss" in line]) == 6
-    assert (two / "model" / "model.safetensors").exists()
-    loss_of_one, loss_of_two = (
-        json.loads((run / "summary.json").read_text())["reward_model"]["loss"]["value"] for run in (one, two)
-    )
-    assert loss_of_two == pytest.approx(loss_of_one, abs=1e-5)

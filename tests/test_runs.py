@@ -113,14 +113,24 @@ def test_a_running_process_is_found_and_blocks_a_second(root):
 
 
 @pytest.mark.process
-def test_a_launched_process_that_fails_leaves_its_reason(root):
-    run = jobs.launch("ppo", PPOArguments(reward_model_path=str(root / "nowhere")))
-    deadline = time.time() + 60
-    while run.status()["state"] in ("queued", "running") and time.time() < deadline:
+def test_a_setting_that_begins_with_a_dash_reaches_the_process_as_it_was_entered(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    jobs._ready = None  # one that an earlier test left ready would not be in this folder
+    with gzip.open(ASSETS / "preferences.jsonl.gz", "rt") as pairs:
+        (tmp_path / "-pairs.jsonl").write_text("".join(islice(pairs, 60)))
+    entered = {"dataset_name": "-pairs.jsonl", "max_steps": "1e0", "per_device_train_batch_size": "4", "seed": "3"}
+    run = start_run("reward", entered)
+    queued, deadline = run.config(), time.time() + 240
+    while run.status()["state"] in ACTIVE and time.time() < deadline:
         time.sleep(0.2)
-    assert run.status()["state"] == "failed"
-    assert "is neither a folder nor a Hub name" in run.status()["message"]
-    assert "Traceback" not in (run.path / "train.log").read_text()
+    assert run.status()["state"] == "finished", run.status()
+    settings = {field.name: run.config()[field.name] for field in fields(RewardArguments)}
+    wanted = {"dataset_name": "-pairs.jsonl", "max_steps": 1, "per_device_train_batch_size": 4, "seed": 3}
+    assert settings == vars(RewardArguments(**wanted, output_dir=str(run.path)))
+    assert queued == {"kind": "reward", **settings} and set(run.config()) > set(queued)
+    assert as_command(run) == (
+        "python -m rlhf reward --dataset_name=-pairs.jsonl --max_steps 1 --per_device_train_batch_size 4 --seed 3"
+    )
 
 
 @pytest.mark.process
@@ -146,21 +156,11 @@ def test_a_run_goes_on_when_the_page_that_started_it_is_gone(root, few_pairs):
 
 
 @pytest.mark.process
-def test_a_setting_that_begins_with_a_dash_reaches_the_process_as_it_was_entered(root, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(jobs, "_ready", None)  # one that an earlier test left ready would not be in this folder
-    with gzip.open(ASSETS / "preferences.jsonl.gz", "rt") as pairs:
-        (tmp_path / "-pairs.jsonl").write_text("".join(islice(pairs, 60)))
-    entered = {"dataset_name": "-pairs.jsonl", "max_steps": "1e0", "per_device_train_batch_size": "4", "seed": "3"}
-    run = start_run("reward", entered)
-    queued, deadline = run.config(), time.time() + 240
-    while run.status()["state"] in ACTIVE and time.time() < deadline:
+def test_a_launched_process_that_fails_leaves_its_reason(root):
+    run = jobs.launch("ppo", PPOArguments(reward_model_path=str(root / "nowhere")))
+    deadline = time.time() + 60
+    while run.status()["state"] in ("queued", "running") and time.time() < deadline:
         time.sleep(0.2)
-    assert run.status()["state"] == "finished", run.status()
-    settings = {field.name: run.config()[field.name] for field in fields(RewardArguments)}
-    wanted = {"dataset_name": "-pairs.jsonl", "max_steps": 1, "per_device_train_batch_size": 4, "seed": 3}
-    assert settings == vars(RewardArguments(**wanted, output_dir=str(run.path)))
-    assert queued == {"kind": "reward", **settings} and set(run.config()) > set(queued)
-    assert as_command(run) == (
-        "python -m rlhf reward --dataset_name=-pairs.jsonl --max_steps 1 --per_device_train_batch_size 4 --seed 3"
-    )
+    assert run.status()["state"] == "failed"
+    assert "is neither a folder nor a Hub name" in run.status()["message"]
+    assert "Traceback" not in (run.path / "train.log").read_text()

@@ -62,6 +62,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Words = Annotated[list[str], BeforeValidator(_split)]
 """Several texts: a list, or one text with spaces."""
+Counts = Annotated[list[PositiveInt], Field(min_length=1), BeforeValidator(_split)]
+"""One whole number or more, each at least 1."""
 Numbers = Annotated[
     list[Annotated[str, AfterValidator(_number_as_text)]], Field(min_length=1), BeforeValidator(_split)
 ]

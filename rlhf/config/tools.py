@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
-from rlhf.config.checking import BadInput, Int, LearningRate, NonNegativeInt, PositiveInt, Settings
+from rlhf.config.checking import BadInput, Counts, Int, LearningRate, NonNegativeInt, PositiveInt, Settings
 from rlhf.config.shared import ASSETS, EVERYDAY
 
 
@@ -72,10 +72,15 @@ class PreviewArguments(Settings):
 
 @dataclass
 class BenchArguments(Settings):
-    """Settings of `python -m rlhf bench ppo`: the speed of PPO, by itself or against TRL 1.12."""
+    """Settings of `python -m rlhf bench ppo`: the speed of PPO, by itself, against TRL 1.12 or on a busy machine."""
 
     against: Literal["trl"] | None = None
     """"trl" alternates with TRL 1.12's PPOTrainer on the same work."""
+    busy: Counts | None = None
+    """Numbers of processes that only spin: measures the speed of `ppo` with its defaults by itself and beside so many,
+    with threads that wait briefly, as shipped, and with threads that spin, in turn."""
+    seconds: PositiveInt = 8
+    """With busy: how long each speed is measured, at least."""
     rounds: PositiveInt = 3
     """Repetitions, each with another seed."""
     model_name_or_path: str = EVERYDAY

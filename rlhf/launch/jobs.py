@@ -23,12 +23,14 @@ from rlhf.launch import limits
 from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
 
 
-NICENESS = 10
+NICENESS = 5
+"""A third of the weight of other programs in Linux's scheduler; 10 would be a tenth."""
 GRACE_SECONDS = 30.0
 """How long a run that was asked to stop may take to save before it is ended."""
 PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_", "TZ", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_", "HF_DATASETS_",
-    "SSL_CERT_", "OMP_", "MKL_", "TOKENIZERS_", "CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "PYTHON", "SPACE_ID", "RLHF_",
+    "SSL_CERT_", "OMP_", "GOMP_", "KMP_", "MKL_", "TOKENIZERS_", "CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "PYTHON",
+    "SPACE_ID", "RLHF_",
 )  # fmt: skip
 """Prefixes of the environment variables that a training process on a Space inherits: no token, no secret."""
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]

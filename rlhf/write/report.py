@@ -13,7 +13,7 @@ from rlhf.compare.stats import CHANCE_LOSS, Overoptimization  # noqa: E402
 from rlhf.compare.table import read_rows  # noqa: E402
 from rlhf.config import BadInput  # noqa: E402
 from rlhf.metrics import ACCURACY, ENTROPY, EPISODE, KL, LOSS, MEAN_LENGTH, SCORE, STEP  # noqa: E402
-from rlhf.runs.directory import Run  # noqa: E402
+from rlhf.runs.directory import Run, read_json  # noqa: E402
 from rlhf.write.templates import render  # noqa: E402
 
 
@@ -35,7 +35,8 @@ _STYLE = {
 def write_report(run_path: Path, output_file: Path, sweep_path: Path) -> Path:
     """Write the report of a finished demo run, with its figures in `assets/report/` beside it.
 
-    A sweep adds a section on over-optimisation; without one at `sweep_path` the report has none.
+    A sweep adds a section on over-optimisation; without one at `sweep_path` the report has none. What `python -m rlhf
+    bench ppo --busy 2 --json RUN/busy.json` has measured adds a table of speeds on a busy machine.
 
     Raises:
         BadInput: the directory holds no finished demo run, or one that used a reward model trained elsewhere.
@@ -192,6 +193,7 @@ def _text(run: Run, summary: dict, rows: list[dict], sweep: dict) -> str:
         sweep=sweep,
         best=max(trained, key=lambda point: point["gold"]["value"], default=None),
         seconds=summary["seconds"],
+        busy=read_json(run.path / "busy.json"),
         repeats=sum(len(seeds["models"]) - 1 for seeds in test["seeds"].values()),
     )
 

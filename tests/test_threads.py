@@ -1,0 +1,87 @@
+"""How threads wait: said before PyTorch is loaded, by programs only, never against the user. OpenMP itself tells."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from processes import ROOT, serving
+
+from rlhf.bench import SPIN
+from rlhf.threads import VARIABLES
+from rlhf.write.report import write_report
+
+
+gcc = pytest.mark.skipif(sys.platform != "linux", reason="PyTorch has another OpenMP here")
+
+
+@pytest.fixture(autouse=True)
+def openmp_tells(monkeypatch):
+    """No variable is set, and GCC's OpenMP writes to standard error what it has read."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "verbose")
+
+
+@gcc
+@pytest.mark.parametrize(
+    ("variable", "value", "read"),
+    [("TZ", "UTC", "1000"), ("GOMP_SPINCOUNT", "77", "77"), ("OMP_WAIT_POLICY", "PASSIVE", "0")],
+)
+def test_a_command_waits_briefly_unless_its_user_says_otherwise(rlhf, monkeypatch, variable, value, read):
+    monkeypatch.setenv(variable, value)
+    done = rlhf("ppo", "--reward_model_path", "nowhere", "--output_dir", "out")  # loads PyTorch, then refuses
+    assert "nowhere" in done.stderr and f"GOMP_SPINCOUNT = '{read}'" in done.stderr
+
+
+@gcc
+@pytest.mark.process
+def test_the_page_and_the_process_that_trains_for_it_wait_briefly(tmp_path):
+    log = tmp_path / "log"
+    with serving(log, RLHF_RUNS=str(tmp_path / "runs"), GRADIO_SERVER_PORT="0"):
+        deadline = time.monotonic() + 120
+        while (told := log.read_text()).count("GOMP_SPINCOUNT = ") < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+    assert told.count("GOMP_SPINCOUNT = '1000'") == told.count("GOMP_SPINCOUNT = ") == 2
+
+
+def test_the_library_leaves_the_environment_alone():
+    code = "import os; before = dict(os.environ); import rlhf.__main__, rlhf.ppo; print(before == dict(os.environ))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr[-500:]
+
+
+@pytest.mark.process
+def test_the_benchmark_beside_busy_loops_ends_them_and_its_table_enters_the_report(rlhf, tmp_path):
+    small = ("--batch_size", 8, "--micro_batch_size", 8, "--response_length", 6, "--use_cpu", "true")
+    done = rlhf("bench", "ppo", "--busy", 1, 3, "--rounds", 1, "--seconds", 1, *small, "--json", "busy.json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "busy.json").read_text())
+    assert found["loops"] == [0, 1, 3] and found["environment"] == {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+    for name in ("shipped", "spinning"):
+        assert len(found["medians"][name]) == 3 and min(found["medians"][name]) > 0
+        assert f"median, {name}" in done.stdout
+    left = [
+        process.info for process in psutil.process_iter(["cmdline", "cwd"]) if SPIN in (process.info["cmdline"] or ())
+    ]
+    assert str(tmp_path) not in [process["cwd"] for process in left]
+    left_out = shutil.ignore_patterns("model", "samples.jsonl", "compare")
+    demo = shutil.copytree(ROOT / "assets" / "example", tmp_path / "demo", ignore=left_out)
+    shutil.copy(tmp_path / "busy.json", demo)
+    text = write_report(demo, tmp_path / "REPORT.md", demo / "sweep").read_text()
+    start = text.index("| threads |")
+    header, rule, *rows = text[start : text.index("\n\n", start)].splitlines()
+    assert header == "| threads | idle | 1 busy loop | 3 busy loops |" and rule == "|---|---|---|---|"
+    assert [row.split(" |")[1].strip() for row in rows] == [
+        f"{found['medians'][name][0]:.1f}" for name in found["medians"]
+    ]
+
+
+def test_a_busy_loop_ends_with_the_process_that_started_it():
+    starter = f"import subprocess, sys, os; subprocess.Popen([sys.executable, '-c', {SPIN!r}, str(os.getpid())])"
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE) as process:
+        # The loop holds the pipe open for as long as it lives.
+        assert process.stdout.read() == b"" and process.wait() == 0
