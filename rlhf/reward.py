@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import TrainOutput
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
@@ -21,7 +22,7 @@ from rlhf.compare.stats import calibration
 from rlhf.config import EVERYDAY, BadInput, RewardArguments
 from rlhf.everyday import gold_score
 from rlhf.models import merged, padding_id, size_mb
-from rlhf.models.packed import shuffled_batches_by_length
+from rlhf.models.packed import reading_pairs, shuffled_batches_by_length
 from rlhf.models.prompts import readable
 from rlhf.models.scoring import pair_ids, score_ids
 
@@ -109,6 +110,22 @@ def _trl_config(args: RewardArguments, checkpoints: Path) -> RewardConfig:
     )
 
 
+class PackedRewardTrainer(RewardTrainer):
+    """TRL's RewardTrainer, with its loss and metrics; only the model reads a batch without padding, see `packed.py`.
+
+    What the two texts of a pair begin with is read once, and the head at their last tokens only.
+    """
+
+    def train(self, *args: object, **kwargs: object) -> TrainOutput:
+        """See RewardTrainer.
+
+        Raises:
+            BadInput: the model's architecture cannot be read packed.
+        """
+        with reading_pairs(self.model):
+            return super().train(*args, **kwargs)
+
+
 class _Padding(TrainerCallback):
     """Sets the classifier's pad token at the start of training, as RewardTrainer has set it to the tokenizer's."""
 
@@ -132,7 +149,7 @@ def train_reward_model(
 ) -> None:
     """Train a reward model in place on `tokenized` pairs; it ends in eval mode, with its adapters merged."""
     padding = padding_id(tokenizer)
-    trainer = RewardTrainer(
+    trainer = PackedRewardTrainer(
         model=model,
         args=_trl_config(args, checkpoints),
         train_dataset=_in_batches(train, args),
