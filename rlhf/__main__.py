@@ -31,7 +31,7 @@ from rlhf.write import tables
 TOOLS = {
     "preview": (PreviewArguments, "look at preference pairs before training: first rows, lengths, what is left out"),
     "push": (PushArguments, "push a run's model with its card to the Hugging Face Hub"),
-    "bench": (BenchArguments, "measure the speed of PPO, alone or against TRL 1.12, or of a comparison"),
+    "bench": (BenchArguments, "measure the speed of PPO, of reward training or of a comparison, against TRL or alone"),
     "pretrain": (PretrainConfig, "make the embedded base model again"),
     "preferences": (PreferencesConfig, "make the embedded preference pairs again"),
 }
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     for name, (config, summary) in ({name: (k.settings, k.summary) for name, k in KINDS.items()} | TOOLS).items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == "bench":
-            command.add_argument("what", choices=["ppo", "compare"], help="what to measure")
+            command.add_argument("what", choices=["ppo", "reward", "compare"], help="what to measure")
         if name == "demo":
             command.add_argument("--recipe", metavar="NAME", help=f"settings under one name: {', '.join(names())}")
         if name == "push":
@@ -123,9 +123,9 @@ def _use_tool(name: str, named: str | None, config: object) -> None:
 
         print(push(Run(named), config))
     elif name == "bench":
-        from rlhf.bench import bench, bench_compare
+        from rlhf.bench import bench, bench_compare, bench_reward
 
-        (bench_compare if named == "compare" else bench)(config)
+        {"ppo": bench, "reward": bench_reward, "compare": bench_compare}[named](config)
     elif name == "preview":
         from rlhf.data.preview import preview
 

@@ -59,10 +59,10 @@ def tokenized(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: in
         BadInput: no pair is short enough, or they are conversations and the tokenizer has no chat template.
     """
 
-    def ids(pair: dict) -> dict:
-        return {f"{side}_ids": pair_ids(tokenizer, pair["prompt"], pair[side]) for side in ("chosen", "rejected")}
+    def ids(batch: dict) -> dict:
+        return {f"{side}_ids": pair_ids(tokenizer, batch["prompt"], batch[side]) for side in ("chosen", "rejected")}
 
-    pairs = pairs.map(ids, desc="Tokenizing", load_from_cache_file=False)
+    pairs = pairs.map(ids, batched=True, desc="Tokenizing", load_from_cache_file=False)
     longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
     short = [row for row, length in enumerate(longest) if length <= max_length]
     if not short:
@@ -146,10 +146,11 @@ def train_reward_model(
     checkpoints: Path,
     callbacks: list[TrainerCallback],
     adapters: object | None = None,
+    trainer_class: type[RewardTrainer] = PackedRewardTrainer,
 ) -> None:
     """Train a reward model in place on `tokenized` pairs; it ends in eval mode, with its adapters merged."""
     padding = padding_id(tokenizer)
-    trainer = PackedRewardTrainer(
+    trainer = trainer_class(
         model=model,
         args=_trl_config(args, checkpoints),
         train_dataset=_in_batches(train, args),

@@ -165,7 +165,8 @@ def test_the_cards_code_gives_the_reward_models_score_in_plain_transformers(unpa
     folder = unpacked / "reward" / "model"
     said = float(plain_python(code_of((folder / "README.md").read_text()), folder))
     model, tokenizer = load_reward_model(str(EXAMPLE))
-    assert said == pytest.approx(score_ids(model, [pair_ids(tokenizer, f"{QUESTION}\n", ANSWER)]).item(), abs=1e-4)
+    rows = pair_ids(tokenizer, [f"{QUESTION}\n"], [ANSWER])
+    assert said == pytest.approx(score_ids(model, rows).item(), abs=1e-4)
 
 
 @pytest.mark.process

@@ -106,6 +106,7 @@ def test_what_both_texts_begin_with_is_read_once():
 @pytest.mark.parametrize("settings", [{}, {"margin": True, "center_rewards_coefficient": 0.05}])
 def test_training_and_its_metrics_are_trls(tmp_path, settings):
     data = pairs(settings.pop("margin", False))
+    data = data.select([0, 1, 3, 4, 5, 6])  # between equal texts the accuracy is decided by rounding
     model = classifier("gpt2")
     logs = []
     for kind in (RewardTrainer, PackedRewardTrainer):

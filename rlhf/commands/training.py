@@ -11,6 +11,7 @@ from rlhf import metrics, models, ranks
 from rlhf.commands.lifecycle import Stopped, open_run, recorded
 from rlhf.config import EVERYDAY, BadInput, CompareArguments, PPOArguments, PPOSettings, RewardArguments
 from rlhf.data.load import fingerprint, load_beginnings, load_preferences, load_prompts, pinned_prompts
+from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import PromptReader, fitting, give_chat_template, readable
 from rlhf.models.scoring import scores_at_last_token
 from rlhf.ppo import PPOConfig, PPOTrainer
@@ -38,6 +39,7 @@ def reward(args: RewardArguments) -> dict:
             f"{args.model_name_or_path} is an encoder, and reward training starts from a causal language model; an "
             "encoder that scores answers already can be given to ppo as --reward_model_path."
         )
+    use_packed_attention(model)
     adapters = models.lora(args, model, "SEQ_CLS")
     texts = (readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
     give_chat_template(tokenizer, train["prompt"])
