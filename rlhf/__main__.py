@@ -34,7 +34,7 @@ TOOLS = {
     "push": (PushArguments, "push a run's model with its card to the Hugging Face Hub"),
     "bench": (
         BenchArguments,
-        "measure the speed of PPO, alone, against TRL 1.12 or on a busy machine, or of compare",
+        "measure the speed of PPO, of reward training or of a comparison: alone, against TRL, or on a busy machine",
     ),
     "pretrain": (PretrainConfig, "make the embedded base model again"),
     "preferences": (PreferencesConfig, "make the embedded preference pairs again"),
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     for name, (config, summary) in ({name: (k.settings, k.summary) for name, k in KINDS.items()} | TOOLS).items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == "bench":
-            command.add_argument("what", choices=["ppo", "compare"], help="what to measure")
+            command.add_argument("what", choices=["ppo", "reward", "compare"], help="what to measure")
         if name == "demo":
             command.add_argument("--recipe", metavar="NAME", help=f"settings under one name: {', '.join(names())}")
         if name == "push":
@@ -127,9 +127,10 @@ def _use_tool(name: str, named: str | None, config: object) -> None:
 
         print(push(Run(named), config))
     elif name == "bench":
-        from rlhf.bench import bench, bench_busy, bench_compare
+        from rlhf.bench import bench, bench_busy, bench_compare, bench_reward
 
-        (bench_compare if named == "compare" else bench_busy if config.busy else bench)(config)
+        tools = {"ppo": bench_busy if config.busy else bench, "reward": bench_reward, "compare": bench_compare}
+        tools[named](config)
     elif name == "preview":
         from rlhf.data.preview import preview
 

@@ -495,6 +495,40 @@ def bench_compare(args: BenchArguments) -> dict:
     return report
 
 
+def bench_reward(args: BenchArguments) -> dict:
+    """Measure the speed-up of reward training over TRL's own trainer, in turns on `total_episodes` pairs."""
+    import torch
+    from trl import RewardTrainer
+
+    from rlhf import models
+    from rlhf.config import RewardArguments
+    from rlhf.data import load_preferences
+    from rlhf.reward import PackedRewardTrainer, tokenized, train_reward_model
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    train, _ = load_preferences(args.dataset_name)
+    _, tokenizer = models.load_reward_model(args.model_name_or_path)
+    pairs = tokenized(train.select(range(min(args.total_episodes, len(train)))), tokenizer, RewardArguments.max_length)
+    speeds: dict[type, list[float]] = {RewardTrainer: [], PackedRewardTrainer: []}
+    for turn in range(args.rounds):
+        settings = RewardArguments(seed=args.seed + turn, eval_steps=10**6, logging_steps=10**6)
+        for trainer_class, of_trainer in speeds.items():
+            model, _ = models.load_reward_model(args.model_name_or_path)
+            with tempfile.TemporaryDirectory() as folder:
+                began = time.perf_counter()
+                train_reward_model(
+                    model, tokenizer, settings, pairs, pairs, Path(folder), [], trainer_class=trainer_class
+                )
+                of_trainer.append(len(pairs) / (time.perf_counter() - began))
+            say(f"Round {turn + 1} of {args.rounds}, {trainer_class.__name__}: {of_trainer[-1]:.1f} pairs per second")
+    medians = {of.__name__: statistics.median(of_trainer) for of, of_trainer in speeds.items()}
+    ratio = statistics.median(ours / theirs for theirs, ours in zip(*speeds.values(), strict=True))
+    report = {"machine": machine(), "medians": medians, "ratios": {"pairs_per_second": ratio}}
+    say(f"{report['machine']}\nratio pairs_per_second {ratio:.3g}")
+    return report
+
+
 def bench_busy(args: BenchArguments) -> dict:
     """Measure PPO by itself and beside busy loops, with threads that wait as here and as in PyTorch by default."""
     task = everyday_task(args)

@@ -13,15 +13,16 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import TrainOutput
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from rlhf import ranks
 from rlhf.compare.stats import calibration
-from rlhf.config import EVERYDAY, BadInput, RewardArguments
+from rlhf.config import BadInput, RewardArguments
 from rlhf.everyday import gold_score
 from rlhf.models import merged, padding_id, size_mb
-from rlhf.models.packed import shuffled_batches_by_length
+from rlhf.models.packed import reading_pairs, shuffled_batches_by_length
 from rlhf.models.prompts import readable
 from rlhf.models.scoring import pair_ids, score_ids
 
@@ -58,10 +59,10 @@ def tokenized(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: in
         BadInput: no pair is short enough, or they are conversations and the tokenizer has no chat template.
     """
 
-    def ids(pair: dict) -> dict:
-        return {f"{side}_ids": pair_ids(tokenizer, pair["prompt"], pair[side]) for side in ("chosen", "rejected")}
+    def ids(batch: dict) -> dict:
+        return {f"{side}_ids": pair_ids(tokenizer, batch["prompt"], batch[side]) for side in ("chosen", "rejected")}
 
-    pairs = pairs.map(ids, desc="Tokenizing", load_from_cache_file=False)
+    pairs = pairs.map(ids, batched=True, desc="Tokenizing", load_from_cache_file=False)
     longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
     short = [row for row, length in enumerate(longest) if length <= max_length]
     if not short:
@@ -109,6 +110,22 @@ def _trl_config(args: RewardArguments, checkpoints: Path) -> RewardConfig:
     )
 
 
+class PackedRewardTrainer(RewardTrainer):
+    """TRL's RewardTrainer, with its loss and metrics; only the model reads a batch without padding, see `packed.py`.
+
+    What the two texts of a pair begin with is read once, and the head at their last tokens only.
+    """
+
+    def train(self, *args: object, **kwargs: object) -> TrainOutput:
+        """See RewardTrainer.
+
+        Raises:
+            BadInput: the model's architecture cannot be read packed.
+        """
+        with reading_pairs(self.model):
+            return super().train(*args, **kwargs)
+
+
 class _Padding(TrainerCallback):
     """Sets the classifier's pad token at the start of training, as RewardTrainer has set it to the tokenizer's."""
 
@@ -129,10 +146,11 @@ def train_reward_model(
     checkpoints: Path,
     callbacks: list[TrainerCallback],
     adapters: object | None = None,
+    trainer_class: type[RewardTrainer] = PackedRewardTrainer,
 ) -> None:
     """Train a reward model in place on `tokenized` pairs; it ends in eval mode, with its adapters merged."""
     padding = padding_id(tokenizer)
-    trainer = RewardTrainer(
+    trainer = trainer_class(
         model=model,
         args=_trl_config(args, checkpoints),
         train_dataset=_in_batches(train, args),
@@ -160,13 +178,13 @@ def label_ceiling(gold: torch.Tensor) -> float:
     return (gold > 0).float().mean().item()
 
 
-def report(model: PreTrainedModel, held_out: Dataset, dataset_name: str) -> dict[str, object]:
-    """Evaluate a reward model on all `tokenized` held-out pairs.
+def report(model: PreTrainedModel, held_out: Dataset, gold: torch.Tensor | None) -> dict[str, object]:
+    """Evaluate a reward model on all `tokenized` held-out pairs, and against their `gold_margins` where there are any.
 
     Returns:
-        `stats.calibration` as a dict, the model's size, and the pairs with the most negative margins. For the embedded
-        world also label_ceiling, the rubric's accuracy on these noisy labels, and rubric_agreement, the share of pairs
-        on which the model prefers the same answer as the rubric; None elsewhere.
+        `stats.calibration` as a dict, the model's size, and the pairs with the most negative margins. With `gold` also
+        label_ceiling, the rubric's accuracy on these noisy labels, and rubric_agreement, the share of pairs on which
+        the model prefers the same answer as the rubric; None elsewhere.
     """
     chosen, rejected = (score_ids(model, list(held_out[f"{side}_ids"])) for side in ("chosen", "rejected"))
     margins = chosen - rejected
@@ -189,8 +207,7 @@ def report(model: PreTrainedModel, held_out: Dataset, dataset_name: str) -> dict
             for i, (prompt, chosen, rejected) in zip(worst, map(_as_text, held_out.select(worst)), strict=True)
         ],
     }
-    if dataset_name == EVERYDAY:
-        gold = gold_margins(held_out)
+    if gold is not None:
         summary["label_ceiling"] = label_ceiling(gold)
         summary["rubric_agreement"] = (gold.sign() == margins.sign()).float().mean().item()
     return summary

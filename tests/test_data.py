@@ -342,7 +342,7 @@ def test_a_model_from_elsewhere_that_pads_with_its_end_token_is_scored_before_it
     chat_model(tmp_path / "tiny", template=False)
     model, tokenizer = load_reward_model(str(tmp_path / "tiny"))
     model.config.pad_token_id = tokenizer.eos_token_id
-    rows = [pair_ids(tokenizer, "Why?", answer) for answer in (" So.", " Because it is long.")]
+    rows = pair_ids(tokenizer, ["Why?", "Why?"], [" So.", " Because it is long."])
     padded = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
     with torch.no_grad():
         trained = model(**padded).logits[:, 0]

@@ -183,7 +183,8 @@ def test_the_cards_code_loads_the_policy_in_plain_transformers(read_plainly):
 def test_the_cards_code_gives_the_reward_models_score_in_plain_transformers(read_plainly):
     said = float(read_plainly["example", "reward"]["said"])
     model, tokenizer = load_reward_model(str(EXAMPLE))
-    assert said == pytest.approx(score_ids(model, [pair_ids(tokenizer, f"{QUESTION}\n", ANSWER)]).item(), abs=1e-4)
+    rows = pair_ids(tokenizer, [f"{QUESTION}\n"], [ANSWER])
+    assert said == pytest.approx(score_ids(model, rows).item(), abs=1e-4)
 
 
 def test_code_for_models_without_a_chat_template_reads_plain_text(read_plainly):

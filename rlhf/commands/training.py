@@ -11,6 +11,7 @@ from rlhf import metrics, models, ranks
 from rlhf.commands.lifecycle import Stopped, open_run, recorded
 from rlhf.config import EVERYDAY, BadInput, CompareArguments, PPOArguments, PPOSettings, RewardArguments
 from rlhf.data.load import fingerprint, load_beginnings, load_preferences, load_prompts, pinned_prompts
+from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import PromptReader, fitting, give_chat_template, readable
 from rlhf.models.scoring import scores_at_last_token
 from rlhf.ppo import PPOConfig, PPOTrainer
@@ -38,6 +39,7 @@ def reward(args: RewardArguments) -> dict:
             f"{args.model_name_or_path} is an encoder, and reward training starts from a causal language model; an "
             "encoder that scores answers already can be given to ppo as --reward_model_path."
         )
+    use_packed_attention(model)
     adapters = models.lora(args, model, "SEQ_CLS")
     texts = (readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
     give_chat_template(tokenizer, train["prompt"])
@@ -47,15 +49,16 @@ def reward(args: RewardArguments) -> dict:
     with recorded(run):
         # 2. Train. In the embedded world the best possible accuracy is known, and drawn beside the curve.
         callback = RunCallback(run, "Reward model", "step")
-        if args.dataset_name == EVERYDAY:
-            run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold_margins(held_out))})
+        gold = gold_margins(held_out) if args.dataset_name == EVERYDAY else None
+        if gold is not None:
+            run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold)})
         train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
         if not ranks.is_main_process():  # the rest is done by one process
             return {}
         # 3. Save, then measure on all held-out pairs.
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
-        measured = report(model, held_out, args.dataset_name)
+        measured = report(model, held_out, gold)
         write_json(run.path / "summary.json", {"reward_model": measured})
         write_card(run.path / "model")
         run.log(

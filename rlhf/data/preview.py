@@ -57,7 +57,8 @@ def preview(dataset_name: str, model_name_or_path: str | None = None) -> Preview
     if model_name_or_path:
         tokenizer = models.load_tokenizer(models.resolve(model_name_or_path, "policy"))
         give_chat_template(tokenizer, pairs["prompt"])
-        longer = [max(len(pair_ids(tokenizer, pair["prompt"], pair[side])) for side in SIDES[1:]) for pair in pairs]
+        chosen, rejected = (pair_ids(tokenizer, pairs["prompt"], pairs[side]) for side in SIDES[1:])
+        longer = [max(map(len, pair)) for pair in zip(chosen, rejected, strict=True)]
         tokens = _quantiles(longer)
     return Preview(
         dataset_name=dataset_name,

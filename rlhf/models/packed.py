@@ -13,6 +13,7 @@ of a head, V vocabulary.
 import math
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
@@ -21,6 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from rlhf.config import BadInput
 
@@ -33,18 +35,23 @@ class _Select(torch.autograd.Function):
     """source[index], with gradient[inverse] as the gradient of source.
 
     The backward pass of plain indexing is a scatter-add, which is slow. It is not needed here: `index` repeats a token
-    only to fill up a row, and nothing attends to the copies, so that their gradient is zero.
+    to fill up a row, and nothing attends to such copies, so that their gradient is zero. Only the first tokens may
+    stand in a second place that counts, `again`, whose gradient is added.
     """
 
     @staticmethod
-    def forward(ctx: object, source: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(inverse)
+    def forward(
+        ctx: object, source: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor, again: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(inverse, again)
         return source.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: object, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return gradient.index_select(0, inverse), None, None
+    def backward(ctx: object, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        inverse, again = ctx.saved_tensors
+        of_source = gradient.index_select(0, inverse)
+        of_source[: len(again)] += gradient.index_select(0, again)
+        return of_source, None, None, None
 
 
 class PackedRows:
@@ -61,10 +68,11 @@ class PackedRows:
         self.token_of_cell = (self.starts.unsqueeze(1) + column.minimum(self.lengths.unsqueeze(1) - 1)).flatten()
         self.cell_of_token = inside.flatten().nonzero().squeeze(1)  # (N,) the inverse
         self.position_ids = column.expand(inside.shape)[inside]  # (N,) from 0 in each row
+        self.second_cell = self.cell_of_token[:0]  # of tokens that stand in two rows; here none does
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """(1, H, N, D) -> (b, H, S, D)"""
-        tokens = _Select.apply(packed[0].transpose(0, 1), self.token_of_cell, self.cell_of_token)
+        tokens = _Select.apply(packed[0].transpose(0, 1), self.token_of_cell, self.cell_of_token, self.second_cell)
         return tokens.view(-1, self.width, *tokens.shape[1:]).transpose(1, 2)
 
     def unpad(self, padded: torch.Tensor) -> torch.Tensor:
@@ -96,6 +104,41 @@ class PackedRows:
             enable_gqa=key.size(1) != query.size(1),
         )
         return self.unpad(output)
+
+
+class PackedPairs(PackedRows):
+    """Rows of b pairs of texts, (2b, S): what both texts of a pair begin with, their prompt, lies packed only once.
+
+    Both texts attend to the common beginning and neither to the other's rest, so every state is what it would be if
+    the texts were read one by one. The common beginnings come first among the N tokens.
+
+    Args:
+        input_ids: the b first texts, then the b second ones, padded on the right (2b, S).
+        attention_mask: 1 on their tokens, 0 on the padding (2b, S).
+    """
+
+    def __init__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> None:
+        rows, self.width = input_ids.shape
+        self.lengths = attention_mask.sum(dim=1)  # (2b,)
+        column = torch.arange(self.width, device=input_ids.device)
+        first, second = input_ids.chunk(2)
+        # (b, S) the tokens in common; the last token of either text is always its own, as its state is asked for.
+        common = column < torch.minimum(*self.lengths.chunk(2)).unsqueeze(1) - 1
+        common = (common & (first == second)).cumprod(dim=1).bool()
+        single = attention_mask.bool() & ~common.repeat(2, 1)
+        cells = torch.arange(input_ids.numel(), device=input_ids.device).view(rows, self.width)
+        self.cell_of_token = torch.cat([cells[: rows // 2][common], cells[single]])  # (N,)
+        self.second_cell = cells[rows // 2 :][common]
+        tokens = torch.arange(len(self.cell_of_token), device=input_ids.device)
+        token_of_cell = torch.zeros_like(cells).flatten()
+        token_of_cell[self.cell_of_token] = tokens
+        token_of_cell[self.second_cell] = tokens[: len(self.second_cell)]
+        last = self.lengths.unsqueeze(1) - 1
+        # As in PackedRows, a row's last token is repeated as its padding.
+        self.token_of_cell = token_of_cell.view_as(cells).gather(1, column.minimum(last)).flatten()
+        self.last = self.token_of_cell.view_as(cells)[:, -1]  # (2b,) each text's last token
+        self.ids = input_ids.flatten()[self.cell_of_token]  # (N,)
+        self.position_ids = self.cell_of_token % self.width  # (N,)
 
 
 class KVCache(PackedRows):
@@ -266,6 +309,32 @@ def hidden_states(
     finally:
         _POSITIONS.reset(token)
     return states if positions is None else states.index_select(0, positions)
+
+
+@contextmanager
+def reading_pairs(classifier: PreTrainedModel) -> Iterator[None]:
+    """Inside, a sequence classifier reads the padded batches of TRL's RewardTrainer packed, with the same scores.
+
+    Its `forward` itself is replaced, so that DistributedDataParallel, autocast and PEFT stay around it.
+
+    Raises:
+        BadInput: see `use_packed_attention`.
+    """
+    use_packed_attention(classifier)
+    inner = plain_model(classifier)
+
+    def forward(
+        input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: object
+    ) -> SequenceClassifierOutputWithPast:
+        pairs = PackedPairs(input_ids, attention_mask)
+        states = hidden_states(inner, pairs.ids, pairs, pairs.last)  # (2b, d)
+        return SequenceClassifierOutputWithPast(logits=inner.score(states))
+
+    inner.forward = forward
+    try:
+        yield
+    finally:
+        del inner.forward
 
 
 def logits_at(model: PreTrainedModel, states: torch.Tensor, temperature: float) -> torch.Tensor:

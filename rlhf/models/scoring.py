@@ -50,19 +50,26 @@ def _before_end(row: list[int], eos_id: int) -> list[int]:
     return row[:end]
 
 
-def pair_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, answer: str | Messages) -> list[int]:
-    """A prompt and an answer to it as TRL's RewardTrainer reads them, up to the end token.
+def pair_ids(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[str] | list[Messages], answers: list[str] | list[Messages]
+) -> list[list[int]]:
+    """Prompts and an answer to each as TRL's RewardTrainer reads them, up to the end token.
 
     Whatever a chat template writes after the end token, often a line break, is dropped: PPO's responses stop there.
 
     Raises:
-        BadInput: a conversation, but no chat template.
+        BadInput: conversations, but no chat template.
     """
-    if isinstance(prompt, str):
-        text = prompt + answer
-        return tokenizer(text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token)["input_ids"]
+    texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    if isinstance(texts[0], str):
+        return tokenizer([text.removesuffix(tokenizer.eos_token) + tokenizer.eos_token for text in texts])["input_ids"]
     require_chat_template(tokenizer)
-    ids = tokenizer.apply_chat_template(prompt + answer, tokenize=True, return_dict=True)["input_ids"]
+    rows = tokenizer.apply_chat_template(texts, tokenize=True, return_dict=True)["input_ids"]
+    return [_up_to_end(tokenizer, row) for row in rows]
+
+
+def _up_to_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """Token ids up to the last end token, unless more than space follows it."""
     if tokenizer.eos_token_id not in ids:
         return ids
     end = len(ids) - ids[::-1].index(tokenizer.eos_token_id)
@@ -118,7 +125,7 @@ class AnswerScorer:
     def _as_ids(self, prompt: Prompt, text: str, ended: bool) -> list[int]:
         """Prompt and answer as the classifier's training reads them; the end token only if the answer ended."""
         if isinstance(prompt.raw, list) and self.tokenizer.chat_template is not None:
-            return pair_ids(self.tokenizer, prompt.raw, [{"role": "assistant", "content": text}])
+            return pair_ids(self.tokenizer, [prompt.raw], [[{"role": "assistant", "content": text}]])[0]
         end = self.tokenizer.eos_token if ended else ""
         return self.tokenizer(self._as_text(prompt, text) + end)["input_ids"]
 
