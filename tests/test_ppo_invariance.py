@@ -8,6 +8,7 @@ from worlds import (
     EOS,
     SIZE,
     UNTIMED,
+    classifier,
     quick,
     rearrange,
     replace,
@@ -17,6 +18,8 @@ from worlds import (
     weights,
     weights_after,
 )
+
+from rlhf.models.packed import PackedGroups
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,6 +54,30 @@ def test_weights_do_not_depend_on_how_the_vocabulary_projection_is_cut(
     replace(monkeypatch, "LOGITS_AT_ONCE", entries)
     found = weights_after(quick(tmp_path, total_episodes=32, num_mini_batches=2))
     assert torch.allclose(found, expected_weights, atol=2e-6)
+
+
+@pytest.mark.parametrize("tokens", [1280, 60])
+@pytest.mark.parametrize("value_head", ["shared", "separate"])
+def test_a_prompt_is_read_once_for_all_its_answers_with_the_same_weights(value_head, tokens, tmp_path, monkeypatch):
+    replace(monkeypatch, "MICRO_BATCH_TOKENS", {"cpu": tokens, "cuda": tokens})
+    settings = {"num_generations": 4, "num_mini_batches": 2, "value_head": value_head, "reward_funcs": classifier()}
+    read, groups = [], PackedGroups.__init__
+
+    def note(self, rows, *rest):
+        read.append(len(rows))
+        groups(self, rows, *rest)
+
+    monkeypatch.setattr(PackedGroups, "__init__", note)
+    together = quick(tmp_path, total_episodes=32, **settings)
+    together.train()
+    assert max(read) >= 4
+    monkeypatch.setattr("rlhf.models.packed._share_prompts", lambda *_: False)
+    apart = quick(tmp_path, total_episodes=32, **settings)
+    apart.train()
+    assert torch.allclose(weights(together), weights(apart), atol=5e-6)
+    for line, other in zip(updates_of(together), updates_of(apart), strict=True):
+        for name in line:
+            assert name.startswith(UNTIMED) or line[name] == pytest.approx(other[name], abs=1e-5, rel=1e-4), name
 
 
 @pytest.mark.parametrize("value_head", ["shared", "separate"])

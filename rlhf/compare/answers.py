@@ -102,7 +102,7 @@ def kl_and_nll(
     kls, nlls = ([0.0] * len(answers.rows) for _ in range(2))
     for model in (policy, base):
         use_packed_attention(model)
-    for part in batches_by_length(answers.rows, KL_BATCH_TOKENS):
+    for part in batches_by_length(answers.rows, KL_BATCH_TOKENS, prompt_lengths=answers.prompt_lengths):
         prompt_lengths = [answers.prompt_lengths[i] for i in part]
         ids, rows, positions, targets = pack_responses([answers.rows[i] for i in part], prompt_lengths, base.device)
         of_base = hidden_states(base, ids, rows, positions)

@@ -15,6 +15,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -36,22 +37,23 @@ class _Select(torch.autograd.Function):
 
     The backward pass of plain indexing is a scatter-add, which is slow. It is not needed here: `index` repeats a token
     to fill up a row, and nothing attends to such copies, so that their gradient is zero. Only the first tokens may
-    stand in a second place that counts, `again`, whose gradient is added.
+    stand in further places that count, `copies`, whose gradients are added.
     """
 
     @staticmethod
     def forward(
-        ctx: object, source: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor, again: torch.Tensor
+        ctx: object, source: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor, *copies: torch.Tensor
     ) -> torch.Tensor:
-        ctx.save_for_backward(inverse, again)
+        ctx.save_for_backward(inverse, *copies)
         return source.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: object, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        inverse, again = ctx.saved_tensors
+    def backward(ctx: object, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        inverse, *copies = ctx.saved_tensors
         of_source = gradient.index_select(0, inverse)
-        of_source[: len(again)] += gradient.index_select(0, again)
-        return of_source, None, None, None
+        for places in copies:
+            of_source[: len(places)] += gradient.index_select(0, places)
+        return of_source, None, None, *(None for _ in copies)
 
 
 class PackedRows:
@@ -68,11 +70,11 @@ class PackedRows:
         self.token_of_cell = (self.starts.unsqueeze(1) + column.minimum(self.lengths.unsqueeze(1) - 1)).flatten()
         self.cell_of_token = inside.flatten().nonzero().squeeze(1)  # (N,) the inverse
         self.position_ids = column.expand(inside.shape)[inside]  # (N,) from 0 in each row
-        self.second_cell = self.cell_of_token[:0]  # of tokens that stand in two rows; here none does
+        self.copies: list[torch.Tensor] = []  # further cells of tokens that stand in several rows; here none does
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """(1, H, N, D) -> (b, H, S, D)"""
-        tokens = _Select.apply(packed[0].transpose(0, 1), self.token_of_cell, self.cell_of_token, self.second_cell)
+        tokens = _Select.apply(packed[0].transpose(0, 1), self.token_of_cell, self.cell_of_token, *self.copies)
         return tokens.view(-1, self.width, *tokens.shape[1:]).transpose(1, 2)
 
     def unpad(self, padded: torch.Tensor) -> torch.Tensor:
@@ -128,17 +130,68 @@ class PackedPairs(PackedRows):
         single = attention_mask.bool() & ~common.repeat(2, 1)
         cells = torch.arange(input_ids.numel(), device=input_ids.device).view(rows, self.width)
         self.cell_of_token = torch.cat([cells[: rows // 2][common], cells[single]])  # (N,)
-        self.second_cell = cells[rows // 2 :][common]
+        second_cell = cells[rows // 2 :][common]
+        self.copies = [second_cell]
         tokens = torch.arange(len(self.cell_of_token), device=input_ids.device)
         token_of_cell = torch.zeros_like(cells).flatten()
         token_of_cell[self.cell_of_token] = tokens
-        token_of_cell[self.second_cell] = tokens[: len(self.second_cell)]
+        token_of_cell[second_cell] = tokens[: len(second_cell)]
         last = self.lengths.unsqueeze(1) - 1
         # As in PackedRows, a row's last token is repeated as its padding.
         self.token_of_cell = token_of_cell.view_as(cells).gather(1, column.minimum(last)).flatten()
         self.last = self.token_of_cell.view_as(cells)[:, -1]  # (2b,) each text's last token
         self.ids = input_ids.flatten()[self.cell_of_token]  # (N,)
         self.position_ids = self.cell_of_token % self.width  # (N,)
+
+
+class PackedGroups(PackedRows):
+    """Rows of which several begin with the same prompt, (b, S): each distinct prompt lies packed only once.
+
+    As in `PackedPairs` every state is what it would be if the rows were read one by one. The prompts come first among
+    the N tokens, those of most rows before those of fewer.
+
+    Args:
+        rows: b rows of token ids.
+        prompts: how many of a row's tokens are its prompt (b,).
+    """
+
+    def __init__(self, rows: list[list[int]], prompts: list[int], device: torch.device) -> None:
+        self.width = max(map(len, rows))
+        answered: dict[tuple[int, ...], list[int]] = {}
+        for number, (row, length) in enumerate(zip(rows, prompts, strict=True)):
+            answered.setdefault(tuple(row[:length]), []).append(number)
+        ids: list[int] = []
+        cell_of_token: list[int] = []
+        copies: list[list[int]] = [[] for _ in range(max(map(len, answered.values())) - 1)]
+        tokens_of_row: list[list[int]] = [[] for _ in rows]
+        for prompt, members in sorted(answered.items(), key=lambda entry: -len(entry[1])):
+            tokens = range(len(ids), len(ids) + len(prompt))
+            for cells, number in zip((cell_of_token, *copies), members, strict=False):
+                cells.extend(range(number * self.width, number * self.width + len(prompt)))
+                tokens_of_row[number].extend(tokens)
+            ids.extend(prompt)
+        for number, (row, length) in enumerate(zip(rows, prompts, strict=True)):
+            cell_of_token.extend(range(number * self.width + length, number * self.width + len(row)))
+            tokens_of_row[number].extend(range(len(ids), len(ids) + len(row) - length))
+            ids.extend(row[length:])
+        # As in PackedRows, a row's last token is repeated as its padding.
+        padded = [tokens + tokens[-1:] * (self.width - len(tokens)) for tokens in tokens_of_row]
+        self.ids, self.cell_of_token, self.token_of_cell, *self.copies = (
+            torch.tensor(numbers, device=device)
+            for numbers in (ids, cell_of_token, [token for row in padded for token in row], *copies)
+        )
+        self.position_ids = self.cell_of_token % self.width  # (N,)
+        self.lengths = torch.tensor(list(map(len, rows)), device=device)  # (b,)
+        self.last = self.token_of_cell.view(len(rows), -1)[:, -1]  # (b,) each row's last token
+
+    def responses(self, prompts: list[int]) -> torch.Tensor:
+        """Where the states lie that predict the tokens behind the prompts and one more, (n,), in the order of rows.
+
+        The last state of a prompt predicts the first token of several rows, so it is there several times.
+        """
+        column = torch.arange(self.width, device=self.ids.device)
+        first = torch.tensor(prompts, device=self.ids.device).unsqueeze(1) - 1
+        return self.token_of_cell.view(-1, self.width)[(column >= first) & (column < self.lengths.unsqueeze(1))]
 
 
 class KVCache(PackedRows):
@@ -297,7 +350,9 @@ def hidden_states(
     unused_mask = torch.empty(1, 1, 1, 1, device=ids.device)
     # Gradient checkpointing runs the layers again in the backward pass, when the context variable is no longer set.
     recomputes = trunk.training and any(getattr(module, "gradient_checkpointing", False) for module in trunk.modules())
-    token = _POSITIONS.set(None if positions is None or recomputes else (positions, len(ids)))
+    # The MLP reads a state once, however often it is asked for.
+    asked = positions.unique() if isinstance(rows, PackedGroups) and positions is not None else positions
+    token = _POSITIONS.set(None if positions is None or recomputes else (asked, len(ids)))
     try:
         states = trunk(
             input_ids=ids.unsqueeze(0),
@@ -356,33 +411,73 @@ def pack_responses(
 ) -> tuple[torch.Tensor, PackedRows, torch.Tensor, torch.Tensor]:
     """Pack rows of prompt and response, each without its last token, from which nothing is predicted.
 
+    A prompt that several rows share is packed once.
+
     Returns:
         ids (N,), where the rows lie, and for the n response tokens the positions of the states that predict them and
         the tokens themselves, (n,) each, in the order of the rows.
     """
-    ids, packed = pack([row[:-1] for row in rows], device)
-    prompts = torch.tensor(prompt_lengths, device=device).repeat_interleave(packed.lengths)
-    positions = (packed.position_ids >= prompts - 1).nonzero().squeeze(1)  # the state before a token predicts it
     targets = [token for row, length in zip(rows, prompt_lengths, strict=True) for token in row[length:]]
+    rows = [row[:-1] for row in rows]
+    if _share_prompts(rows, prompt_lengths):
+        packed = PackedGroups(rows, prompt_lengths, device)
+        ids, positions = packed.ids, packed.responses(prompt_lengths)
+    else:
+        ids, packed = pack(rows, device)
+        prompts = torch.tensor(prompt_lengths, device=device).repeat_interleave(packed.lengths)
+        positions = (packed.position_ids >= prompts - 1).nonzero().squeeze(1)  # the state before a token predicts it
     return ids, packed, positions, torch.tensor(targets, device=device)
 
 
-def batches_by_length(rows: list[list[int]], batch_tokens: int, batch_rows: int | None = None) -> Iterator[list[int]]:
+def pack_to_last(
+    rows: list[list[int]], prompt_lengths: list[int] | None, device: torch.device
+) -> tuple[torch.Tensor, PackedRows, torch.Tensor]:
+    """Pack rows for their last states only: the ids (N,), where the rows lie, and each row's last token (b,).
+
+    A prompt that several rows share is packed once, if the prompts' lengths are given.
+    """
+    if prompt_lengths is not None and _share_prompts(rows, prompt_lengths):
+        packed = PackedGroups(rows, prompt_lengths, device)
+        return packed.ids, packed, packed.last
+    ids, packed = pack(rows, device)
+    return ids, packed, packed.starts + packed.lengths - 1
+
+
+def _share_prompts(rows: list[list[int]], prompt_lengths: list[int]) -> bool:
+    """Whether some rows begin with the same prompt."""
+    return len({tuple(row[:length]) for row, length in zip(rows, prompt_lengths, strict=True)}) < len(rows)
+
+
+def batches_by_length(
+    rows: list[list[int]],
+    batch_tokens: int,
+    batch_rows: int | None = None,
+    prompt_lengths: list[int] | None = None,
+) -> Iterator[list[int]]:
     """Indices of rows, shortest first, in batches of about `batch_tokens` tokens and at most `batch_rows` rows.
 
-    The batches are of about equal size, so that no small one is left at the end.
+    The batches are of about equal size, so that no small one is left at the end. With `prompt_lengths`, rows of one
+    prompt stay together, and its tokens count once.
     """
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-    total = sum(map(len, rows))
+    tokens_of = list(map(len, rows))
+    if prompt_lengths is not None:
+        prompts = [tuple(row[:length]) for row, length in zip(rows, prompt_lengths, strict=True)]
+        place = {prompts[row]: number for number, row in enumerate(order)}  # that of a prompt's longest row
+        order.sort(key=lambda row: place[prompts[row]])
+        for before, row in pairwise(order):
+            if prompts[before] == prompts[row]:
+                tokens_of[row] -= prompt_lengths[row]
+    total = sum(tokens_of)
     share = total / -(-total // batch_tokens)
     batch: list[int] = []
     tokens = 0
     for row in order:
-        if batch and (tokens + len(rows[row]) / 2 > share or len(batch) == batch_rows):
+        if batch and (tokens + tokens_of[row] / 2 > share or len(batch) == batch_rows):
             yield batch
             batch, tokens = [], 0
         batch.append(row)
-        tokens += len(rows[row])
+        tokens += tokens_of[row]
     yield batch
 
 

@@ -20,7 +20,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import BadInput
 from rlhf.models.loading import context_size, load_reward_model
-from rlhf.models.packed import batches_by_length, hidden_states, is_peft, pack, plain_model, use_packed_attention
+from rlhf.models.packed import (
+    batches_by_length,
+    hidden_states,
+    is_peft,
+    pack_to_last,
+    plain_model,
+    use_packed_attention,
+)
 from rlhf.models.prompts import Messages, Prompt, PromptReader, require_chat_template
 
 
@@ -28,17 +35,27 @@ RewardFunc = Callable[..., list[float | None] | list[list[float]]]
 
 
 @torch.no_grad()
-def score_ids(reward_model: PreTrainedModel, rows: list[list[int]], batch_tokens: int = 4096) -> torch.Tensor:
-    """Scores (B,) of B sequences of token ids, prompt and response, read about `batch_tokens` tokens at a time."""
+def score_ids(
+    reward_model: PreTrainedModel,
+    rows: list[list[int]],
+    batch_tokens: int = 4096,
+    prompt_lengths: list[int] | None = None,
+) -> torch.Tensor:
+    """Scores (B,) of B sequences of token ids, prompt and response, read about `batch_tokens` tokens at a time.
+
+    With the lengths of the prompts (B,), a prompt that several rows share is read once.
+    """
     use_packed_attention(reward_model)
     scores = torch.empty(len(rows))
     config = plain_model(reward_model).config
     if config.pad_token_id == config.eos_token_id:
         rows = [_before_end(row, config.eos_token_id) for row in rows]
-    for batch in batches_by_length(rows, batch_tokens):
-        ids, packed = pack([rows[row] for row in batch], reward_model.device)
-        last = hidden_states(reward_model, ids, packed, packed.starts + packed.lengths - 1)  # (b, d)
-        scores[batch] = plain_model(reward_model).score(last).squeeze(1).float().cpu()
+    for batch in batches_by_length(rows, batch_tokens, prompt_lengths=prompt_lengths):
+        lengths = None if prompt_lengths is None else [prompt_lengths[row] for row in batch]
+        states = hidden_states(
+            reward_model, *pack_to_last([rows[row] for row in batch], lengths, reward_model.device)
+        )  # (b, d)
+        scores[batch] = plain_model(reward_model).score(states).squeeze(1).float().cpu()
     return scores
 
 
@@ -113,9 +130,8 @@ class AnswerScorer:
     def __call__(self, prompts: list[Prompt], answers: list[list[int]], ended: list[bool]) -> torch.Tensor:
         """Scores (B,) of B answers, given as the policy's token ids, with the end token where they ended."""
         if self.same_tokenizer and self.at_last_token:
-            return score_ids(
-                self.model, [prompt.ids + answer for prompt, answer in zip(prompts, answers, strict=True)]
-            )
+            rows = [prompt.ids + answer for prompt, answer in zip(prompts, answers, strict=True)]
+            return score_ids(self.model, rows, prompt_lengths=[len(prompt.ids) for prompt in prompts])
         texts = self.reader.tokenizer.batch_decode(answers, skip_special_tokens=True)
         if not self.at_last_token:
             return score_padded(self.model, self.tokenizer, list(map(self._as_text, prompts, texts)))

@@ -291,7 +291,7 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
     # The policy waits until the critic has warmed up: before that its advantages mean little.
     policy_learns = update > args.value_warmup_steps
     for _ in range(args.num_ppo_epochs):
-        for rows, num_tokens in mini_batches(loss_mask, args.num_mini_batches, shuffle):
+        for rows, num_tokens in mini_batches(loss_mask, args.num_mini_batches, args.num_generations, shuffle):
             # As many rows at once as memory holds; their gradients add up to that of the whole mini-batch.
             for batch in actor_critic.micro_batches(rollout, rows):
                 inside = mask[batch.rows]
@@ -349,15 +349,18 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
 
 
 def mini_batches(
-    loss_mask: torch.Tensor, num_mini_batches: int, generator: torch.Generator
+    loss_mask: torch.Tensor, num_mini_batches: int, num_generations: int, generator: torch.Generator
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
     """Deal the responses of all ranks into mini-batches: this rank's rows of each, and its tokens over all ranks ().
 
-    loss_mask (B, T) is this rank's; the tokens counted are those that the losses see.
+    loss_mask (B, T) is this rank's; the tokens counted are those that the losses see. Answers to one prompt stay
+    together where there are enough prompts, as they share its cost.
     """
     num_tokens = ranks.gather(loss_mask.sum(dim=1))  # (B of all ranks,)
     # All ranks shuffle alike, and each takes from a mini-batch the rows it holds, which may be none.
-    order = torch.randperm(len(num_tokens), generator=generator).tolist()
+    together = num_generations if len(num_tokens) // num_generations % num_mini_batches == 0 else 1
+    order = torch.arange(len(num_tokens)).view(-1, together)
+    order = order[torch.randperm(len(order), generator=generator)].flatten().tolist()
     size, first = len(order) // num_mini_batches, ranks.rank() * len(loss_mask)
     for start in range(0, len(order), size):
         chosen = order[start : start + size]

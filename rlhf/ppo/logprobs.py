@@ -131,14 +131,14 @@ class ActorCritic:
         """Some rows of a rollout, those of similar length together, as many at once as memory should hold."""
         if not rows:  # a rank may have none of a mini-batch
             return
-        # Rows of similar length share a batch: attention pads them to the longest.
+        # Rows of similar length share a batch, as attention pads them to the longest, and answers to one prompt, which
+        # is then read once.
         device = rollout.mask.device
         limit = MICRO_BATCH_TOKENS.get(device.type, MICRO_BATCH_TOKENS["cuda"])
-        lengths = [rollout.rows[row] for row in rows]
-        for part in batches_by_length(lengths, limit, self.args.per_device_train_batch_size):
-            chosen = [rows[i] for i in part]
-            prompt_lengths = [len(rollout.prompts[row].ids) for row in chosen]
-            yield MicroBatch(chosen, *pack_responses([rollout.rows[row] for row in chosen], prompt_lengths, device))
+        ids, prompt_lengths = [rollout.rows[row] for row in rows], [len(rollout.prompts[row].ids) for row in rows]
+        for part in batches_by_length(ids, limit, self.args.per_device_train_batch_size, prompt_lengths):
+            packed = pack_responses([ids[i] for i in part], [prompt_lengths[i] for i in part], device)
+            yield MicroBatch([rows[i] for i in part], *packed)
 
     def _chunks(self, tokens: int) -> list[slice]:
         """Cut that many tokens into chunks whose logits fit in memory."""
