@@ -70,7 +70,7 @@ def write_ceiling(
 
 def known_ceiling(runs: Sequence[Run], args: CompareArguments, reward_path: str) -> Ceiling | None:
     """The ceiling that one of these runs holds for the base, the reward model and the answers of a comparison."""
-    for run in runs:
+    for run in runs if args.ceiling_samples else ():
         content, settings = run.ceiling(), run.ppo_settings()
         if (
             content

@@ -68,32 +68,23 @@ def compare(args: CompareArguments) -> dict | None:
                 contenders.append(answers.Contender(settings.output_dir, partial(load, settings.output_dir)))
         nats = _write_scores(args, run, contenders, sampler, prompts, has_gold)
 
-        # 4. The most that any model could do, on prompts of the first split.
-        split, of_split = next(iter(prompts.items()))
-        ceiling = None
-        if args.ceiling_samples:
-            holders = [run.parent(), *(Run(path) for path in paths.values())]
-            ceiling = known_ceiling([holder for holder in holders if holder], args, reward_path)
-            if ceiling:
-                write_json(run.path / "ceiling.json", asdict(ceiling))
-            else:
-                ceiling = write_ceiling(
-                    run,
-                    base,
-                    sampler,
-                    evenly_spaced(of_split, args.ceiling_prompts),
-                    samples=args.ceiling_samples,
-                    has_gold=has_gold,
-                    seed=args.seed,
-                )
+        # 4. The most that any model could do.
+        split = next(iter(prompts))
+        holders = [run.parent(), *(Run(path) for path in paths.values())]
+        ceiling = known_ceiling([holder for holder in holders if holder], args, reward_path)
+        if args.ceiling_samples and ceiling is None:
+            chosen = evenly_spaced(prompts[split], args.ceiling_prompts)
+            ceiling = write_ceiling(
+                run, base, sampler, chosen, samples=args.ceiling_samples, has_gold=has_gold, seed=args.seed
+            )
 
         # 5. Summarise what was written.
         reward = reward_report(reward_path)
         splits = _summarize(run, repeats, reward)
-        for name, of_models in nats.items():
-            for model, by_position in of_models.items():
-                splits[name]["models"][model]["kl_by_position"] = by_position
+        for name, model, by_position in nats:
+            splits[name]["models"][model]["kl_by_position"] = by_position
         if ceiling:
+            write_json(run.path / "ceiling.json", asdict(ceiling))
             _add_shares(ceiling, splits[split], {name for name, _, best_of in entries if best_of > 1})
         summary = {"reward_model": reward, "size_mb": sizes, "splits": splits}
         write_json(run.path / "summary.json", summary)
@@ -205,12 +196,12 @@ def _write_scores(
     sampler: answers.AnswerSampler,
     prompts: dict[str, list[Prompt]],
     has_gold: bool,
-) -> dict[str, dict[str, list[float]]]:
+) -> list[tuple[str, str, list[float]]]:
     """Sample and score all answers, and write `scores.csv` batch by batch.
 
     Returns:
-        split -> model -> KL at each position of the responses, in nats, mean over all of them; a response that has
-        ended counts as 0, so that the positions add up to the KL per response. Only of trained models.
+        (split, model, KL at each position of the responses in nats), for trained models: the mean over all responses,
+        where one that has ended counts as 0, so that the positions add up to the KL per response.
     """
     total = args.samples * len(contenders) * sum(map(len, prompts.values()))
     run.start(total, "Comparison")
@@ -231,13 +222,11 @@ def _write_scores(
             run.progress(int(bar.n), total, f"Comparison: response {int(bar.n)} of {total}")
             if run.stop_requested():
                 raise Stopped
-    return {
-        split: {
-            name: [round(float(kl), 5) for kl in np.trim_zeros(summed / (args.samples * len(prompts[split])), "b")]
-            for name, summed in of_models.items()
-        }
+    return [
+        (split, name, [round(float(kl), 5) for kl in np.trim_zeros(summed / args.samples / len(prompts[split]), "b")])
         for split, of_models in nats.items()
-    }
+        for name, summed in of_models.items()
+    ]
 
 
 def _add_shares(ceiling: Ceiling, of_split: dict, baselines: set[str]) -> None:

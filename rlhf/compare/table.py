@@ -26,7 +26,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t")
 
 
 class Writer:
-    """Writes the columns of a `scores.csv`. A text that a spreadsheet would run as a formula gets a leading apostrophe."""
+    """Writes a `scores.csv` of the rows' `COLUMNS`. A text that a spreadsheet would run gets a leading apostrophe."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("w", newline="", encoding="utf-8")

@@ -45,7 +45,7 @@ class CeilingArguments(PromptSettings):
     samples: CeilingSamples = 128
     """Answers per prompt to begin with."""
     max_samples: CeilingSamples = 1024
-    """Answers are doubled up to this many per prompt, until that moves the gains up to settle_kl within their intervals."""
+    """They are doubled, up to this many, until that moves no gain up to settle_kl by more than its interval."""
     settle_kl: PositiveFloat = 3.0
     """KL in nats per answer up to which the estimate shall stand still."""
     response_length: PositiveInt = 64
