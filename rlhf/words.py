@@ -45,7 +45,7 @@ def interval(estimate: dict[str, float], digits: int = 3, write: Callable[[float
 
 
 def share(estimate: dict | None, digits: int = 0) -> str:
-    """A share of the possible with its interval: at least 92 % [88 %, 97 %]; none where the KL is too small for one."""
+    """A share of the possible with its interval: at least 92 % [88 %, 97 %]; none at a tiny KL."""
     if estimate is None:
         return "none"
     return f"{estimate['bound']} {interval(estimate, digits, percent)}".strip()
