@@ -89,11 +89,14 @@ class Ceiling:
 
         Returns:
             value, ci_low and ci_high, for which the two gains count as independent; and `bound`, "at least" if the KL
-            is an upper bound, "at most" if the curve ends before it, else "". None without the measure or a KL.
+            is an upper bound, "at most" if the curve ends before it, else "". None without the measure, a KL or a gain
+            to be had.
         """
         if getattr(self, measure) is None or kl < NEGLIGIBLE_KL:
             return None
         best = self.at(measure, kl)
+        if best.value <= 0:  # nothing can be gained: all answers score alike, or the scores oppose the gold scores
+            return None
         value = gain["value"] / best.value
 
         def spread(of_gain: float, of_best: float) -> float:

@@ -456,7 +456,7 @@ class ScoresTab:
             self.lengths: lengths.to_plotly_json(),
             self.frontier: _frontier(of_split, _ceiling(run, of_split)),
             self.nats: gr.Accordion(visible=nats is not None),
-            self.positions: nats and nats.to_plotly_json(),
+            self.positions: nats.to_plotly_json() if nats else None,
             self.openings: openings(questions, other),
             self.reliability: _reliability(reward_model),
             self.overoptimization: _overoptimization(run.sweep()),
