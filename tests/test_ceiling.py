@@ -64,20 +64,21 @@ def test_the_curve_begins_at_the_base_rises_and_ends_where_few_answers_are_left(
     assert (found.prompts, found.samples) == scores.shape
     assert found.base_score == pytest.approx(scores.mean()) and found.base_gold == pytest.approx(gold.mean())
     assert found.kl[0] == found.score.value[0] == 0 and found.ess[0] == pytest.approx(64)
-    assert (np.diff(found.score.value) > 0).all() and found.ess[-1] >= 5
+    assert (np.diff(found.score.value) > 0).all() and found.ess[-1] >= 2
     assert found.kl[-1] < np.log(64)
     assert found.at("score", 99).value == found.score.value[-1]
     low, high = np.array(found.score.ci_low), np.array(found.score.ci_high)
     assert (low <= found.score.value).all() and (found.score.value <= high).all()
 
 
-def test_few_answers_show_too_low_a_ceiling_and_say_by_how_much():
+def test_few_answers_show_too_low_a_ceiling_and_what_they_miss_is_added():
     scores, _ = made_up(samples=1024)
     many, few = estimate(scores), estimate(scores[:, :32])
     kl = few.kl[-1]
-    missing = many.at("score", kl).value - few.at("score", kl).value
-    assert missing > 0.1
-    assert few.score.doubling[-1] == pytest.approx(missing, rel=0.6)
+    seen = few.score.value[-1] - few.score.doubling[-1]
+    missing = many.at("score", kl).value - seen
+    assert missing > 0.2
+    assert abs(missing - few.score.doubling[-1]) < missing / 2
     assert few.settled_kl < kl < many.settled_kl
     assert np.interp(kl, many.kl, many.score.doubling) < 0.02
 

@@ -16,9 +16,9 @@ CeilingSamples = Annotated[Int, Field(ge=2, le=16_384)]
 class CeilingSettings(Settings):
     """How the commands that train or compare measure the ceiling beside their work."""
 
-    ceiling_samples: Annotated[NonNegativeInt, Field(le=16_384)] = 128
+    ceiling_samples: Annotated[NonNegativeInt, Field(le=16_384)] = 64
     """Base answers per prompt from which the best possible score at every KL is estimated; 0 for no estimate."""
-    ceiling_prompts: Annotated[Int, Field(ge=2)] = 48
+    ceiling_prompts: Annotated[Int, Field(ge=2)] = 96
     """Held-out prompts, evenly spaced, that this estimate is made on."""
 
     def check(self) -> None:
