@@ -444,8 +444,8 @@ def overoptimization(
             xshift=-4 if right else 4,
             font={"color": INK},
         )
-    line = "; dark line: the most that is possible" if ceiling else ""
-    heading(figure, "Score by the reward model", f"gain over the base model; what PPO maximizes{line}")
+    explained = "dark line: the most that is possible" if ceiling else "what PPO maximizes"
+    heading(figure, "Score by the reward model", f"gain over the base; {explained}")
     curve = "; line: fit of Gao et al. (2023)" if fit else ""
     heading(figure, "Gold score", f"gain; training never sees it{curve}", HALVES[1][1])
     return figure.update_layout(
@@ -485,7 +485,8 @@ def path(rows: Sequence[dict], ceiling: Ceiling, height: int = 300) -> go.Figure
         y=gains,
         mode="lines+markers",
         name="PPO",
-        line={"width": 0.6, "color": PPO},
+        opacity=0.8,
+        line={"width": 0.5, "color": PPO},
         marker={"size": 5, "color": PPO, "opacity": 0.6},
         hovertemplate="<b>an update of PPO</b><br>%{x:.2f} nats from the base<br>gain %{y:.2f}<extra></extra>",
         meta={**of_score, "key": metrics.SCORE},
@@ -493,18 +494,13 @@ def path(rows: Sequence[dict], ceiling: Ceiling, height: int = 300) -> go.Figure
     figure.add_scatter(
         x=kl[-1:],
         y=gains[-1:],
-        text=[minus(f"\u2002{gain:.2f}") for gain in gains[-1:]],
-        mode="markers+text",
+        mode="markers",
         hoverinfo="skip",
-        textposition="middle right",
         cliponaxis=False,
-        marker={"size": 9, "color": PPO, "line": {"width": 1.5, "color": PAPER}},
-        textfont={"color": PPO_INK, "size": 13, "weight": 600},
+        marker={"size": 11, "color": PPO, "line": {"width": 2, "color": PAPER}},
         meta={**of_score, "end": metrics.SCORE, "digits": 2},
     )
-    heading(
-        figure, "Gain in score", "over the base model’s average; dark line: the most that is possible", separator="  "
-    )
+    heading(figure, "Gain in score", "over the base model’s average", separator="  ")
     figure.update_xaxes(title_text=KL_TITLE, rangemode="tozero")
     return figure.update_yaxes(nticks=5, rangemode="tozero")
 

@@ -45,7 +45,7 @@ TEMPLATE = """
       <figcaption><b>2</b> PPO learns to write answers with higher scores</figcaption>
       <div class="plot"></div><p class="waiting"></p></figure>
     <figure class="chart" data-part="ceiling" hidden>
-      <figcaption><b>3</b> How close PPO comes to the best that is possible</figcaption>
+      <figcaption><b>3</b> PPO and the best that is possible</figcaption>
       <div class="plot"></div><p class="waiting"></p>
       <p class="gloss">Each dot is one update of PPO. To score higher, a model must move away from the base model; the
       dark line is the largest average gain that any model can have at each distance, so the best training climbs along
