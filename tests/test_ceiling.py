@@ -1,6 +1,7 @@
 """The best possible score at every KL: exact where all answers can be listed, honest about few of them elsewhere."""
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -11,7 +12,13 @@ from worlds import BOS, small_gpt2, tokenizer_of
 
 from rlhf.compare.answers import AnswerSampler
 from rlhf.compare.ceiling import Ceiling, estimate, measure_ceiling, tilt
+from rlhf.compare.table import read_rows
+from rlhf.config import CompareArguments
 from rlhf.models.prompts import PromptReader
+from rlhf.runs.directory import EXAMPLE, Run, write_json
+from rlhf.ui import live, scores
+from rlhf.write.card import model_card
+from rlhf.write.report import write_report
 
 
 @dataclass
@@ -123,3 +130,79 @@ def test_tilting_reaches_the_best_answer_of_each_prompt():
     assert hard.score[:, 0] == pytest.approx([0, 0]) and hard.kl[:, 0] == pytest.approx([0, 0])
     assert hard.score[:, 1] == pytest.approx([3 - 4 / 3, 2]) and hard.kl[:, 1] == pytest.approx(np.log([3, 3]))
     assert hard.ess[:, 1] == pytest.approx([1, 1])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where it is found and shown
+
+
+@pytest.fixture
+def demo(root):
+    """A copy of the example, as a demo that has measured the ceiling would have left it."""
+    left_out = shutil.ignore_patterns("*.safetensors", "samples.jsonl", "compare")
+    run = Run(shutil.copytree(EXAMPLE, root / "demo-20260101-000000-abcd", ignore=left_out))
+    found = estimate(*made_up(samples=128))
+    write_json(run.path / "ppo" / "ceiling.json", asdict(found))
+    summary, sweep = run.summary(), run.sweep()
+    test = summary["splits"]["test"]
+    for name, against in test["against_base"].items():
+        kl = test["models"][name]["kl"]["value"]
+        against["share"] = {kind: found.share(kind, against[kind]["gain"], kl) for kind in ("score", "gold")}
+        test["models"][name]["kl_by_position"] = [4.0, 2.2]
+    for point in sweep["points"]:
+        kl = point["kl"]["value"]
+        point["share"] = {kind: found.share(kind, point[kind], kl) for kind in ("score", "gold")}
+    write_json(run.path / "summary.json", summary)
+    write_json(run.path / "sweep" / "sweep.json", sweep | {"ceiling": asdict(found)})
+    return run
+
+
+def test_a_run_finds_it_in_its_stages_and_in_the_run_that_holds_it(demo):
+    content = json.loads((demo.path / "ppo" / "ceiling.json").read_text())
+    assert demo.ceiling() == content and Run(demo.path / "reward").ceiling() == content
+    assert Run(EXAMPLE / "reward").ceiling() == {}
+
+
+def test_a_comparison_takes_only_one_of_the_same_models_and_answers(demo):
+    from rlhf.commands.ceiling import known_ceiling
+
+    reward_path = demo.reward_model_path()
+    assert known_ceiling([demo], CompareArguments(), reward_path) == Ceiling.read(demo.ceiling())
+    for other in ({"temperature": 1.0}, {"response_length": 9}, {"prompts_file": "x"}, {"ceiling_samples": 500}):
+        assert known_ceiling([demo], CompareArguments(**other), reward_path) is None
+    assert known_ceiling([demo], CompareArguments(base_model_name_or_path="gpt2"), reward_path) is None
+    assert known_ceiling([demo], CompareArguments(), str(EXAMPLE)) is None
+    assert known_ceiling([demo], CompareArguments(ceiling_samples=0), reward_path) is None
+
+
+def test_the_live_view_draws_the_way_below_it_and_then_only_new_dots(demo):
+    first = live.poll({"run": demo.id})
+    part = first["parts"]["ceiling"]
+    assert part["rows"] == len(Run(demo.path / "ppo").metrics()) and "figure" in part
+    Run(demo.path / "ppo").log({"step": 161, "objective/kl": 2.5, "objective/scores_raw": 3.0})
+    second = live.poll({"run": demo.id, "seen": first["seen"]})["parts"]["ceiling"]
+    assert second["points"] == {"objective/kl": [2.5], "objective/scores_raw": [3.0]} and "figure" not in second
+    (demo.path / "ppo" / "ceiling.json").unlink()
+    assert "ceiling" not in live.poll({"run": demo.id})["parts"]
+
+
+def test_the_scores_say_the_share_and_how_answers_begin(demo):
+    questions = scores.read_questions(demo.path / "scores.csv", "test", "score", "ppo")
+    table = scores.averages(questions, "score", "test", "ppo", demo.summary())
+    assert "Share of the largest possible gain at that KL" in table and "at most " in table
+    assert "Share" not in scores.averages(questions, "score", "test", "ppo", Run(EXAMPLE).summary())
+    of_ppo = [row["response"] for row in read_rows(demo.path / "scores.csv")
+              if (row["split"], row["model"]) == ("test", "ppo")]  # fmt: skip
+    share = round(100 * sum(text.startswith("You might want") for text in of_ppo) / len(of_ppo))
+    assert "You might want …" in scores.openings(questions, "ppo")
+    assert f"<td>{share} %</td>" in scores.openings(questions, "ppo")
+
+
+def test_report_and_card_say_the_share_and_do_without(demo, tmp_path):
+    text = write_report(demo.path, tmp_path / "REPORT.md", demo.path / "sweep").read_text()
+    assert "| share of the largest gain in score that any policy could have at this KL | at most " in text
+    assert "from 128 answers of the base model to each of 60 test prompts" in text and "at most 0.6 |" in text
+    assert "share of the largest possible gain in score at that KL | at most" in model_card(
+        demo.path / "ppo" / "model"
+    )
+    assert "possible" not in model_card(EXAMPLE / "ppo" / "model")
