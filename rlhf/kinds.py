@@ -5,7 +5,14 @@ To add a kind, add its settings to `rlhf/config`, a function of its name to `rlh
 
 from dataclasses import dataclass, field
 
-from rlhf.config import CompareArguments, DemoArguments, PPOArguments, RewardArguments, SweepArguments
+from rlhf.config import (
+    CeilingArguments,
+    CompareArguments,
+    DemoArguments,
+    PPOArguments,
+    RewardArguments,
+    SweepArguments,
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,13 @@ KINDS = {
         label="Comparison",
         compares=True,
         closing="comparison_table",
+    ),
+    "ceiling": Kind(
+        settings=CeilingArguments,
+        summary="the best possible score at every KL, from answers of the base model alone",
+        label="Ceiling",
+        needs_reward_model=True,
+        closing="ceiling_table",
     ),
     "sweep": Kind(
         settings=SweepArguments,

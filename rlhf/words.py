@@ -44,6 +44,13 @@ def interval(estimate: dict[str, float], digits: int = 3, write: Callable[[float
     return f"{value} [{low}, {high}]"
 
 
+def share(estimate: dict | None, digits: int = 0) -> str:
+    """A share of the possible with its interval: at least 92 % [88 %, 97 %]; none at a tiny KL."""
+    if estimate is None:
+        return "none"
+    return f"{estimate['bound']} {interval(estimate, digits, percent)}".strip()
+
+
 def setting(value: object) -> str:
     """A setting's value as a flag takes it: none, true, 0.05."""
     if value is None:

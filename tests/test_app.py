@@ -133,7 +133,7 @@ def test_a_poll_of_a_running_demo_reads_each_status_and_each_config_once(root, m
     assert [phase["state"] for phase in first["phases"]] == ["finished", "running", "waiting"]
     assert first["left"] == 30 and "leave" in first
     read = [path for path in read if path.suffix == ".json"]
-    assert len(read) == len(set(read)) <= 2 + 2 * 3
+    assert len(read) == len(set(read)) <= 2 + 2 * 3 + 4  # and where a ceiling may lie: the run and its stages
 
 
 def test_poll_answers_nonsense_with_a_sentence(root):

@@ -32,6 +32,7 @@ def test_a_tiny_demo_ends_with_everything_in_place(command, shared):
     done = command(
         "demo", "--output_dir", out, "--reward_max_steps", 6, "--total_episodes", 64, "--num_prompts", 16,
         "--per_device_train_batch_size", 32, "--samples", 2, "--seed", 1, "--allow_chance_reward", "true",
+        "--ceiling_samples", 16, "--ceiling_prompts", 8,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     summary = json.loads((out / "summary.json").read_text())
@@ -66,6 +67,7 @@ def test_ppo_evaluates_on_held_out_prompts_as_often_as_asked(command, tmp_path):
     done = command(
         "ppo", "--output_dir", out, "--reward_model_path", EXAMPLE, "--total_episodes", 48, "--eval_steps", 2,
         "--per_device_train_batch_size", 16, "--response_length", 16, "--num_sample_generations", 0,
+        "--ceiling_samples", 0,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     rows = Run(out).metrics()
@@ -79,6 +81,7 @@ def test_ppo_evaluates_on_held_out_prompts_as_often_as_asked(command, tmp_path):
     command(
         "ppo", "--output_dir", other, "--reward_model_path", EXAMPLE, "--total_episodes", 48,
         "--per_device_train_batch_size", 16, "--response_length", 16, "--num_sample_generations", 0,
+        "--ceiling_samples", 0,
     )  # fmt: skip
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (out, other)]
     assert weights[0] == weights[1]
@@ -107,7 +110,7 @@ def test_a_comparison_and_a_sweep_that_are_stopped_end_without_a_result(tmp_path
     monkeypatch.setattr(Run, "stop_requested", lambda run: True)
     monkeypatch.setattr(lifecycle, "catch_signals", lambda run, **settings: None)  # the signals are pytest's here
     example = str(EXAMPLE)
-    few = ["--num_prompts", "2", "--samples", "1", "--seeds", "1"]
+    few = ["--num_prompts", "2", "--samples", "1", "--seeds", "1", "--ceiling_samples", "2"]
     assert main(["compare", "--models", "best-of-2", "--reward_model_path", example, *few,
                  "--output_dir", str(tmp_path / "compare")]) == 0  # fmt: skip
     assert main(["sweep", "--reward_model_path", example, "--kl_coefs", "0.1", *few, "--total_episodes", "64",
@@ -121,13 +124,19 @@ def test_a_comparison_and_a_sweep_that_are_stopped_end_without_a_result(tmp_path
 def test_any_number_of_models_are_compared_with_the_base(command, shared):
     out, demo = shared / "again", shared / "demo"
     models = ("base", f"ppo={demo}", f"same={demo}", "best-of-4")
-    small = ("--num_prompts", 8, "--samples", 1)
+    small = ("--num_prompts", 8, "--samples", 1, "--ceiling_samples", 16)
     done = command("compare", "--models", *models, *small, "--output_dir", out)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((out / "summary.json").read_text())["splits"]["test"]
     assert list(found["models"]) == ["base", "ppo", "same", "best-of-4"]
     assert list(found["against_base"]) == ["ppo", "same", "best-of-4"]
     assert found["against_base"]["best-of-4"]["score"]["gain"]["value"] > 0
+    # The ceiling that the demo's PPO measured serves here too.
+    assert Run(out).ceiling() == Run(demo).ceiling() == json.loads((demo / "ppo" / "ceiling.json").read_text())
+    assert found["against_base"]["best-of-4"]["share"]["gold"]["bound"] == "at least"
+    assert "KL from the base model: at most 0.64 nats" in done.stdout
+    by_position, kl = (found["models"]["same"][name] for name in ("kl_by_position", "kl"))
+    assert sum(by_position) == pytest.approx(kl["value"], abs=1e-3)
 
 
 @pytest.mark.process
@@ -138,9 +147,10 @@ def test_a_training_is_repeated_with_other_seeds_and_every_one_is_shown(command,
     )
     done = command(
         "compare", "--models", f"ppo={shared / 'demo'}", "--seeds", 3, "--prompts_file", shared / "questions.txt",
-        "--output_dir", out,
+        "--ceiling_samples", 4, "--output_dir", out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+    assert Run(out).ceiling()["prompts"] == 2  # these questions, not the demo's
     splits = json.loads((out / "summary.json").read_text())["splits"]
     found = splits["own"]
     assert list(splits) == ["own"] and list(found["models"]) == ["base", "ppo", "ppo-seed-2", "ppo-seed-3"]
@@ -149,7 +159,7 @@ def test_a_training_is_repeated_with_other_seeds_and_every_one_is_shown(command,
         json.loads((folder / "config.json").read_text()) for folder in (shared / "demo" / "ppo", out / "ppo-seed-2")
     ]
     differing = {key for key in configs[0] if configs[0][key] != configs[1].get(key)}
-    assert differing <= {"seed", "output_dir", "num_sample_generations"} and configs[1]["seed"] == 2
+    assert differing <= {"seed", "output_dir", "num_sample_generations", "ceiling_samples"} and configs[1]["seed"] == 2
     gains = [found["against_base"][name]["score"]["gain"]["value"] for name in found["seeds"]["ppo"]["models"]]
     assert len(set(gains)) == 3 and found["seeds"]["ppo"]["score"]["value"] == pytest.approx(sum(gains) / 3)
     assert "ppo trained 3 times" in done.stdout and "2 prompts are too few" in done.stdout
@@ -159,7 +169,7 @@ def test_a_training_is_repeated_with_other_seeds_and_every_one_is_shown(command,
 def test_a_sweep_compares_every_checkpoint_of_every_run(command, shared):
     out = shared / "sweep"
     small = ("--kl_coefs", "0", "0.1", "--total_episodes", 128, "--checkpoints", 2, "--best_of", 2)
-    small += ("--num_prompts", 8, "--samples", 1)
+    small += ("--num_prompts", 8, "--samples", 1, "--ceiling_samples", 16, "--ceiling_prompts", 8)
     done = command("sweep", "--reward_model_path", ROOT / "assets" / "example", "--output_dir", out, *small)
     assert done.returncode == 0, done.stderr[-2000:]
     points = json.loads((out / "sweep.json").read_text())["points"]
@@ -167,7 +177,20 @@ def test_a_sweep_compares_every_checkpoint_of_every_run(command, shared):
     assert trained == {(0.0, 64), (0.0, 128), (0.1, 64), (0.1, 128)}
     assert [point["name"] for point in points if "kl_coef" not in point] == ["best-of-2"]
     assert all(point["gold"]["ci_low"] <= point["gold"]["value"] <= point["gold"]["ci_high"] for point in points)
-    assert "best-of-2" in done.stdout
+    assert "best-of-2" in done.stdout and "share of the possible" in done.stdout
+    assert json.loads((out / "sweep.json").read_text())["ceiling"] == Run(out).ceiling()
+    assert len(list(out.rglob("ceiling.json"))) == 3  # of the sweep, its first run and its comparison
+
+
+@pytest.mark.process
+def test_the_ceiling_is_a_command_that_doubles_its_answers_until_it_stands_still(command, tmp_path):
+    small = ("--num_prompts", 6, "--samples", 4, "--max_samples", 16, "--settle_kl", 9, "--response_length", 16)
+    done = command("ceiling", "--reward_model_path", EXAMPLE, "--output_dir", "out", *small)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = Run(tmp_path / "out").ceiling()
+    assert (found["prompts"], found["samples"]) == (6, 16) and found["gold"]["value"][0] == 0
+    assert "from 16 base answers to each of 6 prompts" in done.stdout
+    assert Run(tmp_path / "out").status()["state"] == "finished"
 
 
 @pytest.mark.process
@@ -193,6 +216,7 @@ def test_ppo_refuses_a_reward_model_that_knows_no_more_than_a_coin(command, shar
     assert done.returncode == 2 and "not better than chance" in done.stderr
     assert done.stderr.count("\n") == 1
     small = ("--max_steps", 1, "--per_device_train_batch_size", 4, "--num_sample_generations", 0)
+    small += ("--ceiling_samples", 0)
     allowed = ("--allow_chance_reward", "true", "--output_dir", shared / "regardless")
     assert command("ppo", "--reward_model_path", untrained, *small, *allowed).returncode == 0
 
@@ -216,7 +240,7 @@ def test_reward_training_resumes_from_its_checkpoint(command, shared, few_pairs)
 @pytest.mark.process
 def test_ppo_resumes_from_its_checkpoint(command, shared):
     small = ("--reward_model_path", shared / "demo", "--max_steps", 3, "--save_steps", 2)
-    small += ("--per_device_train_batch_size", 8, "--num_sample_generations", 0)
+    small += ("--per_device_train_batch_size", 8, "--num_sample_generations", 0, "--ceiling_samples", 0)
     assert command("ppo", "--output_dir", shared / "ppo", *small).returncode == 0
     checkpoint = shared / "ppo" / "checkpoints" / "checkpoint-2"
     done = command("ppo", "--output_dir", shared / "ppo2", *small, "--resume_from_checkpoint", checkpoint)
@@ -228,6 +252,7 @@ def test_ppo_resumes_from_its_checkpoint(command, shared):
 @pytest.mark.process
 def test_a_run_writes_nothing_outside_its_directory(shared, command, tmp_path):
     small = ("--max_steps", 1, "--per_device_train_batch_size", 4, "--num_sample_generations", 0)
+    small += ("--ceiling_samples", 0)
     done = command("ppo", "--reward_model_path", shared / "demo", "--output_dir", "out", *small)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -295,6 +320,8 @@ GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
         (["reward", "--model_name_or_path", "no-such-model"], "No model could be loaded"),
         (["reward", "--config", "missing.yaml"], "There is no file missing.yaml"),
         (["ppo"], "PPO needs a reward model"),
+        (["ceiling"], "A ceiling needs a reward model"),
+        (["demo", "--ceiling_samples", "1"], "ceiling_samples must be 0 or at least 2"),
         (["ppo", "--reward_model_path", ROOT / "assets" / "example", "--response_length", "200"], "leaves no room"),
         (["ppo", "--reward_model_path", "everyday"], "not a reward model"),
         (["compare"], "nothing to compare"),

@@ -7,6 +7,7 @@ import pytest
 from rlhf.config import (
     BadInput,
     BenchArguments,
+    CeilingArguments,
     CompareArguments,
     DemoArguments,
     PPOArguments,
@@ -28,6 +29,7 @@ CONFIGS = (
     PPOSettings,
     PPOArguments,
     BenchArguments,
+    CeilingArguments,
     CompareArguments,
     SweepArguments,
     DemoArguments,

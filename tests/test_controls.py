@@ -39,7 +39,7 @@ def controls(tmp_path_factory):
         "still": {"reward_model_path": str(ASSETS / "example"), "learning_rate": 0.0, "total_episodes": 64},
     }
     for name, settings in trainings.items():
-        settings = {**UPDATES, "num_sample_generations": 0, **settings}
+        settings = {**UPDATES, "num_sample_generations": 0, "ceiling_samples": 0, **settings}
         ppo(PPOArguments(**settings, output_dir=str(folder / name)))
     summary = compare(
         CompareArguments(
@@ -48,6 +48,7 @@ def controls(tmp_path_factory):
             output_dir=str(folder / "compare"),
             num_prompts=100,
             samples=2,
+            ceiling_samples=0,
         )
     )
     return folder, summary["splits"]["test"]["against_base"]

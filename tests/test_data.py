@@ -296,6 +296,8 @@ def test_conversations_train_a_reward_model_and_a_policy_and_are_compared(comman
         8,
         "--allow_chance_reward",
         "true",
+        "--ceiling_samples",
+        2,
     )
     done = command("ppo", *here, *small, "--reward_model_path", "reward", "--output_dir", "ppo")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -305,7 +307,7 @@ def test_conversations_train_a_reward_model_and_a_policy_and_are_compared(comman
     assert (tmp_path / "ppo" / "model" / "chat_template.jinja").exists()
     done = command(
         "compare", "--models", "ppo=ppo", "--base_model_name_or_path", "tiny", "--dataset_name", file,
-        "--samples", 1, "--response_length", 8, "--output_dir", "compare",
+        "--samples", 1, "--response_length", 8, "--ceiling_samples", 2, "--output_dir", "compare",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "system: Be short.\n\nuser: What is" in (tmp_path / "compare" / "scores.csv").read_text()

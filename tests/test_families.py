@@ -32,8 +32,8 @@ CAUSAL = (hub.GPT2, hub.SMOLLM, hub.QWEN, hub.LLAMA)
 WITH_TEMPLATE = (hub.SMOLLM, hub.QWEN)
 SMALL_REWARD = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--eval_steps", "2", "--logging_steps", "1")
 SMALL_PPO = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--response_length", "8")
-SMALL_PPO += ("--allow_chance_reward", "true")
-SMALL_COMPARISON = ("--num_prompts", "4", "--samples", "1", "--response_length", "8")
+SMALL_PPO += ("--allow_chance_reward", "true", "--ceiling_samples", "2", "--ceiling_prompts", "2")
+SMALL_COMPARISON = ("--num_prompts", "4", "--samples", "1", "--response_length", "8", "--ceiling_samples", "2")
 
 
 @pytest.fixture(scope="module", autouse=True)

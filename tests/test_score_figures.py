@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 
+from rlhf import metrics
+from rlhf.compare.ceiling import estimate
 from rlhf.compare.stats import Interval, Overoptimization, ReliabilityBin
 from rlhf.figures import curves, scores, style
 from rlhf.figures.scores import FrontierPoint
@@ -40,6 +42,13 @@ def scatter():
     return scores.length_scatter(lengths, base, lengths, other, "score", "PPO"), base, other
 
 
+def a_ceiling():
+    """Of scores that are normal with standard deviation 2, and gold scores a tenth of them."""
+    drawn = np.random.default_rng(0).normal(scale=2, size=(30, 32))
+    return estimate(drawn, drawn / 10)
+
+
+CEILING = a_ceiling()
 BINS = [ReliabilityBin(0.55, 0.5, 40), ReliabilityBin(0.7, 0.65, 40), ReliabilityBin(0.95, 0.9, 20)]
 FIGURES = {
     "reward curves": lambda: curves.reward_curves(Run(EXAMPLE / "reward").metrics()),
@@ -53,6 +62,11 @@ FIGURES = {
     "frontier": lambda: scores.frontier(points(), "score"),
     "frontier without gold": lambda: scores.frontier(points(gold=False), "score"),
     "frontier without best of n": lambda: scores.frontier(points(sizes=()), "score"),
+    "frontier below the ceiling": lambda: scores.frontier(points(), "score", CEILING),
+    "sweep below the ceiling": lambda: scores.overoptimization([1, 2], [1, 2], [0.1, 0.2], None, ["a", "b"], CEILING),
+    "path": lambda: scores.path(Run(EXAMPLE / "ppo").metrics(), CEILING),
+    "path to come": lambda: scores.path([], CEILING),
+    "nats": lambda: scores.nats_by_position([2.0, 0.5, 0.1], "PPO"),
     "no frontier": lambda: scores.frontier([], "score"),
     "overoptimization": lambda: over([1, 4, 9, 25]),
     "no fit": lambda: over([1, 4], fit=None),
@@ -188,7 +202,7 @@ def test_frontier_draws_scores_with_their_intervals():
     assert model.error_y.array == pytest.approx((0.2,))
     assert model.error_y.arrayminus == pytest.approx((0.1,))
     assert model.marker.color == style.PPO
-    assert model.customdata[0] == ["PPO", "2.90 to 3.20"]
+    assert model.customdata[0] == ["PPO", "2.90 to 3.20", ""]
     low, high = figure.layout.xaxis.range
     assert low < 0 < 5 < high  # the base's point at 0 lies within the panel
 
@@ -216,7 +230,7 @@ def test_best_of_n_is_one_line_from_left_to_right_with_n_at_its_points():
     for axis in ("y", "y2"):
         line = trace(figure, "best of n base answers", axis)
         assert {"lines", "markers", "text"} == set(line.mode.split("+"))
-        assert [label for label, _ in line.customdata] == ["best of 4", "best of 16", "best of 64"]
+        assert [label for label, _, _ in line.customdata] == ["best of 4", "best of 16", "best of 64"]
         assert line.text == ("4", "16", "64")
         assert list(line.x) == sorted(line.x)
 
@@ -238,6 +252,43 @@ def test_every_model_of_a_frontier_is_in_its_legend_once_with_a_symbol_of_its_ow
 def test_without_best_of_n_nothing_speaks_of_it():
     figure = scores.frontier(points(sizes=()), "score")
     assert {one.name for one in figure.data} == {"base", "PPO"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The most that is possible
+
+
+def test_the_ceiling_stands_above_the_bases_mean_in_both_panels_and_once_in_the_legend():
+    figure = scores.frontier(points(), "score", CEILING)
+    of_ceiling = [one for one in figure.data if one.name == scores.CEILING_NAME]
+    assert sum(one.showlegend for one in of_ceiling) == 1
+    for axis, base, curve in (("y", 1.0, CEILING.score), ("y2", 0.25, CEILING.gold)):
+        low, high, solid, dotted = (one for one in of_ceiling if one.yaxis == axis)
+        assert high.fill == "tonexty" and list(low.y) == pytest.approx([base + gain for gain in curve.ci_low])
+        assert [*solid.y, *dotted.y[1:]] == pytest.approx([base + gain for gain in curve.value])
+        assert solid.line.dash == "solid" and solid.x[-1] >= CEILING.settled_kl and dotted.line.dash == "dot"
+
+
+def test_the_kl_of_best_of_n_is_said_to_be_a_bound():
+    figure = scores.frontier(points(), "score", CEILING)
+    assert trace(figure, "best of n base answers", "y").customdata[0][2] == "at most "
+    assert trace(figure, "PPO", "y").customdata[0][2] == ""
+
+
+def test_the_way_of_ppo_is_a_dot_for_each_update_above_the_bases_mean():
+    rows = Run(EXAMPLE / "ppo").metrics()
+    figure = scores.path([*rows[:3], {metrics.STEP: 3, metrics.EVAL_SCORE: 1.0}, *rows[3:]], CEILING)
+    dots = trace(figure, "PPO")
+    assert list(dots.x) == [row[metrics.KL] for row in rows]
+    assert list(dots.y) == pytest.approx([row[metrics.SCORE] - CEILING.base_score for row in rows])
+    assert dots.meta == {"x": metrics.KL, "key": metrics.SCORE, "minus": CEILING.base_score}
+    assert figure.data[-1].y[0] == dots.y[-1]
+
+
+def test_the_bars_of_the_nats_add_up():
+    (bars,) = scores.nats_by_position([2.0, 1.0, 1.0], "PPO").data
+    assert (bars.x, bars.y, bars.customdata) == ((1, 2, 3), (2.0, 1.0, 1.0), (0.5, 0.75, 1.0))
+    assert "4.0 nats per answer of PPO" in words(scores.nats_by_position([2.0, 1.0, 1.0], "PPO"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

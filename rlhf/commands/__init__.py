@@ -4,9 +4,9 @@ Mistakes in the settings or the data are thus reported before anything is writte
 run's status.
 """
 
-from rlhf.commands.comparison import compare
+from rlhf.commands.comparison import ceiling, compare
 from rlhf.commands.pipelines import demo, sweep
 from rlhf.commands.training import ppo, reward
 
 
-__all__ = ["compare", "demo", "ppo", "reward", "sweep"]
+__all__ = ["ceiling", "compare", "demo", "ppo", "reward", "sweep"]

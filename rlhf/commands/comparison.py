@@ -1,17 +1,20 @@
-"""`compare`: any number of models answer the same prompts, and one reward model scores all answers."""
+"""`compare` and `ceiling`: what models do on held-out prompts, and the most that any model could do."""
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf import models
+from rlhf.commands.ceiling import evenly_spaced, known_ceiling, write_ceiling
 from rlhf.commands.lifecycle import Stopped, open_run, recorded
 from rlhf.commands.training import ppo, prompt_room, reward_report, split_prompts
 from rlhf.compare import answers, table
-from rlhf.config import EVERYDAY, BadInput, CompareArguments, PPOArguments
+from rlhf.compare.ceiling import Ceiling
+from rlhf.config import EVERYDAY, BadInput, CeilingArguments, CompareArguments, PPOArguments
 from rlhf.data.load import read_questions
 from rlhf.everyday import gold_score
 from rlhf.models.prompts import Messages, Prompt, PromptReader, fitting, give_chat_template
@@ -21,6 +24,8 @@ from rlhf.runs.directory import Run, write_json
 
 def compare(args: CompareArguments) -> dict | None:
     """Compare any number of models with the base; writes `scores.csv` and `summary.json`, returns the summary.
+
+    With them goes `ceiling.json`, measured here unless a run that takes part holds it.
 
     Returns None if the run was stopped.
     """
@@ -49,6 +54,7 @@ def compare(args: CompareArguments) -> dict | None:
 
         # 3. Every model answers every prompt. Models are loaded one at a time.
         sizes = {"base": models.size_mb(base)}
+        has_gold = args.dataset_name == EVERYDAY and args.prompts_file is None
 
         def load(name: str) -> PreTrainedModel:
             model, _ = models.load_policy(paths[name])
@@ -60,11 +66,27 @@ def compare(args: CompareArguments) -> dict | None:
             contenders.append(answers.Contender(name, partial(load, name) if path else lambda: base, best_of))
             for settings in repeats.get(name, ()):
                 contenders.append(answers.Contender(settings.output_dir, partial(load, settings.output_dir)))
-        _write_scores(args, run, contenders, sampler, prompts)
+        nats = _write_scores(args, run, contenders, sampler, prompts, has_gold)
 
-        # 4. Summarise what was written.
+        # 4. The most that any model could do.
+        split = next(iter(prompts))
+        holders = [run.parent(), *(Run(path) for path in paths.values())]
+        ceiling = known_ceiling([holder for holder in holders if holder], args, reward_path)
+        if args.ceiling_samples and ceiling is None:
+            chosen = evenly_spaced(prompts[split], args.ceiling_prompts)
+            ceiling = write_ceiling(
+                run, base, sampler, chosen, samples=args.ceiling_samples, has_gold=has_gold, seed=args.seed
+            )
+
+        # 5. Summarise what was written.
         reward = reward_report(reward_path)
-        summary = {"reward_model": reward, "size_mb": sizes, "splits": _summarize(run, repeats, reward)}
+        splits = _summarize(run, repeats, reward)
+        for name, model, by_position in nats:
+            splits[name]["models"][model]["kl_by_position"] = by_position
+        if ceiling:
+            write_json(run.path / "ceiling.json", asdict(ceiling))
+            _add_shares(ceiling, splits[split], {name for name, _, best_of in entries if best_of > 1})
+        summary = {"reward_model": reward, "size_mb": sizes, "splits": splits}
         write_json(run.path / "summary.json", summary)
         return summary
     return None  # stopped
@@ -95,7 +117,12 @@ def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str
         config = stage.config()
         known = {field.name: config[field.name] for field in fields(PPOArguments) if field.name in config}
         settings = replace(
-            PPOArguments(**known), num_sample_generations=0, eval_steps=0, save_steps=0, resume_from_checkpoint=None
+            PPOArguments(**known),
+            num_sample_generations=0,
+            eval_steps=0,
+            save_steps=0,
+            ceiling_samples=0,
+            resume_from_checkpoint=None,
         )
         repeats[name] = [
             replace(settings, seed=seed, output_dir=f"{name}-seed-{seed}")
@@ -139,9 +166,9 @@ def _select_prompts(
     selected = {}
     for split, of_split in prompts.items():
         fits = fitting(of_split, reader)
-        count = min(counts.get(split, len(fits)), len(fits))
-        if count > 1:  # evenly spaced, so that every topic has its share
-            selected[split] = [fits[index * len(fits) // count] for index in range(count)]
+        chosen = evenly_spaced(fits, counts.get(split, len(fits)))
+        if len(chosen) > 1:
+            selected[split] = chosen
     if not selected.keys() & {"test", "own"}:
         source = args.prompts_file or args.dataset_name
         raise BadInput(f"{source} has fewer than two test prompts that leave room for an answer; compare on others.")
@@ -168,11 +195,18 @@ def _write_scores(
     contenders: list[answers.Contender],
     sampler: answers.AnswerSampler,
     prompts: dict[str, list[Prompt]],
-) -> None:
-    """Sample and score all answers, and write `scores.csv` batch by batch."""
+    has_gold: bool,
+) -> list[tuple[str, str, list[float]]]:
+    """Sample and score all answers, and write `scores.csv` batch by batch.
+
+    Returns:
+        (split, model, KL at each position of the responses in nats), for trained models: the mean over all responses,
+        where one that has ended counts as 0, so that the positions add up to the KL per response.
+    """
     total = args.samples * len(contenders) * sum(map(len, prompts.values()))
     run.start(total, "Comparison")
-    gold = gold_score if args.dataset_name == EVERYDAY and args.prompts_file is None else None
+    gold = gold_score if has_gold else None
+    nats: dict[str, dict[str, np.ndarray]] = {split: {} for split in prompts}
     batches = answers.compare(contenders, sampler, prompts, samples=args.samples, seed=args.seed, gold=gold)
     with (
         tqdm(total=total, desc="Comparison", unit=" responses") as bar,
@@ -180,10 +214,30 @@ def _write_scores(
     ):
         for rows in batches:
             file.write(rows)
+            for row in rows:
+                if row["model"] != "base" and row["token_kl"]:
+                    of_model = nats[row["split"]].setdefault(row["model"], np.zeros(args.response_length))
+                    of_model[: len(row["token_kl"])] += row["token_kl"]
             bar.update(len(rows))
             run.progress(int(bar.n), total, f"Comparison: response {int(bar.n)} of {total}")
             if run.stop_requested():
                 raise Stopped
+    return [
+        (split, name, [round(float(kl), 5) for kl in np.trim_zeros(summed / args.samples / len(prompts[split]), "b")])
+        for split, of_models in nats.items()
+        for name, summed in of_models.items()
+    ]
+
+
+def _add_shares(ceiling: Ceiling, of_split: dict, baselines: set[str]) -> None:
+    """Say of each model which share of the largest gain at its KL it has, in `share` of its comparison."""
+    for name, against in of_split["against_base"].items():
+        kl = of_split["models"][name]["kl"]["value"]
+        against["share"] = {
+            measure: ceiling.share(measure, against[measure]["gain"], kl, at_most=name in baselines)
+            for measure in ("score", "gold")
+            if against[measure]
+        }
 
 
 def _summarize(run: Run, repeats: dict[str, list[PPOArguments]], reward: dict | None) -> dict:
@@ -198,3 +252,35 @@ def _summarize(run: Run, repeats: dict[str, list[PPOArguments]], reward: dict | 
             for name, of_model in repeats.items()
         }
     return splits
+
+
+def ceiling(args: CeilingArguments) -> dict | None:
+    """Measure the best possible score at every KL; writes `ceiling.json`, returns its content.
+
+    Returns None if the run was stopped.
+    """
+    base, tokenizer = models.load_policy(args.model_name_or_path)
+    reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path, trained=True)
+    prompts = split_prompts(args, "test")
+    for reads in (tokenizer, reward_tokenizer):
+        give_chat_template(reads, prompts)
+    reader = PromptReader(tokenizer, prompt_room(args, base))
+    chosen = evenly_spaced(fitting(prompts, reader), args.num_prompts)
+    if len(chosen) < 2:
+        raise BadInput(f"{args.dataset_name} has fewer than two test prompts that leave room for an answer.")
+    scorer = AnswerScorer(reward_model, reward_tokenizer, reader)
+    run = open_run(args, "ceiling")
+    with recorded(run):
+        found = write_ceiling(
+            run,
+            base,
+            answers.AnswerSampler(scorer, args.response_length, args.temperature),
+            chosen,
+            samples=args.samples,
+            most=args.max_samples,
+            settle_kl=args.settle_kl,
+            has_gold=args.dataset_name == EVERYDAY,
+            seed=args.seed,
+        )
+        return asdict(found)
+    return None  # stopped

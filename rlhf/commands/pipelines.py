@@ -9,7 +9,7 @@ from rlhf.commands.training import ppo, reward
 from rlhf.compare import stats
 from rlhf.config import DemoArguments, SweepArguments
 from rlhf.kinds import KINDS
-from rlhf.runs.directory import write_json
+from rlhf.runs.directory import Run, write_json
 from rlhf.write.card import write_card
 
 
@@ -57,9 +57,12 @@ def sweep(args: SweepArguments) -> dict | None:
         for number, (kl_coef, seed) in enumerate(trainings):
             name = f"kl_coef-{kl_coef:g}-seed-{seed}"
             run.set_status(step=number, message=f"PPO with kl_coef {kl_coef:g}, seed {seed}")
-            ppo(args.ppo_arguments(kl_coef, seed, run.path / name))
+            # All start from the same base, so the first one measures the ceiling for all.
+            ppo(args.ppo_arguments(kl_coef, seed, run.path / name, 0 if number else args.ceiling_samples))
             if run.stop_requested():
                 raise Stopped
+            if not number and (found := Run(run.path / name).ceiling()):
+                write_json(run.path / "ceiling.json", found)
             folders = (run.path / name / "checkpoints").glob("checkpoint-*")
             for step, folder in sorted((int(folder.name.split("-")[1]), folder) for folder in folders):
                 checkpoint = {"kl_coef": kl_coef, "seed": seed, "episodes": step * args.batch_size}
@@ -70,7 +73,11 @@ def sweep(args: SweepArguments) -> dict | None:
         summary = compare(args.compare_arguments(checkpoints, run.path / "compare"))
         if summary is None:
             raise Stopped
-        result = {"settings": asdict(args), **_frontier(summary["splits"]["test"], checkpoints)}
+        result = {
+            "settings": asdict(args),
+            **_frontier(summary["splits"]["test"], checkpoints),
+            "ceiling": run.ceiling() or None,
+        }
         write_json(run.path / "sweep.json", result)
         run.set_status(step=len(trainings) + 1)
         return result
@@ -88,6 +95,7 @@ def _frontier(test: dict, checkpoints: dict[str, dict]) -> dict:
                 "kl": test["models"][name]["kl"],
                 "score": against["score"]["gain"],
                 "gold": against["gold"]["gain"] if against["gold"] else None,
+                **({"share": against["share"]} if "share" in against else {}),
             }
         )
     trained = [point for point in points if point["name"] in checkpoints and point["gold"]]

@@ -8,12 +8,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from rlhf import metrics, models, ranks
+from rlhf.commands.ceiling import evenly_spaced, write_ceiling
 from rlhf.commands.lifecycle import Stopped, open_run, recorded
+from rlhf.compare.answers import AnswerSampler
 from rlhf.config import EVERYDAY, BadInput, CompareArguments, PPOArguments, PPOSettings, RewardArguments
 from rlhf.data.load import fingerprint, load_beginnings, load_preferences, load_prompts, pinned_prompts
 from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import PromptReader, fitting, give_chat_template, readable
-from rlhf.models.scoring import scores_at_last_token
+from rlhf.models.scoring import AnswerScorer, scores_at_last_token
 from rlhf.ppo import PPOConfig, PPOTrainer
 from rlhf.runs.callbacks import EveryFewSteps, RunCallback
 from rlhf.runs.directory import read_json, write_json
@@ -106,7 +108,20 @@ def ppo(args: PPOArguments) -> dict:
     data_fingerprint = fingerprint(readable(prompt.raw) for prompt in prompts)
     run = open_run(args, "ppo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
     with recorded(run):
-        # 2. Train, with sample answers now and then.
+        # 2. Before the policy changes, measure the best that it can come to. Several ranks would wait for one.
+        if args.ceiling_samples and len(held_out) > 1 and ranks.world_size() == 1:
+            write_ceiling(
+                run,
+                trainer.model,
+                AnswerSampler(
+                    AnswerScorer(reward_model, reward_tokenizer, reader), args.response_length, args.temperature
+                ),
+                evenly_spaced(held_out, args.ceiling_prompts),
+                samples=args.ceiling_samples,
+                has_gold=args.dataset_name == EVERYDAY,
+                seed=args.seed,
+            )
+        # 3. Train, with sample answers now and then.
         trainer.args.output_dir = str(run.path / "checkpoints")
         trainer.add_callback(RunCallback(run, "PPO", "update"))
         if args.num_sample_generations:
@@ -119,7 +134,7 @@ def ppo(args: PPOArguments) -> dict:
 
             trainer.add_callback(EveryFewSteps(every, sample))
         trainer.train(args.resume_from_checkpoint)
-        # 3. Save.
+        # 4. Save.
         trainer.model = models.merged(trainer.model)
         trainer.save_model(run.path / "model")
         if ranks.is_main_process():

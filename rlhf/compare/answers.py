@@ -18,6 +18,8 @@ from rlhf.models.scoring import AnswerScorer
 
 BATCH = 64
 """Answers sampled at once."""
+UNMEASURED_BATCH = 256
+"""Answers sampled at once where nothing but their scores is kept."""
 KL_BATCH_TOKENS = 1536
 """Tokens per forward pass for the KL, which needs two distributions over the vocabulary for each of them."""
 GoldScorer = Callable[[str, str], float]
@@ -88,18 +90,41 @@ class AnswerSampler:
         best = torch.tensor(answers.scores).view(-1, count).argmax(dim=1).tolist()
         return answers.take([row * count + column for row, column in enumerate(best)])
 
+    def sample_each(
+        self,
+        model: PreTrainedModel,
+        prompts: list[Prompt],
+        count: int,
+        *,
+        gold: GoldScorer | None,
+        seed: int,
+        batch: int = UNMEASURED_BATCH,
+    ) -> Iterator[tuple[list[float], list[float]]]:
+        """Scores and gold scores of `count` answers to each of P prompts, prompt by prompt, a batch at a time.
+
+        Without a gold scorer the gold scores are empty.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        asked = [prompt for prompt in prompts for _ in range(count)]
+        for start in range(0, len(asked), batch):
+            part = asked[start : start + batch]
+            answers = self.sample(model, part, generator)
+            questions = (readable(prompt.raw).strip() for prompt in part)
+            yield answers.scores, [gold(*pair) for pair in zip(questions, answers.texts, strict=True)] if gold else []
+
 
 @torch.no_grad()
 def kl_and_nll(
     policy: PreTrainedModel, base: PreTrainedModel, answers: Answers, temperature: float
-) -> tuple[list[float], list[float]]:
-    """How far each response is from the base model, in nats per response.
+) -> tuple[list[list[float]], list[float]]:
+    """How far each response is from the base model.
 
     Returns:
-        KL(policy || base) at the sampling temperature, exact over the vocabulary at each token and summed over the
-        tokens; and minus the base's log-probability of the response at temperature 1.
+        KL(policy || base) in nats at each token of each response, at the sampling temperature and exact over the
+        vocabulary; and minus the base's log-probability of each response at temperature 1.
     """
-    kls, nlls = ([0.0] * len(answers.rows) for _ in range(2))
+    kls: list[list[float]] = [[]] * len(answers.rows)
+    nlls = [0.0] * len(answers.rows)
     for model in (policy, base):
         use_packed_attention(model)
     for part in batches_by_length(answers.rows, KL_BATCH_TOKENS, prompt_lengths=answers.prompt_lengths):
@@ -113,7 +138,7 @@ def kl_and_nll(
         token_nll = -plain.gather(1, targets.unsqueeze(1)).squeeze(1)
         lengths = [len(answers.rows[i]) - length for i, length in zip(part, prompt_lengths, strict=True)]
         for row, kl, nll in zip(part, token_kl.split(lengths), token_nll.split(lengths), strict=True):
-            kls[row], nlls[row] = kl.sum().item(), nll.sum().item()
+            kls[row], nlls[row] = kl.tolist(), nll.sum().item()
     return kls, nlls
 
 
@@ -130,7 +155,7 @@ def compare(
     """Let every contender, the first of which is the base, answer all prompts.
 
     Every contender has its own random numbers, so that a model compared with itself shows what chance alone does. The
-    KL of best-of-n is log n - (n - 1) / n.
+    KL of best-of-n is at most log n - (n - 1) / n (Beirami et al. 2401.01879), and that is what its rows hold.
 
     Args:
         prompts: split -> its prompts.
@@ -139,7 +164,8 @@ def compare(
         batch: answers sampled at once.
 
     Yields:
-        rows of `scores.csv`, one batch of a contender's answers at a time.
+        rows of `scores.csv`, one batch of a contender's answers at a time; beside its columns they hold `token_kl`,
+        the KL at each token of the response, which for best-of-n is unknown.
     """
     base = contenders[0].load()
     for number, contender in enumerate(contenders):
@@ -152,8 +178,7 @@ def compare(
                 part = [prompt for prompt in part for _ in range(samples)]
                 answers = sampler.best_of(contender.best_of, model, part, generator)
                 kls, nlls = kl_and_nll(model, base, answers, sampler.temperature)
-                if contender.best_of > 1:
-                    kls = [best_of_n_kl(contender.best_of)] * len(kls)
+                bound = best_of_n_kl(contender.best_of) if contender.best_of > 1 else None
                 yield [
                     {
                         "prompt": readable(prompt.raw).strip(),
@@ -163,7 +188,8 @@ def compare(
                         "response": answers.texts[i],
                         "score": answers.scores[i],
                         "gold": gold(readable(prompt.raw).strip(), answers.texts[i]) if gold else None,
-                        "kl": kls[i],
+                        "kl": sum(kls[i]) if bound is None else bound,
+                        "token_kl": kls[i] if bound is None else None,
                         "tokens": len(answers.rows[i]) - answers.prompt_lengths[i],
                         "ended": answers.ended[i],
                         "base_nll": nlls[i],

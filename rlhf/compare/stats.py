@@ -177,7 +177,7 @@ def length_matched(
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL of best-of-n sampling from the model itself, in nats (Stiennon et al. 2009.01325, G.3); with ties a bound."""
+    """KL of best-of-n sampling in nats, at most (Stiennon et al. 2009.01325, G.3; Beirami et al. 2401.01879)."""
     return math.log(n) - (n - 1) / n
 
 

@@ -26,11 +26,11 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t")
 
 
 class Writer:
-    """Writes a `scores.csv`. A text that a spreadsheet would run as a formula gets a leading apostrophe."""
+    """Writes a `scores.csv` of the rows' `COLUMNS`. A text that a spreadsheet would run gets a leading apostrophe."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("w", newline="", encoding="utf-8")
-        self.csv = csv.DictWriter(self.file, COLUMNS)
+        self.csv = csv.DictWriter(self.file, COLUMNS, extrasaction="ignore")
         self.csv.writeheader()
 
     def __enter__(self) -> "Writer":

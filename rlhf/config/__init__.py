@@ -1,5 +1,6 @@
 """Settings of every command, explained and checked; a recipe holds those of a whole demo under one name."""
 
+from rlhf.config.ceiling import CeilingArguments, CeilingSettings
 from rlhf.config.checking import BadInput, FailedElsewhere, Settings, build, default_of, field_docs, typed
 from rlhf.config.compare import CompareArguments
 from rlhf.config.pipelines import DemoArguments, SweepArguments
@@ -14,6 +15,8 @@ __all__ = [
     "EVERYDAY",
     "BadInput",
     "BenchArguments",
+    "CeilingArguments",
+    "CeilingSettings",
     "CompareArguments",
     "DemoArguments",
     "FailedElsewhere",

@@ -5,12 +5,13 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat
 
+from rlhf.config.ceiling import CeilingSettings
 from rlhf.config.checking import BadInput, Int, NonNegativeInt, PositiveInt, Words
 from rlhf.config.shared import EVERYDAY, PromptSettings
 
 
 @dataclass
-class CompareArguments(PromptSettings):
+class CompareArguments(CeilingSettings, PromptSettings):
     """Settings of `python -m rlhf compare`: any number of models on the same test prompts, scored by one function."""
 
     models: Words | None = None

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
+from rlhf.config.ceiling import CeilingSettings
 from rlhf.config.checking import (
     BadInput,
     Fraction,
@@ -15,7 +16,6 @@ from rlhf.config.checking import (
     NonNegativeInt,
     Numbers,
     PositiveInt,
-    Settings,
     Words,
 )
 from rlhf.config.compare import CompareArguments
@@ -25,7 +25,7 @@ from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings
 
 
 @dataclass
-class SweepArguments(Settings):
+class SweepArguments(CeilingSettings):
     """Settings of `python -m rlhf sweep`: PPO at several kl_coef values, to find over-optimisation."""
 
     reward_model_path: str | None = None
@@ -68,7 +68,9 @@ class SweepArguments(Settings):
         """Responses per update."""
         return PPOArguments.per_device_train_batch_size
 
-    def ppo_arguments(self, kl_coef: float, seed: int, output_dir: Path | None) -> PPOArguments:
+    def ppo_arguments(
+        self, kl_coef: float, seed: int, output_dir: Path | None, ceiling_samples: int = 0
+    ) -> PPOArguments:
         """PPO's settings of one run."""
         updates = -(-self.total_episodes // self.batch_size)
         return PPOArguments(
@@ -81,6 +83,8 @@ class SweepArguments(Settings):
             num_sample_generations=0,
             kl_coef=kl_coef,
             seed=seed,
+            ceiling_samples=ceiling_samples,
+            ceiling_prompts=self.ceiling_prompts,
         )
 
     def compare_arguments(self, points: dict[str, dict], output_dir: Path) -> CompareArguments:
@@ -97,11 +101,13 @@ class SweepArguments(Settings):
             num_prompts=self.num_prompts,
             samples=self.samples,
             seed=self.seed,
+            ceiling_samples=self.ceiling_samples,
+            ceiling_prompts=self.ceiling_prompts,
         )
 
 
 @dataclass
-class DemoArguments(ModelSettings, PromptSettings):
+class DemoArguments(CeilingSettings, ModelSettings, PromptSettings):
     """Settings of `python -m rlhf demo`: reward model, PPO and comparison in a row."""
 
     output_dir: str | None = None

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
+from rlhf.config.ceiling import CeilingSettings
 from rlhf.config.checking import BadInput, Fraction, Int, LearningRate, NonNegativeInt, PositiveInt, Settings
 from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings
 
@@ -125,7 +126,7 @@ class PPOSettings(Settings):
 
 
 @dataclass
-class PPOArguments(PPOSettings, ModelSettings, PromptSettings):
+class PPOArguments(CeilingSettings, PPOSettings, ModelSettings, PromptSettings):
     """Settings of `python -m rlhf ppo`: what to train on what, with defaults that fit the embedded world."""
 
     model_name_or_path: str = EVERYDAY

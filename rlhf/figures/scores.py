@@ -11,6 +11,8 @@ from itertools import cycle
 import numpy as np
 import plotly.graph_objects as go
 
+from rlhf import metrics
+from rlhf.compare.ceiling import Ceiling
 from rlhf.compare.stats import Interval, Overoptimization, ReliabilityBin
 from rlhf.figures.style import (
     BASE,
@@ -19,6 +21,7 @@ from rlhf.figures.style import (
     GREY,
     GRID,
     INK,
+    INK_BAND,
     PAPER,
     PPO,
     PPO_INK,
@@ -40,6 +43,7 @@ FURTHEST_TURN = 1.2
 LABEL_ROOM = 0.2
 """Height of a label of two lines, as a share of a panel's height."""
 KL_TITLE = "KL from the base model, nats per answer"
+CEILING_NAME = "the most that is possible"
 SYMBOLS = (
     "diamond", "square", "triangle-up", "cross", "star", "pentagon", "x", "triangle-down", "hexagon", "bowtie",
     "hourglass", "star-diamond",
@@ -254,8 +258,56 @@ class FrontierPoint:
     """One of "base", "model" and "best-of-n"."""
 
 
-def frontier(points: Sequence[FrontierPoint], name: str, height: int = 340) -> go.Figure:
-    """Score against the distance from the base model; a second panel below has the gold scores, if all have one."""
+def add_ceiling(
+    figure: go.Figure, ceiling: Ceiling, measure: str, axis: str = "y", base: float = 0.0, explained: str = "score"
+) -> None:
+    """The largest score that is possible at each KL as a line in its 95 % band; dotted where few answers are left.
+
+    Args:
+        measure: "score" or "gold".
+        base: the base's mean, to which the gains are added.
+        explained: what the y axis shows, as the line's label says it.
+    """
+    curve = getattr(ceiling, measure)
+    kl, best, low, high = (np.array(column) for column in (ceiling.kl, curve.value, curve.ci_low, curve.ci_high))
+    name = {"name": CEILING_NAME, "legendgroup": CEILING_NAME, "yaxis": axis}
+    # The upper edge fills the space down to the lower one, which must be drawn before it.
+    for edge, fill in ((low, None), (high, "tonexty")):
+        figure.add_scatter(
+            x=kl.tolist(),
+            y=(base + edge).tolist(),
+            mode="lines",
+            line={"width": 0, "color": INK},
+            fill=fill,
+            fillcolor=INK_BAND,
+            hoverinfo="skip",
+            showlegend=False,
+            **name,
+        )
+    settled = int(np.searchsorted(ceiling.kl, ceiling.settled_kl))
+    for part, dash in ((slice(settled + 1), "solid"), (slice(settled, None), "dot")):
+        figure.add_scatter(
+            x=kl[part].tolist(),
+            y=(base + best[part]).tolist(),
+            customdata=[
+                minus(f"{base + a:.2f} to {base + b:.2f}") for a, b in zip(low[part], high[part], strict=True)
+            ],
+            mode="lines",
+            line={"width": 2, "color": INK, "dash": dash},
+            showlegend=axis == "y" and dash == "solid",
+            hovertemplate=f"<b>{CEILING_NAME}</b><br>at %{{x:.2f}} nats from the base"
+            f"<br>{explained} %{{y:.2f}}, 95 % interval %{{customdata}}<extra></extra>",
+            **name,
+        )
+
+
+def frontier(
+    points: Sequence[FrontierPoint], name: str, ceiling: Ceiling | None = None, height: int = 340
+) -> go.Figure:
+    """Score against the distance from the base model; a second panel below has the gold scores, if all have one.
+
+    With a ceiling, the most that is possible is drawn above the base.
+    """
     figure = blank(height)
     two_panels = bool(points) and all(point.gold is not None for point in points)
     right = 1.06 * max((point.kl for point in points), default=0.0) or 1.0
@@ -264,6 +316,11 @@ def frontier(points: Sequence[FrontierPoint], name: str, height: int = 340) -> g
     )
     figure.update_layout(yaxis={"domain": HALVES[0] if two_panels else [0, 1], "nticks": 4, "fixedrange": True})
     heading(figure, name[:1].upper() + name[1:], "average and 95 % confidence interval")
+    bases = [point for point in points if point.kind == "base"]
+    if ceiling and bases:
+        add_ceiling(figure, ceiling, "score", "y", bases[0].score.value)
+        if two_panels and ceiling.gold:
+            add_ceiling(figure, ceiling, "gold", "y2", bases[0].gold.value)
     _add_models(figure, points, [point.score for point in points], "y", PPO)
     if two_panels:
         figure.update_layout(yaxis2={"domain": HALVES[1], "nticks": 4, "fixedrange": True})
@@ -315,7 +372,10 @@ def _add_intervals(
         text=[point.label.removeprefix("best of ") for point, _ in pairs] if is_line else None,
         textposition="bottom right",
         textfont={"size": 11, "color": GREY},
-        customdata=[[point.label, minus(f"{score.low:.2f} to {score.high:.2f}")] for point, score in pairs],
+        customdata=[
+            [point.label, minus(f"{score.low:.2f} to {score.high:.2f}"), "at most " if is_line else ""]
+            for point, score in pairs
+        ],
         mode="lines+markers+text" if is_line else "markers",
         name=label,
         legendgroup=label,
@@ -324,7 +384,7 @@ def _add_intervals(
         marker=marker,
         cliponaxis=False,
         yaxis=axis,
-        hovertemplate="<b>%{customdata[0]}</b><br>%{x:.2f} nats from the base"
+        hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[2]}%{x:.2f} nats from the base"
         "<br>score %{y:.2f}, 95 % interval %{customdata[1]}<extra></extra>",
     )
 
@@ -335,9 +395,13 @@ def overoptimization(
     gold: Sequence[float],
     fit: Overoptimization | None,
     labels: Sequence[str],
+    ceiling: Ceiling | None = None,
     height: int = 340,
 ) -> go.Figure:
-    """Gains of checkpoints or runs, each (m,), against their KL: the reward model's, and below it the gold score's."""
+    """Gains of checkpoints or runs, each (m,), against their KL: the reward model's, and below it the gold score's.
+
+    With a ceiling, the most that is possible is drawn too.
+    """
     figure = blank(height)
     furthest = max([0.0, *kl])
     turn = fit.turnover_kl if fit else None
@@ -345,6 +409,11 @@ def overoptimization(
         turn = None
     end = max(furthest, turn or 0.0)
     fitted = []
+    highest: dict[str, list[float]] = {"score": [], "gold": []}
+    for measure, axis in (("score", "y"), ("gold", "y2")):
+        if ceiling and getattr(ceiling, measure):
+            add_ceiling(figure, ceiling, measure, axis, explained="gain")
+            highest[measure] = getattr(ceiling, measure).ci_high[-1:]
     if fit:
         x = end * np.linspace(0, 1, 81) ** 2  # closer where the curve bends most, at the start
         fitted = fit.predict(x).tolist()
@@ -375,7 +444,8 @@ def overoptimization(
             xshift=-4 if right else 4,
             font={"color": INK},
         )
-    heading(figure, "Score by the reward model", "gain over the base model; what PPO maximizes")
+    explained = "dark line: the most that is possible" if ceiling else "what PPO maximizes"
+    heading(figure, "Score by the reward model", f"gain over the base; {explained}")
     curve = "; line: fit of Gao et al. (2023)" if fit else ""
     heading(figure, "Gold score", f"gain; training never sees it{curve}", HALVES[1][1])
     return figure.update_layout(
@@ -385,9 +455,72 @@ def overoptimization(
             "anchor": "y2",
             "fixedrange": True,
         },
-        yaxis={"domain": HALVES[0], "nticks": 4, "range": _around(proxy, 0.12), "fixedrange": True},
-        yaxis2={"domain": HALVES[1], "nticks": 4, "range": _around([*gold, *fitted], 0.12), "fixedrange": True},
+        yaxis={
+            "domain": HALVES[0],
+            "nticks": 4,
+            "range": _around([*proxy, *highest["score"]], 0.12),
+            "fixedrange": True,
+        },
+        yaxis2={
+            "domain": HALVES[1],
+            "nticks": 4,
+            "range": _around([*gold, *fitted, *highest["gold"]], 0.12),
+            "fixedrange": True,
+        },
     )
+
+
+def path(rows: Sequence[dict], ceiling: Ceiling, height: int = 300) -> go.Figure:
+    """PPO's gain in score over its KL, a dot for each update, from its logged rows; and the most that is possible.
+
+    As in `curves`, each trace names in `meta` the metrics that it draws, and here what is taken from the score.
+    """
+    figure = blank(height, right=56, top=24, bottom=40)
+    add_ceiling(figure, ceiling, "score", explained="gain")
+    logged = [row for row in rows if row.get(metrics.SCORE) is not None and row.get(metrics.KL) is not None]
+    kl, gains = [row[metrics.KL] for row in logged], [row[metrics.SCORE] - ceiling.base_score for row in logged]
+    of_score = {"x": metrics.KL, "minus": ceiling.base_score}
+    figure.add_scatter(
+        x=kl,
+        y=gains,
+        mode="lines+markers",
+        name="PPO",
+        opacity=0.8,
+        line={"width": 0.5, "color": PPO},
+        marker={"size": 5, "color": PPO, "opacity": 0.6},
+        hovertemplate="<b>an update of PPO</b><br>%{x:.2f} nats from the base<br>gain %{y:.2f}<extra></extra>",
+        meta={**of_score, "key": metrics.SCORE},
+    )
+    figure.add_scatter(
+        x=kl[-1:],
+        y=gains[-1:],
+        mode="markers",
+        hoverinfo="skip",
+        cliponaxis=False,
+        marker={"size": 11, "color": PPO, "line": {"width": 2, "color": PAPER}},
+        meta={**of_score, "end": metrics.SCORE, "digits": 2},
+    )
+    heading(figure, "Gain in score", "over the base model’s average", separator="  ")
+    figure.update_xaxes(title_text=KL_TITLE, rangemode="tozero")
+    return figure.update_yaxes(nticks=5, rangemode="tozero")
+
+
+def nats_by_position(by_position: Sequence[float], other: str, height: int = 300) -> go.Figure:
+    """KL at each position of the answers, mean over all answers (T,), which adds up to the KL per answer."""
+    figure = blank(height)
+    total = sum(by_position)
+    figure.add_bar(
+        x=list(range(1, len(by_position) + 1)),
+        y=list(by_position),
+        customdata=(np.cumsum(by_position) / (total or 1.0)).tolist(),
+        marker={"color": PPO, "opacity": 0.75, "line": {"width": 0}},
+        hovertemplate="token %{x}: %{y:.2f} nats<br>up to here %{customdata:.0%} of all<extra></extra>",
+    )
+    heading(
+        figure, "KL at each token of an answer", f"nats; the bars add up to the {total:.1f} nats per answer of {other}"
+    )
+    figure.update_xaxes(title_text="position in the answer, tokens", fixedrange=True)
+    return figure.update_yaxes(fixedrange=True, nticks=5)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

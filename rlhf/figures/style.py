@@ -19,6 +19,7 @@ INK = "#1F2328"
 GRID = "#E4E7EB"
 PAPER = "#FFFFFF"
 PPO_BAND = "rgba(213,94,0,0.14)"
+INK_BAND = "rgba(31,35,40,0.10)"
 CLEAR = "rgba(0,0,0,0)"
 HALO = f"0 0 2px {PAPER}, 0 0 2px {PAPER}, 0 0 3px {PAPER}"
 """Shadow around text that may lie on dots or lines."""
@@ -32,6 +33,7 @@ DARK = {
     GRID: "#323842",
     PAPER: "#14171C",
     PPO_BAND: "rgba(242,140,68,0.18)",
+    INK_BAND: "rgba(232,234,237,0.14)",
     HALO: HALO.replace(PAPER, "#14171C"),
 }
 """Each colour on the dark page, where the originals would be too dim to read."""

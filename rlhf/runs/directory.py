@@ -3,6 +3,7 @@
     config.json     every setting, the seed, package versions, CPUs, fingerprints of model and data; written once
     status.json     {state, step, total_steps, message, ...}, replaced atomically
     metrics.jsonl   one JSON line per logged step
+    ceiling.json    the best possible score at every KL, where it was measured
     samples.jsonl   pinned prompts and their responses over training
     train.log       what the process printed, when the page started it
     checkpoints/    to resume from
@@ -252,6 +253,14 @@ class Run:
     def summary(self) -> dict:
         """What it measured in the end; empty before."""
         return read_json((self.comparison() or self.path) / "summary.json")
+
+    def ceiling(self) -> dict:
+        """The best possible scores that it or one of its stages measured, or the run that holds it; empty if none."""
+        for run in (self, *(stage for stage in self.stages().values() if stage.path != self.path)):
+            if content := read_json(run.path / "ceiling.json"):
+                return content
+        parent = self.parent()
+        return parent.ceiling() if parent is not None else {}
 
     def sweep(self) -> dict:
         """The points of a KL sweep, its own or that in its folder `sweep/`; empty if there is none."""

@@ -52,16 +52,17 @@ function showState(news) {
 
 function extend(figure, columns) {
   for (const trace of figure.data) {
-    const {x, key, std, sign, end, digits, percent} = trace.meta;
+    if (!trace.meta) continue;  // a line that stands still
+    const {x, key, std, sign, end, digits, percent, minus = 0} = trace.meta;
     const values = columns[key || end] || [];
     values.forEach((value, i) => {
       if (value === null) return;
       if (end) {
-        trace.x = [columns[x][i]]; trace.y = [value];
-        trace.text = ['\u2002' + (percent ? Math.round(100 * value) + ' %' : number(value, digits))];
+        trace.x = [columns[x][i]]; trace.y = [value - minus];
+        trace.text = ['\u2002' + (percent ? Math.round(100 * value) + ' %' : number(value - minus, digits))];
       } else {
         trace.x.push(columns[x][i]);
-        trace.y.push(std ? value + sign * (columns[std][i] || 0) : value);
+        trace.y.push(std ? value + sign * (columns[std][i] || 0) : value - minus);
       }
     });
   }

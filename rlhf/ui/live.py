@@ -16,8 +16,9 @@ import gradio as gr
 import plotly.graph_objects as go
 
 from rlhf import metrics
+from rlhf.compare.ceiling import Ceiling
 from rlhf.config import BadInput
-from rlhf.figures import curves
+from rlhf.figures import curves, scores
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import ACTIVE, Run, Snapshot, find_run
 from rlhf.ui.changes import with_changes
@@ -28,6 +29,7 @@ from rlhf.write import export
 
 
 CHART_HEIGHT = 420
+PATH_HEIGHT = 300
 
 TEMPLATE = """
 <section class="live">
@@ -42,6 +44,12 @@ TEMPLATE = """
     <figure class="chart" data-part="ppo">
       <figcaption><b>2</b> PPO learns to write answers with higher scores</figcaption>
       <div class="plot"></div><p class="waiting"></p></figure>
+    <figure class="chart" data-part="ceiling" hidden>
+      <figcaption><b>3</b> PPO and the best that is possible</figcaption>
+      <div class="plot"></div><p class="waiting"></p>
+      <p class="gloss">Each dot is one update of PPO. To score higher, a model must move away from the base model; the
+      dark line is the largest average gain that any model can have at each distance, so the best training climbs along
+      it.</p></figure>
   </div>
   <div class="leave" hidden>
     <span class="said" role="status"></span>
@@ -172,7 +180,21 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
         known = seen.get(kind, 0) if seen.get(f"{kind} frame") == frame else None
         answer["parts"][kind] = _part(kind, run, rows[kind], known)
         answer["seen"] |= {kind: len(rows[kind]), f"{kind} frame": frame}
+    ceiling = run.ceiling() if "ppo" in parts else {}
+    if ceiling:
+        answer["parts"]["ceiling"] = _path(Ceiling.read(ceiling), rows["ppo"], seen.get("ceiling"))
+        answer["seen"]["ceiling"] = len(rows["ppo"])
     return answer
+
+
+def _path(ceiling: Ceiling, rows: list[dict], seen: int | None) -> dict:
+    """PPO's way below the ceiling, as `_part` gives the curves of a stage."""
+    if seen is None:
+        figure = scores.path(rows, ceiling, PATH_HEIGHT).to_plotly_json()
+        return {"figure": figure, "rows": len(rows), "waiting": ""}
+    fresh = rows[seen:]
+    points = {key: [row.get(key) for row in fresh] for key in (metrics.KL, metrics.SCORE)}
+    return {"points": points, "rows": len(fresh), "waiting": ""}
 
 
 def ways_out(run: Run) -> dict:
@@ -226,7 +248,9 @@ def _waiting(run: Snapshot, part: Snapshot) -> str:
     if run.status().get("state") not in ACTIVE:
         return "Nothing was logged here."
     if part.status().get("state") in ACTIVE:
-        return "The first point appears in a moment."
+        status = part.status()  # while the ceiling is measured, the message says so and no step is counted
+        measuring = status.get("message") and not status.get("total_steps")
+        return f"{status['message']}." if measuring else "The first point appears in a moment."
     return "The curves start when the reward model is trained."
 
 

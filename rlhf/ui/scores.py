@@ -1,5 +1,6 @@
 """The Scores tab: is the difference real? Two models' scores on the same unseen questions."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -8,6 +9,7 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 
+from rlhf.compare.ceiling import Ceiling
 from rlhf.compare.stats import Interval, Overoptimization, ReliabilityBin
 from rlhf.compare.table import read_rows
 from rlhf.figures import scores as figures
@@ -18,7 +20,7 @@ from rlhf.ui.comparison_form import ComparisonForm
 from rlhf.ui.downloads import csv_of
 from rlhf.ui.live import live_run
 from rlhf.ui.scripts import HEAD, figure_view, script
-from rlhf.words import minus, percent, signed
+from rlhf.words import minus, percent, share, signed
 
 
 MEASURES = {"score": "Reward model’s score", "gold": "Rubric (gold score)"}
@@ -32,6 +34,8 @@ GLOSS = {
 }
 ASKED = {"test": "unseen questions", "unseen": "questions about unseen topics", "own": "questions of your own"}
 """Splits, as a sentence calls them."""
+OPENING_WORDS, OPENINGS = 3, 6
+"""Words of an answer's opening, and how many openings are listed."""
 MAPPED = 12
 """The most models whose names fit in one figure."""
 FIGURE_HEIGHT = 380
@@ -130,6 +134,8 @@ def averages(questions: list[Question], measure: str, split: str, other: str, su
     columns = []
     for name, values in zip(("base", other), _flat(questions, measure), strict=True):
         model = models[name]
+        bound = "at most " if name.startswith("best-of-") else ""
+        possible = summary["splits"][split]["against_base"].get(name, {}).get("share", {}).get(measure)
         # The summary describes the score; of the gold score it holds the mean only.
         spread = model if measure == "score" else _described(values)
         columns.append(
@@ -142,7 +148,8 @@ def averages(questions: list[Question], measure: str, split: str, other: str, su
                 "Finished (EOS)": percent(model["eos_rate"]),
                 "Distinct bigrams": percent(model["distinct_2"]),
                 "Perplexity under the base model": f"{model['base_perplexity']:.1f}",
-                "KL from the base model, nats per answer": f"{model['kl']['value']:.1f}",
+                "KL from the base model, nats per answer": f"{bound}{model['kl']['value']:.1f}",
+                "Share of the largest possible gain at that KL": share(possible) if possible else "",
                 "Model size, MB": f"{summary['size_mb'][name]:.1f}" if name in summary.get("size_mb", {}) else "",
             }
         )
@@ -214,9 +221,28 @@ def _interval(entry: dict) -> Interval:
     return Interval(entry["value"], entry["ci_low"], entry["ci_high"])
 
 
-def _frontier(of_split: dict) -> gr.HTML:
-    """Every model's score over its KL from the base; for three models or more, a sweep has its own figure."""
-    if not 3 <= len(of_split["models"]) <= MAPPED:
+def openings(questions: list[Question], other: str) -> str:
+    """The commonest first words of the other model's answers, and how often the base begins so, as an HTML table."""
+    counts = [
+        Counter(" ".join(text.split()[:OPENING_WORDS]) for text in texts) for texts in _flat(questions, "response")
+    ]
+    rows = [
+        (f"{opening} …", *(percent(count[opening] / count.total()) for count in counts))
+        for opening, _ in counts[1].most_common(OPENINGS)
+    ]
+    return _table(("", "Base", model_name(other)), rows, f"How answers begin: the commonest {OPENING_WORDS} words")
+
+
+def _ceiling(run: Run, of_split: dict) -> Ceiling | None:
+    """The most that is possible, for the questions on which it was measured."""
+    measured = any("share" in against for against in of_split["against_base"].values())
+    content = run.ceiling() if measured else {}
+    return Ceiling.read(content) if content else None
+
+
+def _frontier(of_split: dict, ceiling: Ceiling | None) -> gr.HTML:
+    """Every model's score over its KL from the base; for two models only below a ceiling."""
+    if not (2 if ceiling else 3) <= len(of_split["models"]) <= MAPPED:
         return gr.HTML(value=None, visible=False)
     points = []
     for name, model in of_split["models"].items():
@@ -227,7 +253,7 @@ def _frontier(of_split: dict) -> gr.HTML:
         )
         kind = "base" if against is None else "best-of-n" if name.startswith("best-of-") else "model"
         points.append(figures.FrontierPoint(model_name(name), model["kl"]["value"], score, gold, kind))
-    figure = figures.frontier(points, "score by the reward model", SMALL_HEIGHT + 60)
+    figure = figures.frontier(points, "score by the reward model", ceiling, SMALL_HEIGHT + 60)
     return gr.HTML(value=figure.to_plotly_json(), visible=True)
 
 
@@ -248,7 +274,8 @@ def _overoptimization(sweep: dict) -> gr.HTML:
     kl, proxy, gold = ([point[name]["value"] for point in points] for name in ("kl", "score", "gold"))
     labels = [f"kl_coef {point['kl_coef']:g}, after {point['episodes']:,} episodes" for point in points]
     fit = Overoptimization(**sweep["fit"]) if sweep["fit"] else None
-    figure = figures.overoptimization(kl, proxy, gold, fit, labels, SMALL_HEIGHT + 60)
+    ceiling = Ceiling.read(sweep["ceiling"]) if sweep.get("ceiling") else None
+    figure = figures.overoptimization(kl, proxy, gold, fit, labels, ceiling, SMALL_HEIGHT + 60)
     return gr.HTML(value=figure.to_plotly_json(), visible=True)
 
 
@@ -321,10 +348,15 @@ class ScoresTab:
                 self.overoptimization = figure_view(
                     SMALL_HEIGHT + 60, value=None, min_width=320, elem_id="sweep", visible=False
                 )
+            with gr.Accordion("Where the nats go", open=False, visible=False, elem_classes="advanced") as self.nats:
+                with gr.Row(elem_classes="numbers"):
+                    self.positions = figure_view(SMALL_HEIGHT, value=None, scale=3, min_width=320, elem_id="positions")
+                    self.openings = gr.HTML(scale=2, min_width=300, apply_default_css=False)
             self.mistakes = gr.HTML(apply_default_css=False, elem_id="mistakes")
             self.pairs = pair_table(value=None, elem_id="pairs")
         self._results = [self.figure, self.table, self.differences, self.lengths, self.frontier]
-        self._results += [self.reliability, self.overoptimization, self.mistakes, self.pairs]
+        self._results += [self.reliability, self.overoptimization, self.nats, self.positions, self.openings]
+        self._results += [self.mistakes, self.pairs]
         self._view = [self.empty, self.head, self.body, self.sentence, *self._results]
         self._switches = [self.measure, self.split, self.other]
         self.outputs = [*self._view, self.example, self.download, *self._switches, self.progress, self.form.models]
@@ -375,6 +407,7 @@ class ScoresTab:
             figure: gr.HTML(value=None, visible=False)
             for figure in (self.frontier, self.reliability, self.overoptimization)
         }
+        nothing[self.nats] = gr.Accordion(visible=False)
         if run is None or run.comparison() is None or other is None:
             hidden = gr.Column(visible=False)
             return {
@@ -409,6 +442,8 @@ class ScoresTab:
         what = "rubric (gold score)" if measure == "gold" else "score by the reward model"
         figure = figures.distributions(base, scores, what, name, FIGURE_HEIGHT)
         differences = figures.differences(gains, gain, what, name, SMALL_HEIGHT)
+        by_position = of_split["models"][other].get("kl_by_position")
+        nats = figures.nats_by_position(by_position, name, SMALL_HEIGHT) if by_position else None
         lengths = figures.length_scatter(base_tokens, base, tokens, scores, what, name, SMALL_HEIGHT)
         return {
             self.empty: "",
@@ -419,7 +454,10 @@ class ScoresTab:
             self.table: averages(questions, measure, split, other, summary),
             self.differences: differences.to_plotly_json(),
             self.lengths: lengths.to_plotly_json(),
-            self.frontier: _frontier(of_split),
+            self.frontier: _frontier(of_split, _ceiling(run, of_split)),
+            self.nats: gr.Accordion(visible=nats is not None),
+            self.positions: nats.to_plotly_json() if nats else None,
+            self.openings: openings(questions, other),
             self.reliability: _reliability(reward_model),
             self.overoptimization: _overoptimization(run.sweep()),
             self.mistakes: worst_pairs(reward_model.get("worst", [])),

@@ -9,6 +9,7 @@ import numpy as np
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
 
+from rlhf.compare.ceiling import Ceiling  # noqa: E402
 from rlhf.compare.stats import CHANCE_LOSS, Overoptimization  # noqa: E402
 from rlhf.compare.table import read_rows  # noqa: E402
 from rlhf.config import BadInput  # noqa: E402
@@ -17,7 +18,7 @@ from rlhf.runs.directory import Run, read_json  # noqa: E402
 from rlhf.write.templates import render  # noqa: E402
 
 
-BASE, PPO, GOLD, GREY = "#0072B2", "#D55E00", "#009E73", "#6b7280"
+BASE, PPO, GOLD, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#6b7280", "#1f2328"
 """Okabe and Ito's colours."""
 SHOWN_PROMPTS = 8
 _STYLE = {
@@ -154,6 +155,12 @@ def _sweep_figure(sweep: dict, path: Path) -> None:
             axis.errorbar(kl, gain, bars, fmt=marker, color=shade, markersize=5, elinewidth=0.8, label=label)
         axis.set_title(title)
         axis.set_xlabel("KL from the base model, nats per response")
+    if sweep.get("ceiling"):
+        ceiling = Ceiling.read(sweep["ceiling"])
+        for axis, (key, _, _) in zip(axes[0], panels, strict=True):
+            curve = getattr(ceiling, key)
+            axis.plot(ceiling.kl, curve.value, color=INK, linewidth=1.2, label="the most that is possible")
+            axis.fill_between(ceiling.kl, curve.ci_low, curve.ci_high, color=INK, alpha=0.1, linewidth=0)
     if fit:
         curve = Overoptimization(**fit)
         kl = np.linspace(0, max(point["kl"]["value"] for point in points), 200)
@@ -190,7 +197,8 @@ def _text(run: Run, summary: dict, rows: list[dict], sweep: dict) -> str:
         against=test["against_base"]["ppo"],
         unseen_gold=unseen["against_base"]["ppo"]["gold"] if unseen else None,
         examples=_examples(rows),
-        sweep=sweep,
+        sweep={"ceiling": None, **sweep} if sweep else {},
+        ceiling=run.ceiling() if "share" in test["against_base"]["ppo"] else None,
         best=max(trained, key=lambda point: point["gold"]["value"], default=None),
         seconds=summary["seconds"],
         busy=read_json(run.path / "busy.json"),

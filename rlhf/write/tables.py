@@ -2,8 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from rlhf.compare.ceiling import Ceiling
 from rlhf.write.templates import render
 
+
+SHOWN_KL = (0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
+"""Nats per answer."""
 
 if TYPE_CHECKING:
     from rlhf.data.preview import Preview
@@ -24,9 +30,26 @@ def demo_table(summary: dict) -> str:
     return _printed("demo.txt.j2", **summary)
 
 
+def ceiling_table(ceiling: dict) -> str:
+    """The best possible gains at round values of KL, and how many answers they rest on."""
+    found = Ceiling.read(ceiling)
+    rows = [
+        {
+            "kl": kl,
+            "score": found.at("score", kl).as_dict(),
+            "gold": found.at("gold", kl).as_dict() if found.gold else None,
+            "doubling": float(np.interp(kl, found.kl, found.score.doubling)),
+            "ess": float(np.interp(kl, found.kl, found.ess)),
+        }
+        for kl in SHOWN_KL
+        if kl <= found.kl[-1]
+    ]
+    return _printed("ceiling.txt.j2", ceiling=found, rows=rows)
+
+
 def sweep_table(sweep: dict) -> str:
     """Every point of a sweep, by its distance from the base."""
-    return _printed("sweep.txt.j2", **sweep)
+    return _printed("sweep.txt.j2", **{"ceiling": None, **sweep})
 
 
 def preview_table(preview: "Preview") -> str:

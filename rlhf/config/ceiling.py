@@ -1,0 +1,62 @@
+"""Settings of the ceiling: the best possible score at every KL."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat
+
+from rlhf.config.checking import BadInput, Int, NonNegativeInt, PositiveInt, Settings
+from rlhf.config.shared import EVERYDAY, PromptSettings
+
+
+CeilingSamples = Annotated[Int, Field(ge=2, le=16_384)]
+
+
+@dataclass
+class CeilingSettings(Settings):
+    """How the commands that train or compare measure the ceiling beside their work."""
+
+    ceiling_samples: Annotated[NonNegativeInt, Field(le=16_384)] = 64
+    """Base answers per prompt from which the best possible score at every KL is estimated; 0 for no estimate."""
+    ceiling_prompts: Annotated[Int, Field(ge=2)] = 96
+    """Held-out prompts, evenly spaced, that this estimate is made on."""
+
+    def check(self) -> None:
+        """Check all fields, and that there is more than one answer to tilt."""
+        super().check()
+        if self.ceiling_samples == 1:
+            raise BadInput("ceiling_samples must be 0 or at least 2: one answer has nothing to be better than.")
+
+
+@dataclass
+class CeilingArguments(PromptSettings):
+    """Settings of `python -m rlhf ceiling`: the best possible score at every KL, from answers of the base alone."""
+
+    model_name_or_path: str = EVERYDAY
+    """The base: "everyday", a run directory, a folder or a Hub name."""
+    reward_model_path: str | None = None
+    """Reward model: a reward run, a demo run, a folder or a Hub name."""
+    dataset_name: str = EVERYDAY
+    """Test prompts, alone or in preference pairs: "everyday", a local file or a Hub name."""
+    output_dir: str | None = None
+    """Run directory; by default a new one under runs/."""
+    num_prompts: Annotated[Int, Field(ge=2)] = 96
+    """Test prompts, evenly spaced."""
+    samples: CeilingSamples = 128
+    """Answers per prompt to begin with."""
+    max_samples: CeilingSamples = 1024
+    """They are doubled, up to this many, until that moves no gain up to settle_kl by more than its interval."""
+    settle_kl: PositiveFloat = 3.0
+    """KL in nats per answer up to which the estimate shall stand still."""
+    response_length: PositiveInt = 64
+    """Longest response in tokens."""
+    temperature: PositiveFloat = 0.7
+    """Sampling temperature."""
+    seed: NonNegativeInt = 0
+    """Seed of the sampling."""
+
+    def check(self) -> None:
+        """Check all fields, and that there is a reward model."""
+        super().check()
+        if self.reward_model_path is None:
+            raise BadInput("A ceiling needs a reward model: give --reward_model_path, for example a demo's directory.")
