@@ -90,7 +90,7 @@ class BenchArguments(Settings):
     dataset_name: str = EVERYDAY
     """Prompts: "everyday", a local file or a Hub name."""
     total_episodes: PositiveInt = 2560
-    """Responses per run."""
+    """Responses per run; pairs for `bench reward`."""
     batch_size: PositiveInt = 64
     """Responses per update."""
     micro_batch_size: PositiveInt = 64
