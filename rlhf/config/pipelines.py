@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
@@ -36,7 +36,7 @@ class SweepArguments(CeilingSettings):
     """Prompts: "everyday", a local file or a Hub name."""
     output_dir: str | None = None
     """Run directory; by default a new one under runs/."""
-    kl_coefs: Numbers = field(default_factory=lambda: ["0", "0.02", "0.05", "0.2"])
+    kl_coefs: Numbers = field(default_factory=lambda: ["0", "0.05", "0.15", "0.5"])
     """Weights of the KL penalty, in score units per nat; one run each."""
     seeds: PositiveInt = 1
     """Runs per kl_coef value, each with another seed."""
@@ -134,6 +134,11 @@ class DemoArguments(CeilingSettings, ModelSettings, PromptSettings):
     """PPO: optimizer steps per epoch."""
     response_length: PositiveInt = PPOArguments.response_length
     """PPO and comparison: longest response in tokens."""
+    advantage_estimator: Literal["gae", "rloo", "grpo", "reinforce++"] = PPOArguments.advantage_estimator
+    """PPO: what an answer is compared with: a critic's guess (gae), the other answers to its prompt (rloo, grpo), or
+    the mean of the update (reinforce++)."""
+    num_generations: PositiveInt = PPOArguments.num_generations
+    """PPO: responses per prompt in an update."""
     missing_eos_penalty: NonNegativeFloat | None = PPOArguments.missing_eos_penalty
     """PPO: subtracted from the score of a response cut off at the length limit; none for no penalty."""
     temperature: PositiveFloat = PPOArguments.temperature

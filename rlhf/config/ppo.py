@@ -116,6 +116,8 @@ class PPOSettings(Settings):
                 f"advantage_estimator {self.advantage_estimator!r} compares several answers to one prompt; set "
                 "num_generations to 2 or more."
             )
+        if self.advantage_estimator != "gae" and self.value_head == "separate":
+            raise BadInput("Only the advantage_estimator 'gae' has a critic; set it, or leave value_head at 'shared'.")
         if self.kl_controller == "adaptive" and self.kl_coef == 0:
             raise BadInput("The adaptive controller multiplies kl_coef, so that must be above 0 to begin with.")
 
@@ -139,12 +141,17 @@ class PPOArguments(CeilingSettings, PPOSettings, ModelSettings, PromptSettings):
     """Run directory; by default a new one under runs/."""
     learning_rate: Fraction = 4e-4
     """Peak learning rate of Adam, decayed linearly to zero."""
-    total_episodes: PositiveInt = 10_240
+    total_episodes: PositiveInt = 12_800
     """Responses to sample and learn from in all."""
     num_ppo_epochs: PositiveInt = 1
     """Passes over the responses of one update."""
-    num_mini_batches: PositiveInt = 4
-    """Optimizer steps per epoch: the responses are split into this many mini-batches."""
+    num_generations: PositiveInt = 4
+    """Responses per prompt in an update."""
+    advantage_estimator: Literal["gae", "rloo", "grpo", "reinforce++"] = "rloo"
+    """What an answer is compared with: a critic's guess (gae), the other answers to its prompt (rloo, grpo), or the
+    mean of the update (reinforce++)."""
+    kl_coef: NonNegativeFloat = 0.15
+    """Weight of the KL penalty, in score units per nat; higher keeps the policy closer to the base model."""
     vf_coef: NonNegativeFloat = 0.02
     """Weight of the value loss; on a shared trunk its gradient competes with the policy's."""
     lam: Fraction = 1.0
