@@ -192,7 +192,7 @@ def test_fields_of_the_settings_make_the_form(root):
     labels = {getattr(block, "label", None) for block in demo.blocks.values()}
     assert {"Episodes", "KL coefficient", "Seed", "num prompts", "reward learning rate"} <= labels
     assert "output dir" not in labels
-    assert DemoArguments().total_episodes == 10_240
+    assert DemoArguments().total_episodes == 12_800
 
 
 def test_several_prices_of_kl_are_read_from_one_line(root):

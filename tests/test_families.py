@@ -290,8 +290,8 @@ def test_the_critic_gets_adapters_too(data, tmp_path):
     run("reward", "--model_name_or_path", hub.GPT2, "--dataset_name", data / "texts.jsonl", *SMALL_REWARD,
         "--output_dir", tmp_path / "reward")  # fmt: skip
     given = ("--model_name_or_path", hub.GPT2, "--dataset_name", data / "texts.jsonl", "--use_peft", "true")
-    run("ppo", *given, *SMALL_PPO, "--value_head", "separate", "--reward_model_path", tmp_path / "reward",
-        "--save_steps", 2, "--output_dir", tmp_path / "ppo")  # fmt: skip
+    run("ppo", *given, *SMALL_PPO, "--value_head", "separate", "--advantage_estimator", "gae",
+        "--reward_model_path", tmp_path / "reward", "--save_steps", 2, "--output_dir", tmp_path / "ppo")  # fmt: skip
     critic = load_file(tmp_path / "ppo" / "checkpoints" / "checkpoint-2" / "value.safetensors")
     reward = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward" / "model").state_dict()
     kept = "transformer.h.0.mlp.c_fc.{}weight"

@@ -234,9 +234,9 @@ def _add_shares(ceiling: Ceiling, of_split: dict, baselines: set[str]) -> None:
     for name, against in of_split["against_base"].items():
         kl = of_split["models"][name]["kl"]["value"]
         against["share"] = {
-            measure: ceiling.share(measure, against[measure]["gain"], kl, at_most=name in baselines)
+            measure: against[measure]
+            and ceiling.share(measure, against[measure]["gain"], kl, at_most=name in baselines)
             for measure in ("score", "gold")
-            if against[measure]
         }
 
 

@@ -36,7 +36,7 @@ class SweepArguments(CeilingSettings):
     """Prompts: "everyday", a local file or a Hub name."""
     output_dir: str | None = None
     """Run directory; by default a new one under runs/."""
-    kl_coefs: Numbers = field(default_factory=lambda: ["0", "0.05", "0.15", "0.5"])
+    kl_coefs: Numbers = field(default_factory=lambda: ["0", "0.05", "0.1", "0.3"])
     """Weights of the KL penalty, in score units per nat; one run each."""
     seeds: PositiveInt = 1
     """Runs per kl_coef value, each with another seed."""

@@ -139,7 +139,7 @@ class PPOArguments(CeilingSettings, PPOSettings, ModelSettings, PromptSettings):
     """Prompts, alone or in preference pairs, as texts or conversations: "everyday", a local file or a Hub name."""
     output_dir: str | None = None
     """Run directory; by default a new one under runs/."""
-    learning_rate: Fraction = 4e-4
+    learning_rate: Fraction = 3e-4
     """Peak learning rate of Adam, decayed linearly to zero."""
     total_episodes: PositiveInt = 12_800
     """Responses to sample and learn from in all."""
@@ -150,7 +150,7 @@ class PPOArguments(CeilingSettings, PPOSettings, ModelSettings, PromptSettings):
     advantage_estimator: Literal["gae", "rloo", "grpo", "reinforce++"] = "rloo"
     """What an answer is compared with: a critic's guess (gae), the other answers to its prompt (rloo, grpo), or the
     mean of the update (reinforce++)."""
-    kl_coef: NonNegativeFloat = 0.15
+    kl_coef: NonNegativeFloat = 0.1
     """Weight of the KL penalty, in score units per nat; higher keeps the policy closer to the base model."""
     vf_coef: NonNegativeFloat = 0.02
     """Weight of the value loss; on a shared trunk its gradient competes with the policy's."""
