@@ -7,8 +7,8 @@ LESSONS = {
         "loss = −log σ( β log π(chosen)/π<sub>base</sub>(chosen) − β log π(rejected)/π<sub>base</sub>(rejected) )",
     ),
     "gae": (
-        "Proximal policy optimization: a critic, a second output of the model, guesses how good an answer will be. What "
-        "turns out better than the guess becomes likelier.",
+        "Proximal policy optimization: a critic, a second output of the model, guesses how good an answer will be. "
+        "What turns out better than the guess becomes likelier.",
         "advantage = reward − critic’s guess",
     ),
     "rloo": (

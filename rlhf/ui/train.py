@@ -76,10 +76,9 @@ class Form:
             return gr.Dropdown(list(LISTED[field.name]), value=field.default, filterable=False, **about)
         if typing.get_origin(hint) is typing.Literal:
             # PPO's estimators by the names of the methods that they make of it.
-            named = [
-                ("PPO" if value == "gae" else METHODS.get(value, value), value) for value in typing.get_args(hint)
-            ]
-            return gr.Dropdown(named, value=field.default, **about)
+            names = METHODS | {"gae": METHODS["ppo"]}
+            choices = [(names.get(value, value), value) for value in typing.get_args(hint)]
+            return gr.Dropdown(choices, value=field.default, **about)
         # Text, so that 3e-4 can be typed as people write it; `build` reads it, or says in one sentence why it cannot.
         return gr.Textbox(_as_typed(default_of(field)), max_lines=1, **about)
 

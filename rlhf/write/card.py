@@ -43,7 +43,7 @@ def write_card(folder: Path) -> None:
 
 
 def model_card(folder: Path) -> str:
-    """The card of the model in this folder, `model/` of a reward, PPO or DPO run, as Markdown with metadata in front."""
+    """The card of the model in this folder, `model/` of a run that trains one, as Markdown with metadata in front."""
     run = Run(folder.parent)
     config, status = run.config(), run.status()
     kind, base, data = config["kind"], config["model_name_or_path"], config["dataset_name"]
