@@ -20,13 +20,13 @@ class DPOArguments(ModelSettings):
     Parquet) or a Hub name."""
     output_dir: str | None = None
     """Run directory; by default a new one under runs/."""
-    learning_rate: LearningRate = 1e-4
+    learning_rate: LearningRate = 3e-4
     """Peak learning rate of AdamW, decayed linearly to zero."""
     beta: PositiveFloat = 0.1
     """How strongly the policy is held to the base model; smaller lets it move further away."""
     num_train_epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Passes over the training pairs; only where max_steps is -1."""
-    max_steps: Int = 200
+    max_steps: Int = 100
     """Optimizer steps; -1 leaves it to num_train_epochs."""
     per_device_train_batch_size: PositiveInt = 32
     """Pairs per step."""
@@ -40,7 +40,7 @@ class DPOArguments(ModelSettings):
     """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm if theirs is larger."""
-    eval_steps: PositiveInt = 100
+    eval_steps: PositiveInt = 50
     """Steps between evaluations on held-out pairs."""
     save_steps: NonNegativeInt = 0
     """Steps between checkpoints; 0 saves only the final model."""
