@@ -9,6 +9,7 @@ from rlhf.config import (
     CeilingArguments,
     CompareArguments,
     DemoArguments,
+    DPOArguments,
     PPOArguments,
     RewardArguments,
     SweepArguments,
@@ -31,6 +32,8 @@ class Kind:
     """Settings at the top of that form, with their labels; the others are under Advanced."""
     stages: tuple[str, ...] = ()
     """Kinds of the runs inside it, in order, each in a folder of that name; empty if it is a single stage."""
+    trains: str = ""
+    """The role of the model that it trains by itself, "reward" or "policy"; empty if it trains none."""
     needs_reward_model: bool = False
     """Whether it starts from a reward model that is already trained."""
     reads_pairs: bool = False
@@ -58,6 +61,7 @@ KINDS = {
         label="Reward model",
         choice="Reward model only",
         front={"num_train_epochs": "Epochs", "learning_rate": "Learning rate"},
+        trains="reward",
         reads_pairs=True,
     ),
     "ppo": Kind(
@@ -65,8 +69,24 @@ KINDS = {
         summary="train a policy with PPO against a reward model",
         label="PPO",
         choice="PPO only",
-        front={"total_episodes": "Episodes", "kl_coef": "KL coefficient", "learning_rate": "Learning rate"},
+        front={
+            "advantage_estimator": "How it learns",
+            "num_generations": "Answers per prompt",
+            "total_episodes": "Episodes",
+            "kl_coef": "KL coefficient",
+            "learning_rate": "Learning rate",
+        },
+        trains="policy",
         needs_reward_model=True,
+    ),
+    "dpo": Kind(
+        settings=DPOArguments,
+        summary="train a policy with DPO on preference pairs, without a reward model",
+        label="DPO",
+        choice="DPO: from the pairs, without a reward model",
+        front={"max_steps": "Steps", "beta": "Beta", "learning_rate": "Learning rate"},
+        trains="policy",
+        reads_pairs=True,
     ),
     "compare": Kind(
         settings=CompareArguments,
@@ -93,6 +113,10 @@ KINDS = {
         closing="sweep_table",
     ),
 }
+
+
+METHODS = {"ppo": "PPO", "dpo": "DPO", "rloo": "RLOO", "grpo": "GRPO", "reinforce++": "REINFORCE++"}
+"""How a policy can learn, and as it is written; `Run.method` says which of them a run has used."""
 
 
 def startable() -> list[str]:

@@ -1,18 +1,22 @@
 """Names of the metrics in a run's `metrics.jsonl` that more than one room speaks of.
 
 The trainers write them; the figures, the page, the model card and the report read them. PPO's are TRL's names
-(`PPOTrainer`, 1.12), the reward model's are those of TRL's `RewardTrainer`.
+(`PPOTrainer`, 1.12), the reward model's and DPO's are those of TRL's `RewardTrainer` and `DPOTrainer`.
 """
 
 STEP = "step"
-"""Optimizer steps of reward training, updates of PPO."""
+"""Optimizer steps of reward training and of DPO, updates of PPO."""
 
-# Reward model, on the pairs of a step and on held-out pairs
+# Reward model, on the pairs of a step and on held-out pairs; DPO's loss has the same names
 LOSS, EVAL_LOSS = "loss", "eval_loss"
 ACCURACY, EVAL_ACCURACY = "accuracy", "eval_accuracy"
 MARGIN, EVAL_MARGIN = "margin", "eval_margin"
 LABEL_CEILING = "label_ceiling"
 """Accuracy of the rubric itself on the noisy labels of the held-out pairs: the best a reward model can hope for."""
+
+# DPO, on the pairs of a step and on held-out pairs. An answer's implicit reward is beta times its log-ratio.
+DPO_ACCURACY, DPO_EVAL_ACCURACY = "rewards/accuracies", "eval_rewards/accuracies"
+DPO_MARGIN, DPO_EVAL_MARGIN = "rewards/margins", "eval_rewards/margins"
 
 # PPO, means over the responses of an update
 EPISODE = "episode"

@@ -19,7 +19,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from rlhf import ranks
 from rlhf.compare.stats import calibration
-from rlhf.config import BadInput, RewardArguments
+from rlhf.config import BadInput, DPOArguments, RewardArguments
 from rlhf.everyday import gold_score
 from rlhf.models import merged, padding_id, size_mb
 from rlhf.models.packed import reading_pairs, shuffled_batches_by_length
@@ -33,7 +33,7 @@ SHOWN_MISTAKES = 10
 """Pairs in the report with the most negative margins."""
 
 
-def _in_batches(data: Dataset, args: RewardArguments) -> Dataset:
+def in_batches(data: Dataset, args: RewardArguments | DPOArguments) -> Dataset:
     """The pairs in the order of training, with pairs of similar length in a batch (over all ranks) to save padding.
 
     Transformers' own "group_by_length" goes from long to short again and again, which shows in the curves.
@@ -91,7 +91,7 @@ def _trl_config(args: RewardArguments, checkpoints: Path) -> RewardConfig:
         weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm,
         lr_scheduler_type="linear",
-        train_sampling_strategy="sequential",  # see _in_batches
+        train_sampling_strategy="sequential",  # see in_batches
         eval_strategy="steps",
         eval_steps=args.eval_steps,
         save_strategy="steps" if args.save_steps else "no",
@@ -153,7 +153,7 @@ def train_reward_model(
     trainer = trainer_class(
         model=model,
         args=_trl_config(args, checkpoints),
-        train_dataset=_in_batches(train, args),
+        train_dataset=in_batches(train, args),
         eval_dataset=held_out.select(range(min(QUICK_EVAL_PAIRS, len(held_out)))),
         processing_class=tokenizer,
         data_collator=DataCollatorForPreference(pad_token_id=padding),

@@ -75,7 +75,7 @@ def test_a_second_run_waits_and_a_run_can_be_stopped(lab, few_pairs):
 @pytest.mark.parametrize(
     ("endpoint", "given", "message"),
     [
-        ("/start", ("sing",), "kind must be one of demo, reward, ppo, sweep, not 'sing'."),
+        ("/start", ("sing",), "kind must be one of demo, reward, ppo, dpo, sweep, not 'sing'."),
         ("/start", ("demo", "{"), "settings_json must be a JSON object"),
         ("/start", ("demo", '{"kl_coef": "abc"}'), "kl_coef must be a number"),
         ("/start", ("demo", '{"kl_cof": 1}'), "kl_cof is not a setting here"),

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; a room may import those before it.
 ROOMS = (
     "threads", "config", "kinds", "metrics", "words", "ranks", "everyday", "runs", "models", "data", "compare",
-    "reward", "ppo", "pretrain", "bench", "figures", "write", "commands", "__main__", "launch", "ui",
+    "reward", "dpo", "ppo", "pretrain", "bench", "figures", "write", "commands", "__main__", "launch", "ui",
 )  # fmt: skip
 FILES = sorted((ROOT / "rlhf").rglob("*.py"))
 

@@ -72,15 +72,15 @@ def test_a_file_called_stop_outside_of_a_run_stops_nothing(tmp_path):
 def test_a_run_knows_what_lies_inside(tmp_path):
     demo = Run(EXAMPLE)
     assert list(demo.stages()) == ["reward", "ppo", "compare"] and list(demo.trainings()) == ["reward", "ppo"]
-    assert demo.model("ppo") == EXAMPLE / "ppo" / "model" and demo.comparison() == EXAMPLE
+    assert demo.model("policy") == EXAMPLE / "ppo" / "model" and demo.comparison() == EXAMPLE
     assert demo.reward_model_path() == str(EXAMPLE / "reward")
     assert demo.sweep() == Run(EXAMPLE / "sweep").sweep() and demo.sweep()["points"]
     reward = demo.stages()["reward"]
-    assert reward.stages() == {"reward": reward} and reward.model("reward") and reward.model("ppo") is None
+    assert reward.stages() == {"reward": reward} and reward.model("reward") and reward.model("policy") is None
     # A demo that was given a reward model trains none.
     given = Run.create(tmp_path / "demo", "demo", {**demo.config(), "reward_model_path": str(EXAMPLE)})
     assert list(given.stages()) == ["ppo", "compare"] and given.reward_model_path() == str(EXAMPLE)
-    assert given.model("ppo") is given.comparison() is None and given.sweep() == {}
+    assert given.model("policy") is given.comparison() is None and given.sweep() == {}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ run's status.
 
 from rlhf.commands.comparison import ceiling, compare
 from rlhf.commands.pipelines import demo, sweep
-from rlhf.commands.training import ppo, reward
+from rlhf.commands.training import dpo, ppo, reward
 
 
-__all__ = ["ceiling", "compare", "demo", "ppo", "reward", "sweep"]
+__all__ = ["ceiling", "compare", "demo", "dpo", "ppo", "reward", "sweep"]

@@ -71,11 +71,11 @@ def write_ceiling(
 def known_ceiling(runs: Sequence[Run], args: CompareArguments, reward_path: str) -> Ceiling | None:
     """The ceiling that one of these runs holds for the base, the reward model and the answers of a comparison."""
     for run in runs if args.ceiling_samples else ():
-        content, settings = run.ceiling(), run.ppo_settings()
+        content, settings = run.ceiling(), run.policy_settings()
         if (
             content
             and content["samples"] >= args.ceiling_samples
-            and _folder(run.base_model(), "ppo") == _folder(args.base_model_name_or_path, "ppo")
+            and _folder(run.base_model(), "policy") == _folder(args.base_model_name_or_path, "policy")
             and _folder(run.reward_model_path() or "", "reward") == _folder(reward_path, "reward")
             and all(settings.get(name, getattr(CompareArguments, name)) == getattr(args, name) for name in SAME)
         ):
@@ -83,6 +83,6 @@ def known_ceiling(runs: Sequence[Run], args: CompareArguments, reward_path: str)
     return None
 
 
-def _folder(name: str, kind: str) -> Path:
+def _folder(name: str, role: str) -> Path:
     """Stands for a model: a run and the folder of its model are the same."""
-    return (Run(name).model(kind) or Path(name)).resolve()
+    return (Run(name).model(role) or Path(name)).resolve()

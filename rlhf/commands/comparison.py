@@ -11,12 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf import models
 from rlhf.commands.ceiling import evenly_spaced, known_ceiling, write_ceiling
 from rlhf.commands.lifecycle import Stopped, open_run, recorded
-from rlhf.commands.training import ppo, prompt_room, reward_report, split_prompts
+from rlhf.commands.training import dpo, ppo, prompt_room, reward_report, split_prompts
 from rlhf.compare import answers, table
 from rlhf.compare.ceiling import Ceiling
-from rlhf.config import EVERYDAY, BadInput, CeilingArguments, CompareArguments, PPOArguments
+from rlhf.config import EVERYDAY, BadInput, CeilingArguments, CompareArguments, DPOArguments, PPOArguments
 from rlhf.data.load import read_questions
 from rlhf.everyday import gold_score
+from rlhf.kinds import KINDS
 from rlhf.models.prompts import Messages, Prompt, PromptReader, fitting, give_chat_template
 from rlhf.models.scoring import AnswerScorer
 from rlhf.runs.directory import Run, write_json
@@ -101,29 +102,25 @@ def _reward_model_path(paths: list[str]) -> str:
     raise BadInput("Which reward model should score? Give --reward_model_path.")
 
 
-def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str, list[PPOArguments]]:
-    """Each PPO run's settings for `seeds` - 1 more trainings, with the seeds that follow its own, by its name.
+def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str, list[PPOArguments | DPOArguments]]:
+    """The settings of each PPO or DPO run for `seeds` - 1 more trainings, with the next seeds, by its name.
 
     Raises:
-        BadInput: one of the models is no PPO run, so that its settings are unknown.
+        BadInput: one of the models is no such run, so that its settings are unknown.
     """
     repeats = {}
     for name, path, _ in entries if seeds > 1 else ():
         if path is None:
             continue
-        stage = Run(path).stages().get("ppo")
-        if stage is None:
-            raise BadInput(f"seeds repeats the training of PPO runs, and {path} is none; give --seeds 1.")
-        config = stage.config()
-        known = {field.name: config[field.name] for field in fields(PPOArguments) if field.name in config}
-        settings = replace(
-            PPOArguments(**known),
-            num_sample_generations=0,
-            eval_steps=0,
-            save_steps=0,
-            ceiling_samples=0,
-            resume_from_checkpoint=None,
-        )
+        kind = Run(path).policy_kind()
+        if kind is None:
+            raise BadInput(f"seeds repeats the training of PPO and DPO runs, and {path} is none; give --seeds 1.")
+        config = Run(path).stages()[kind].config()
+        known = {field.name: config[field.name] for field in fields(KINDS[kind].settings) if field.name in config}
+        only_training = {"save_steps": 0, "resume_from_checkpoint": None}
+        if kind == "ppo":
+            only_training |= {"num_sample_generations": 0, "eval_steps": 0, "ceiling_samples": 0}
+        settings = replace(KINDS[kind].settings(**known), **only_training)
         repeats[name] = [
             replace(settings, seed=seed, output_dir=f"{name}-seed-{seed}")
             for seed in range(config["seed"] + 1, config["seed"] + seeds)
@@ -175,15 +172,16 @@ def _select_prompts(
     return selected
 
 
-def _train_repeats(run: Run, repeats: list[PPOArguments]) -> dict[str, Path]:
-    """Train PPO with each of the settings, in the folder of the run that its output_dir names; name -> folder."""
+def _train_repeats(run: Run, repeats: list[PPOArguments | DPOArguments]) -> dict[str, Path]:
+    """Train with each of the settings, in the folder of the run that its output_dir names; name -> folder."""
     paths = {}
     if repeats:
-        run.start(len(repeats), "Repeating PPO with other seeds")
+        run.start(len(repeats), "Repeating the training with other seeds")
     for number, settings in enumerate(repeats):
-        run.set_status(step=number, message=f"PPO with seed {settings.seed}")
+        run.set_status(step=number, message=f"Training with seed {settings.seed}")
         paths[settings.output_dir] = run.path / settings.output_dir
-        ppo(replace(settings, output_dir=str(run.path / settings.output_dir)))
+        train = dpo if isinstance(settings, DPOArguments) else ppo
+        train(replace(settings, output_dir=str(run.path / settings.output_dir)))
         if run.stop_requested():
             raise Stopped
     return paths
@@ -240,7 +238,7 @@ def _add_shares(ceiling: Ceiling, of_split: dict, baselines: set[str]) -> None:
         }
 
 
-def _summarize(run: Run, repeats: dict[str, list[PPOArguments]], reward: dict | None) -> dict:
+def _summarize(run: Run, repeats: dict[str, list[PPOArguments | DPOArguments]], reward: dict | None) -> dict:
     """The statistics of each split, with cautions for the reader and the gains over seeds."""
     splits = table.summarize(table.read_rows(run.path / "scores.csv"), "base")
     for split in splits.values():

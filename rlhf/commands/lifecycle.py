@@ -7,7 +7,7 @@ from dataclasses import asdict
 from tqdm.auto import tqdm
 
 from rlhf import ranks
-from rlhf.config import BadInput, CompareArguments, DemoArguments, PPOArguments, RewardArguments
+from rlhf.config import BadInput, CompareArguments, DemoArguments, DPOArguments, PPOArguments, RewardArguments
 from rlhf.ppo import Diverged
 from rlhf.runs.directory import Run, WatchedRun, catch_signals
 
@@ -43,7 +43,7 @@ def recorded(run: Run) -> Iterator[None]:
 
 
 def open_run(
-    args: RewardArguments | PPOArguments | CompareArguments | DemoArguments, kind: str, **made_from: str
+    args: RewardArguments | PPOArguments | DPOArguments | CompareArguments | DemoArguments, kind: str, **made_from: str
 ) -> Run:
     """Make the directory of a new run. With several ranks, only the main process makes it and writes there."""
     if ranks.is_main_process():

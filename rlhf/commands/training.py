@@ -1,4 +1,4 @@
-"""`reward` and `ppo`: load and check everything, make the run directory, train, save."""
+"""`reward`, `ppo` and `dpo`: load and check everything, make the run directory, train, save."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +11,15 @@ from rlhf import metrics, models, ranks
 from rlhf.commands.ceiling import evenly_spaced, write_ceiling
 from rlhf.commands.lifecycle import Stopped, open_run, recorded
 from rlhf.compare.answers import AnswerSampler
-from rlhf.config import EVERYDAY, BadInput, CompareArguments, PPOArguments, PPOSettings, RewardArguments
+from rlhf.config import (
+    EVERYDAY,
+    BadInput,
+    CompareArguments,
+    DPOArguments,
+    PPOArguments,
+    PPOSettings,
+    RewardArguments,
+)
 from rlhf.data.load import fingerprint, load_beginnings, load_preferences, load_prompts, pinned_prompts
 from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import PromptReader, fitting, give_chat_template, readable
@@ -145,6 +153,37 @@ def ppo(args: PPOArguments) -> dict:
     return log[-1] if log else {}
 
 
+def dpo(args: DPOArguments) -> dict:
+    """Train a policy with DPO on preference pairs; returns TRL's last evaluation on held-out pairs."""
+    # Takes seconds to import, and only this command needs it.
+    from rlhf.dpo import train_dpo
+    from rlhf.reward import gold_margins, label_ceiling, tokenized
+
+    # 1. Load and check everything before the run's directory is made.
+    train, held_out = load_preferences(args.dataset_name)
+    policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=_frozen(args))
+    adapters = models.lora(args, policy, "CAUSAL_LM")
+    data_fingerprint = fingerprint(readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
+    give_chat_template(tokenizer, train["prompt"])
+    max_length = min(args.max_length, models.context_size(policy))
+    train, held_out = (tokenized(pairs, tokenizer, max_length) for pairs in (train, held_out))
+    set_seed(args.seed)  # adapters are new
+    run = open_run(args, "dpo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
+    with recorded(run):
+        # 2. Train. The noise in the labels limits the policy's accuracy as it does the reward model's.
+        if args.dataset_name == EVERYDAY:
+            run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold_margins(held_out))})
+        callback = RunCallback(run, "DPO", "step")
+        policy = train_dpo(policy, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
+        # 3. Save.
+        policy.save_pretrained(run.path / "model")
+        tokenizer.save_pretrained(run.path / "model")
+        write_card(run.path / "model")
+        if run.stop_requested():
+            raise Stopped
+    return next(row for row in reversed(run.metrics()) if metrics.EVAL_LOSS in row)
+
+
 def _critic(
     args: PPOArguments,
     reward_model: PreTrainedModel,
@@ -165,7 +204,7 @@ def _critic(
     return get_peft_model(value_model, models.lora(args, value_model, "SEQ_CLS"))
 
 
-def _frozen(args: RewardArguments | PPOArguments) -> torch.dtype:
+def _frozen(args: RewardArguments | PPOArguments | DPOArguments) -> torch.dtype:
     """How weights are loaded. Trained ones stay in full precision, or small steps would be lost in rounding."""
     return torch.bfloat16 if args.use_peft and args.dtype == "bfloat16" else torch.float32
 

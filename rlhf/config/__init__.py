@@ -3,6 +3,7 @@
 from rlhf.config.ceiling import CeilingArguments, CeilingSettings
 from rlhf.config.checking import BadInput, FailedElsewhere, Settings, build, default_of, field_docs, typed
 from rlhf.config.compare import CompareArguments
+from rlhf.config.dpo import DPOArguments
 from rlhf.config.pipelines import DemoArguments, SweepArguments
 from rlhf.config.ppo import PPOArguments, PPOSettings
 from rlhf.config.reward import RewardArguments
@@ -18,6 +19,7 @@ __all__ = [
     "CeilingArguments",
     "CeilingSettings",
     "CompareArguments",
+    "DPOArguments",
     "DemoArguments",
     "FailedElsewhere",
     "ModelSettings",

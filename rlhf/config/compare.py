@@ -15,7 +15,7 @@ class CompareArguments(CeilingSettings, PromptSettings):
     """Settings of `python -m rlhf compare`: any number of models on the same test prompts, scored by one function."""
 
     models: Words | None = None
-    """Models to compare with the base: NAME=PATH (a PPO run, a demo run, a folder or a Hub name), or best-of-N."""
+    """Models to compare with the base: NAME=PATH (a PPO, DPO or demo run, a folder or a Hub name), or best-of-N."""
     base_model_name_or_path: str = EVERYDAY
     """The base: all models are compared with it, and best-of-N samples from it."""
     reward_model_path: str | None = None
@@ -25,7 +25,7 @@ class CompareArguments(CeilingSettings, PromptSettings):
     prompts_file: str | None = None
     """Your own questions instead, all of them: a text file with one per line, or a table with a column prompt."""
     seeds: Annotated[PositiveInt, Field(le=100)] = 1
-    """Training runs per PPO model: the run itself, and repetitions with the next seeds."""
+    """Training runs per model of PPO or DPO: the run itself, and repetitions with the next seeds."""
     output_dir: str | None = None
     """Run directory; by default a new one under runs/."""
     num_prompts: Annotated[Int, Field(ge=2)] = 256

@@ -1,4 +1,4 @@
-"""Training curves of a reward model and of PPO: logged rows in, Plotly figure out.
+"""Training curves of a reward model, of DPO and of PPO: logged rows in, Plotly figure out.
 
 A live figure is built once and then grows in the browser: each trace names the metrics it draws in `meta`, and
 `ui/live.js` appends their new points.
@@ -27,7 +27,7 @@ from rlhf.words import minus, percent
 
 
 LN2 = 0.6931
-"""Loss of a reward model that guesses."""
+"""Loss of a reward model that guesses, and of DPO where the policy is still the base model."""
 MAX_POINTS = 800
 """Points of a curve when a figure is built; a longer history is thinned to every n-th point."""
 PANEL_GAP = 0.085
@@ -98,6 +98,32 @@ REWARD_PANELS = (
         span=(0, None),
     ),
 )
+DPO_PANELS = (
+    Panel(
+        metrics.LOSS,
+        "Loss",
+        "−log of the probability of people’s choice",
+        PPO,
+        span=(0, None),
+        held_out=metrics.EVAL_LOSS,
+    ),
+    Panel(
+        metrics.DPO_ACCURACY,
+        "Accuracy",
+        "pairs where the chosen answer’s implicit reward is the higher one",
+        PPO,
+        percent=True,
+        held_out=metrics.DPO_EVAL_ACCURACY,
+        span=(0.4, 1.05),
+    ),
+    Panel(
+        metrics.DPO_MARGIN,
+        "Margin",
+        "implicit reward of the chosen minus the rejected answer",
+        PPO,
+        held_out=metrics.DPO_EVAL_MARGIN,
+    ),
+)
 PPO_PANELS = (
     Panel(
         metrics.SCORE,
@@ -118,11 +144,28 @@ FRAME_METRICS = (metrics.LABEL_CEILING, metrics.SCORE, metrics.EVAL_LOSS, metric
 
 def reward_curves(rows: list[dict], total_steps: int | None = None, height: int = 420) -> go.Figure:
     """A reward run's logged rows -> loss, accuracy and margin over the steps."""
-    levels = [Level(metrics.LOSS, LN2, "chance, ln 2"), Level(metrics.ACCURACY, 0.5, "chance, 50 %")]
-    ceiling = latest(rows, metrics.LABEL_CEILING)
-    if ceiling is not None:
-        levels.append(Level(metrics.ACCURACY, ceiling, f"ceiling from label noise, {percent(ceiling)}"))
+    levels = [
+        Level(metrics.LOSS, LN2, "chance, ln 2"),
+        Level(metrics.ACCURACY, 0.5, "chance, 50 %"),
+        *_label_ceiling(metrics.ACCURACY, rows),
+    ]
     return curves(REWARD_PANELS, rows, metrics.STEP, "optimizer step", total_steps, levels, height)
+
+
+def dpo_curves(rows: list[dict], total_steps: int | None = None, height: int = 420) -> go.Figure:
+    """A DPO run's logged rows -> loss, accuracy and margin of the implicit rewards over the steps."""
+    levels = [
+        Level(metrics.LOSS, LN2, "start: the base model, ln 2", BASE),
+        Level(metrics.DPO_ACCURACY, 0.5, "chance, 50 %"),
+        *_label_ceiling(metrics.DPO_ACCURACY, rows),
+    ]
+    return curves(DPO_PANELS, rows, metrics.STEP, "optimizer step", total_steps, levels, height)
+
+
+def _label_ceiling(key: str, rows: list[dict]) -> list[Level]:
+    """The most that an accuracy on noisy labels can reach, where that is known."""
+    ceiling = latest(rows, metrics.LABEL_CEILING)
+    return [] if ceiling is None else [Level(key, ceiling, f"ceiling from label noise, {percent(ceiling)}")]
 
 
 def ppo_curves(rows: list[dict], total_episodes: int | None = None, height: int = 420) -> go.Figure:

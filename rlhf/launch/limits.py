@@ -29,6 +29,7 @@ CAPS = {
     "max_steps": (2_000, _TURNS),
     "reward_max_steps": (2_000, _TURNS),
     "num_ppo_epochs": (8, _TURNS),
+    "num_generations": (64, _TURNS),
     "num_prompts": (512, _TURNS),
     "samples": (8, _TURNS),
     "seeds": (4, _TURNS),

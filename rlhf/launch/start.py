@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rlhf.config import EVERYDAY, BadInput, CompareArguments, build
 from rlhf.kinds import KINDS, startable
 from rlhf.launch import jobs
-from rlhf.runs.directory import Run, find_run
+from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs
 
 
 FILLED_IN = {"output_dir", "resume_from_checkpoint", "reward_model_path"}
@@ -21,7 +21,7 @@ def start_run(kind: str, settings: dict[str, object], reward_run: str | None = N
     """Start a run.
 
     Args:
-        kind: "demo", "reward", "ppo" or "sweep".
+        kind: "demo", "reward", "ppo", "dpo" or "sweep".
         settings: by name, as texts or typed; all others are the defaults.
         reward_run: id of the run whose reward model PPO trains against.
         visitor: a secret of the browser that asks, see `jobs.launch`.
@@ -94,21 +94,27 @@ def _compared(chosen: Sequence[str]) -> dict[str, object]:
             run = find_run(name)
         except BadInput:  # a baseline, or a run that has been removed
             continue
-        if run.model("ppo"):
+        if run.model("policy"):
             runs.append(run)
     if not runs:
         raise BadInput("Choose a trained model to compare: the scores are those of its reward model.")
     bases = {run.base_model() for run in runs}
     if len(bases) > 1:
         raise BadInput("These models came from different bases, so there is nothing to measure both from.")
-    reward_model_path = runs[0].reward_model_path()
-    if reward_model_path is None:
+    base = bases.pop()
+    # DPO used no reward model: runs of DPO alone are scored by the newest one that was trained from the same base.
+    trained_against = [run for run in runs if run.policy_kind() != "dpo"]
+    judges = trained_against or [run for run in (*list_runs(), Run(EXAMPLE)) if run.base_model() == base]
+    reward_model_path = next(filter(None, (run.reward_model_path() for run in judges)), None)
+    if reward_model_path is None and trained_against:
         raise BadInput("The reward model that this run was trained against is gone; choose another run.")
-    names = ["ppo"] if len(runs) == 1 else [f"ppo-{run.id.split('-')[-1]}" for run in runs]
+    if reward_model_path is None:
+        raise BadInput("There is no reward model to score the answers yet: train “Reward model only” first.")
+    names = [run.method() + (f"-{run.id.split('-')[-1]}" if len(runs) > 1 else "") for run in runs]
     return {
         "models": [f"{name}={run.path}" for name, run in zip(names, runs, strict=True)]
         + [name for name in BASELINES if name in chosen],
-        "base_model_name_or_path": bases.pop(),
+        "base_model_name_or_path": base,
         "reward_model_path": reward_model_path,
-        "dataset_name": str(runs[0].ppo_settings().get("dataset_name") or EVERYDAY),
+        "dataset_name": str(runs[0].policy_settings().get("dataset_name") or EVERYDAY),
     }

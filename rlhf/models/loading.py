@@ -44,7 +44,7 @@ HUB_SECONDS = 5.0
 def resolve(name_or_path: str, role: Role) -> str:
     """The folder or Hub name to load: that of the embedded base, of a run directory's model, or the name itself.
 
-    In a demo run, which holds two models, the policy is the PPO model.
+    A demo run holds both.
 
     Raises:
         BadInput: a run directory without a model of this role, or a name that cannot be fetched.
@@ -54,7 +54,7 @@ def resolve(name_or_path: str, role: Role) -> str:
     path = Path(name_or_path)
     if not (path / "status.json").exists():
         return name_or_path if path.is_dir() else _on_hub(name_or_path)
-    folder = Run(path).model("ppo" if role == "policy" else "reward")
+    folder = Run(path).model(role)
     if folder:
         return str(folder)
     what = "a reward model" if role == "reward" else "a policy"

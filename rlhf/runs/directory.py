@@ -221,27 +221,38 @@ class Run:
 
     def trainings(self) -> dict[str, "Run"]:
         """The stages that train a model, and so log curves."""
-        return {kind: stage for kind, stage in self.stages().items() if kind in ("reward", "ppo")}
+        return {kind: stage for kind, stage in self.stages().items() if KINDS[kind].trains}
 
-    def model(self, kind: str) -> Path | None:
-        """Folder of the finished model of its stage of this kind, "reward" or "ppo", if there is one."""
-        stage = self.trainings().get(kind)
-        return stage.path / "model" if stage and (stage.path / "model" / "config.json").exists() else None
+    def policy_kind(self) -> str | None:
+        """What trains its policy, "ppo" or "dpo"; None if nothing does."""
+        return next((kind for kind in self.trainings() if KINDS[kind].trains == "policy"), None)
 
-    def ppo_settings(self) -> dict:
-        """The settings of its PPO stage; before that has begun, the run's own."""
-        stage = self.stages().get("ppo", self)
+    def method(self) -> str | None:
+        """How its policy learns, a key of `METHODS`: PPO with another advantage estimator goes by that name."""
+        kind, estimator = self.policy_kind(), self.policy_settings().get("advantage_estimator", "gae")
+        return estimator if kind == "ppo" and estimator != "gae" else kind
+
+    def model(self, role: str) -> Path | None:
+        """Folder of its finished "reward" model or "policy", if there is one."""
+        for kind, stage in self.trainings().items():
+            if KINDS[kind].trains == role and (stage.path / "model" / "config.json").exists():
+                return stage.path / "model"
+        return None
+
+    def policy_settings(self) -> dict:
+        """The settings of the stage that trains its policy; before that has begun, the run's own."""
+        stage = self.stages().get(self.policy_kind(), self)
         return {**self.config(), **stage.config()}
 
     def base_model(self) -> str:
-        """The model that its PPO stage starts from, as the settings name it."""
-        return str(self.ppo_settings().get("model_name_or_path") or EVERYDAY)
+        """The model that its policy starts from, as the settings name it."""
+        return str(self.policy_settings().get("model_name_or_path") or EVERYDAY)
 
     def reward_model_path(self) -> str | None:
         """The reward model of this run: the run that trained it if one is inside, else what its settings name."""
         if self.model("reward"):
             return str(self.stages()["reward"].path)
-        return self.ppo_settings().get("reward_model_path")
+        return self.policy_settings().get("reward_model_path")
 
     def comparison(self) -> Path | None:
         """Folder with `scores.csv` and `summary.json` of its finished comparison, if there is one."""

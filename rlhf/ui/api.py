@@ -21,7 +21,7 @@ from rlhf.ui.scores import missing
 
 
 def start(kind: str, settings_json: str = "{}", secret: str = "") -> str:
-    """Start a run of kind "demo", "reward", "ppo" or "sweep"; returns its id.
+    """Start a run of kind "demo", "reward", "ppo", "dpo" or "sweep"; returns its id.
 
     Args:
         kind: what to train.
@@ -56,7 +56,7 @@ def status(run_id: str) -> dict:
 
 
 def metrics(run_id: str, after: int = 0) -> list[dict]:
-    """A run's logged lines in order, without the first `after`; each names its `stage`, "reward" or "ppo"."""
+    """A run's logged lines in order, without the first `after`; each names its `stage`, "reward", "ppo" or "dpo"."""
     _check_whole("after", after)
     rows = [{"stage": name, **row} for name, part in _run(run_id).trainings().items() for row in rows_of(part)]
     return rows[after:]

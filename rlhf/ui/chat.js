@@ -2,11 +2,11 @@
 const {el, setText, scoreBar} = window.lab;
 const $ = selector => element.querySelector(selector);
 
-function turnNode() {
+function turnNode(trained) {
   const turn = el('article', 'turn'), pair = el('div', 'pair');
   for (const name of ['base', 'ppo']) {
     const box = el('div', 'answer ' + name);
-    box.append(el('span', 'who', name === 'base' ? 'base' : 'PPO'), el('p', 'text'), el('div', 'mark'));
+    box.append(el('span', 'who', name === 'base' ? 'base' : trained), el('p', 'text'), el('div', 'mark'));
     pair.append(box);
   }
   turn.append(el('h4'), pair);
@@ -18,11 +18,12 @@ function show() {
   if (!value) return;
   setText($('.verdict'), value.sentence);
   for (const name of ['base', 'ppo']) setText($('.voice.' + name + ' span'), value.voices[name]);
+  setText($('.voice.ppo b'), value.trained);
   const turns = $('.turns');
   while (turns.childElementCount > value.turns.length) turns.lastChild.remove();
   turns.classList.toggle('empty', !value.turns.length);
   value.turns.forEach((turn, i) => {
-    const node = turns.children[i] || turns.appendChild(turnNode());
+    const node = turns.children[i] || turns.appendChild(turnNode(value.trained));
     setText(node.querySelector('h4'), turn.question);
     for (const name of ['base', 'ppo']) {
       const answer = turn[name], box = node.querySelector('.' + name);

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import gradio as gr
 
 from rlhf.config import BadInput
+from rlhf.kinds import METHODS
 from rlhf.runs.directory import Run
 from rlhf.ui import empty_state, example_id, note, shown_run
 from rlhf.ui.scripts import HEAD, script
@@ -27,7 +28,7 @@ TEMPLATE = """
 <section class="dialogue">
   <p class="verdict" role="status"></p>
   <header class="voices">
-    <div class="voice base"><b>Base</b><span></span></div><div class="voice ppo"><b>PPO</b><span></span></div>
+    <div class="voice base"><b>Base</b><span></span></div><div class="voice ppo"><b></b><span></span></div>
   </header>
   <div class="turns" role="log" aria-label="Answers" tabindex="0"></div>
 </section>
@@ -35,12 +36,12 @@ TEMPLATE = """
 
 
 def dialogue(**kwargs: object) -> gr.HTML:
-    """Questions with both answers; its value is {sentence, voices, scale, turns}."""
+    """Questions with both answers; its value is {sentence, voices, trained, scale, turns}."""
     return gr.HTML(html_template=TEMPLATE, js_on_load=script("chat"), head=HEAD, apply_default_css=False, **kwargs)
 
 
-def tally(turns: list[dict]) -> str:
-    """What the conversation has shown so far, in a sentence."""
+def tally(turns: list[dict], trained: str = "PPO") -> str:
+    """What the conversation has shown so far, in a sentence; `trained` is what the trained model is called."""
     pairs = [(turn["base"]["score"], turn["ppo"]["score"]) for turn in turns]
     gains = [ppo - base for base, ppo in pairs if base is not None and ppo is not None]
     if not gains:
@@ -49,7 +50,8 @@ def tally(turns: list[dict]) -> str:
     wins, mean = sum(round(gain, 2) > 0 for gain in gains), sum(gains) / len(gains)
     questions = "question" if len(gains) == 1 else "questions"
     way = "higher" if mean >= 0 else "lower"
-    return f"PPO scored higher on {wins} of {len(gains)} {questions}; on average its score is {abs(mean):.2f} {way}."
+    average = f"on average its score is {abs(mean):.2f} {way}"
+    return f"{trained} scored higher on {wins} of {len(gains)} {questions}; {average}."
 
 
 def scale_of(run: Run) -> tuple[float, float]:
@@ -108,7 +110,7 @@ class ChatTab:
     def show(self, run_id: str | None) -> dict:
         """The values of `outputs` for this run: a new conversation."""
         run = shown_run(run_id)
-        ready = run is not None and run.model("ppo") is not None
+        ready = run is not None and run.model("policy") is not None
         names = {"base": base_name(run), "ppo": run.id} if ready else {"base": "", "ppo": ""}
         return {
             self.empty: empty_state("" if ready else absent(run)),
@@ -139,5 +141,5 @@ class ChatTab:
 
 def _dialogue(run: Run | None, turns: list[dict], labels: dict[str, str]) -> dict:
     """The value of `dialogue`."""
-    scale = scale_of(run) if run else NO_SCALE
-    return {"sentence": tally(turns), "voices": labels, "scale": scale, "turns": turns}
+    scale, trained = (scale_of(run), METHODS.get(run.method(), "PPO")) if run else (NO_SCALE, "PPO")
+    return {"sentence": tally(turns, trained), "voices": labels, "trained": trained, "scale": scale, "turns": turns}

@@ -69,7 +69,7 @@ class ComparisonForm:
 
     def choices(self, run_id: str | None) -> gr.Dropdown:
         """The models that can be compared, that of the shown run chosen."""
-        runs = [run for run in (shown_run(example_id()), *list_runs()) if run is not None and run.model("ppo")]
+        runs = [run for run in (shown_run(example_id()), *list_runs()) if run is not None and run.model("policy")]
         offered = [("Example run" if run.id == example_id() else run_label(run), run.id) for run in runs]
         chosen = [run_id] if run_id in [run.id for run in runs] else [run.id for run in runs[:1]]
         baselines = [(f"Best of {name.removeprefix('best-of-')} from the base, untrained", name) for name in BASELINES]

@@ -20,7 +20,7 @@ def headline(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
 
     Args:
         status: the run's.
-        rows: the logged lines of its reward and PPO stages.
+        rows: the logged lines of its reward, PPO and DPO stages.
     """
     state, message = status.get("state"), status.get("message") or ""
     active = state in ACTIVE
@@ -29,8 +29,12 @@ def headline(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
         return {"tone": "bad", "text": " ".join(text.split())}
     if rows.get("ppo"):
         return _ppo_headline(rows["ppo"], active)
+    if rows.get("dpo"):
+        learned = "the answer people chose became likelier than the other"
+        return _pairs_headline(rows["dpo"], active, metrics.DPO_ACCURACY, metrics.DPO_EVAL_ACCURACY, learned)
     if rows.get("reward"):
-        return _reward_headline(rows["reward"], active)
+        learned = "it prefers the answer people chose"
+        return _pairs_headline(rows["reward"], active, metrics.ACCURACY, metrics.EVAL_ACCURACY, learned)
     if status.get("kind") in ("compare", "sweep") and (status.get("step") or state == "finished"):
         return {"tone": "none", "text": f"{message}." if active else "Done: the results are in the Scores tab."}
     if active:
@@ -43,15 +47,15 @@ def _mean(rows: Sequence[dict], key: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _reward_headline(rows: list[dict], active: bool) -> dict[str, str]:
-    held_out, ceiling = latest(rows, metrics.EVAL_ACCURACY), latest(rows, metrics.LABEL_CEILING)
-    logged = [row for row in rows if row.get(metrics.ACCURACY) is not None]
-    accuracy = held_out if held_out is not None else _mean(logged[-LAST_ROWS:], metrics.ACCURACY)
+def _pairs_headline(rows: list[dict], active: bool, key: str, eval_key: str, learned: str) -> dict[str, str]:
+    held_out, ceiling = latest(rows, eval_key), latest(rows, metrics.LABEL_CEILING)
+    logged = [row for row in rows if row.get(key) is not None]
+    accuracy = held_out if held_out is not None else _mean(logged[-LAST_ROWS:], key)
     if accuracy is None:
         return {"tone": "none", "text": "The first steps are under way."}
     where = "held-out pairs" if held_out is not None else "the latest training pairs"
     limit = f"; the noise in the labels allows about {percent(ceiling)}" if ceiling else ""
-    facts = f"it prefers the answer people chose in {percent(accuracy)} of {where} (guessing is 50 %{limit})."
+    facts = f"{learned} in {percent(accuracy)} of {where} (guessing is 50 %{limit})."
     if accuracy < 0.55:
         return {"tone": "wait", "text": f"{'Not yet' if active else 'It did not learn'}: {facts}"}
     return {"tone": "good", "text": f"{'Yes, it is learning' if active else 'It learned'}: {facts}"}

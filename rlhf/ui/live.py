@@ -44,6 +44,12 @@ TEMPLATE = """
     <figure class="chart" data-part="ppo">
       <figcaption><b>2</b> PPO learns to write answers with higher scores</figcaption>
       <div class="plot"></div><p class="waiting"></p></figure>
+    <figure class="chart" data-part="dpo" hidden>
+      <figcaption>DPO learns from people’s choices, without a reward model</figcaption>
+      <div class="plot"></div><p class="waiting"></p>
+      <p class="gloss">An answer’s implicit reward is beta times the logarithm of how much likelier it has become than
+      under the base model. DPO raises that of the chosen answers above that of the rejected ones: the loss falls,
+      accuracy and margin rise.</p></figure>
     <figure class="chart" data-part="ceiling" hidden>
       <figcaption><b>3</b> PPO and the best that is possible</figcaption>
       <div class="plot"></div><p class="waiting"></p>
@@ -235,7 +241,7 @@ def _part(kind: str, run: Snapshot, rows: list[dict], seen: int | None) -> dict:
     waiting = "" if rows else _waiting(run, run.stages()[kind])
     if seen is None:
         return {"figure": figure_of(kind, run, rows).to_plotly_json(), "rows": len(rows), "waiting": waiting}
-    panels = curves.REWARD_PANELS if kind == "reward" else curves.PPO_PANELS
+    panels = {"reward": curves.REWARD_PANELS, "dpo": curves.DPO_PANELS, "ppo": curves.PPO_PANELS}[kind]
     keys = {metrics.STEP, metrics.EPISODE}
     keys |= {key for panel in panels for key in (panel.key, panel.held_out, panel.std) if key}
     fresh = rows[seen:]
@@ -256,6 +262,7 @@ def _waiting(run: Snapshot, part: Snapshot) -> str:
 
 def figure_of(kind: str, run: Run, rows: list[dict], height: int = CHART_HEIGHT) -> go.Figure:
     """The curves of a run's stage so far, on an axis that ends where the stage will end."""
-    if kind == "reward":
-        return curves.reward_curves(rows, run.stages()["reward"].status().get("total_steps") or None, height)
-    return curves.ppo_curves(rows, run.ppo_settings().get("total_episodes"), height)
+    if kind == "ppo":
+        return curves.ppo_curves(rows, run.policy_settings().get("total_episodes"), height)
+    draw = curves.reward_curves if kind == "reward" else curves.dpo_curves
+    return draw(rows, run.stages()[kind].status().get("total_steps") or None, height)

@@ -13,6 +13,7 @@ from rlhf.compare.ceiling import Ceiling
 from rlhf.compare.stats import Interval, Overoptimization, ReliabilityBin
 from rlhf.compare.table import read_rows
 from rlhf.figures import scores as figures
+from rlhf.kinds import METHODS
 from rlhf.runs.directory import Run
 from rlhf.ui import empty_state, example_id, is_active, is_comparison, shown_run
 from rlhf.ui.changes import changed_words
@@ -79,7 +80,7 @@ class Question:
 def model_name(model: str) -> str:
     """A model as a sentence calls it."""
     name, _, seed = model.partition("-seed-")
-    name = "PPO" if name == "ppo" else name.replace("kl_coef-", "kl_coef ")
+    name = METHODS.get(name) or name.replace("kl_coef-", "kl_coef ")
     return name + (f", seed {seed.replace('-', ', update ')}" if seed else "")
 
 

@@ -10,16 +10,17 @@ from gradio.components import Component
 
 from rlhf.config import EVERYDAY, BadInput, default_of, field_docs
 from rlhf.config.recipes import names, read_recipe
-from rlhf.kinds import KINDS, startable
+from rlhf.kinds import KINDS, METHODS, startable
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import FILLED_IN, start_run
 from rlhf.runs.directory import VOLUME, list_runs, runs_root
 from rlhf.ui import example_id, is_active, note, run_choices, run_label, shown_run
+from rlhf.ui.lessons import LESSONS, lesson
 from rlhf.ui.live import live_run
 
 
 COMMAND_LINE = {
-    "gradient_accumulation_steps", "num_generations", "stop_token", "kl_horizon", "cliprange_high", "dual_clip",
+    "gradient_accumulation_steps", "stop_token", "kl_horizon", "cliprange_high", "dual_clip",
     "entropy_coef", "normalize_advantages", "whiten_rewards", "early_stopping", "target_kl",
     "mask_truncated_completions", "reward_clip_range", "value_learning_rate", "value_warmup_steps",
     "lora_alpha", "lora_dropout", "lora_target_modules", "prompt_column", "prompt_words",
@@ -41,14 +42,24 @@ class Form:
         hidden = FILLED_IN | COMMAND_LINE | set(limits.NOT_OFFERED if limits.on_space() else ())
         front = {**KINDS[kind].front, "seed": "Seed"}
         fields = {field.name: field for field in dataclasses.fields(self.config) if field.name not in hidden}
+        if kind in LESSONS:
+            gr.HTML(lesson(kind), apply_default_css=False)
         for name, label in front.items():
             self.knobs[name] = self._knob(fields[name], label)
+            if name == "advantage_estimator":
+                self._lesson()
         with gr.Accordion("Advanced", open=False, elem_classes="advanced"):
             for name in sorted(fields, key=lambda name: name not in NAMES_FIRST):
                 if name not in front:
                     self.knobs[name] = self._knob(fields[name], name.replace("_", " "))
                 if name == "dataset_name" and KINDS[kind].reads_pairs:
                     self._preview_button()
+
+    def _lesson(self) -> None:
+        """How the chosen estimator learns, below it."""
+        estimator = self.knobs["advantage_estimator"]
+        shown = gr.HTML(lesson(estimator.value), apply_default_css=False)
+        estimator.change(lesson, estimator, shown, show_progress="hidden", api_visibility="private")
 
     def _preview_button(self) -> None:
         """A button that shows what the named data set holds; data and model must both be knobs."""
@@ -64,7 +75,10 @@ class Form:
         if limits.on_space() and field.name in LISTED:
             return gr.Dropdown(list(LISTED[field.name]), value=field.default, filterable=False, **about)
         if typing.get_origin(hint) is typing.Literal:
-            return gr.Dropdown(list(typing.get_args(hint)), value=field.default, **about)
+            # PPO's estimators by the names of the methods that they make of it.
+            names = METHODS | {"gae": METHODS["ppo"]}
+            choices = [(names.get(value, value), value) for value in typing.get_args(hint)]
+            return gr.Dropdown(choices, value=field.default, **about)
         # Text, so that 3e-4 can be typed as people write it; `build` reads it, or says in one sentence why it cannot.
         return gr.Textbox(_as_typed(default_of(field)), max_lines=1, **about)
 

@@ -78,24 +78,25 @@ def base_name(run: Run) -> str:
 
 
 def base_voice(run: Run) -> Voice:
-    """The model that PPO started from."""
+    """The model that the run started from."""
     source = run.base_model()
     model, tokenizer, fingerprint = load("policy", source, ASSETS / "base" if source == EVERYDAY else Path(source))
-    return Voice(model, tokenizer, f"{base_name(run)}, before PPO · weights {fingerprint}")
+    return Voice(model, tokenizer, f"{base_name(run)}, before training · weights {fingerprint}")
 
 
 def ppo_voice(run: Run) -> Voice:
-    """The model that PPO trained.
+    """The model that PPO or DPO trained.
 
     Raises:
         BadInput: there is none.
     """
-    folder = run.model("ppo")
+    folder = run.model("policy")
     if folder is None:
         raise BadInput(absent(run))
     model, tokenizer, fingerprint = load("policy", str(folder), folder)
-    step = run.stages()["ppo"].status().get("step", 0)
-    return Voice(model, tokenizer, f"{run.id}, after update {step} · weights {fingerprint}")
+    kind = run.policy_kind()
+    step, unit = run.stages()[kind].status().get("step", 0), "update" if kind == "ppo" else "step"
+    return Voice(model, tokenizer, f"{run.id}, after {unit} {step} · weights {fingerprint}")
 
 
 def reward_model_of(run: Run) -> tuple[object, object] | None:
@@ -108,14 +109,14 @@ def absent(run: Run | None) -> str:
     """Why there is no model to talk to, and what to do."""
     if run is None:
         return "There is no model to talk to yet: start a run in the Train tab."
-    if is_active(run) and "ppo" in run.stages():
-        return "You can talk to this run's PPO model as soon as it is trained."
-    return "This run has no PPO model: choose another run above, or train PPO in the Train tab."
+    if is_active(run) and run.policy_kind():
+        return "You can talk to this run's model as soon as it is trained."
+    return "This run trained no model to talk to: choose another run above, or train PPO or DPO in the Train tab."
 
 
 def remembers(run: Run) -> bool:
     """Whether a run's models can hold a conversation: they have a chat template, and room for more than an answer."""
-    folder = run.model("ppo")
+    folder = run.model("policy")
     return folder is not None and run.base_model() != EVERYDAY and (folder / "chat_template.jinja").exists()
 
 

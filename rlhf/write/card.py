@@ -12,7 +12,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from rlhf import metrics
-from rlhf.config import EVERYDAY, default_of
+from rlhf.config import EVERYDAY, CompareArguments, default_of
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import Run, read_json
 from rlhf.words import number, percent
@@ -32,6 +32,7 @@ _NOT_IN_THE_TABLE = {
     "output_dir", "model_name_or_path", "reward_model_path", "dataset_name", "resume_from_checkpoint", "seed",
 }  # fmt: skip
 """Settings that are no row of the card's table: paths, and what stands in its text."""
+_TAGS = {"ppo": ["rlhf", "ppo"], "dpo": ["rlhf", "dpo", "trl"], "reward": ["rlhf", "reward-model", "trl"]}
 _COMMIT_DIGITS = 40
 """A model that came from the Hub is noted by its commit, which is longer than what is noted of a local one."""
 
@@ -42,10 +43,8 @@ def write_card(folder: Path) -> None:
 
 
 def model_card(folder: Path) -> str:
-    """The card of the model in this folder, `model/` of a reward or PPO run, as Markdown with metadata in front."""
-    run, whole = Run(folder.parent), Run(folder.parent.parent)
-    if whole.config().get("kind") != "demo":
-        whole = run
+    """The card of the model in this folder, `model/` of a run that trains one, as Markdown with metadata in front."""
+    run = Run(folder.parent)
     config, status = run.config(), run.status()
     kind, base, data = config["kind"], config["model_name_or_path"], config["dataset_name"]
     base_on_hub = len(config.get("model_revision", "")) == _COMMIT_DIGITS
@@ -55,15 +54,18 @@ def model_card(folder: Path) -> str:
         base_model=base if base_on_hub else None,
         datasets=[data] if data_on_hub else None,
         library_name="transformers",
-        pipeline_tag="text-generation" if kind == "ppo" else "text-classification",
-        tags=["rlhf", "ppo"] if kind == "ppo" else ["rlhf", "reward-model", "trl"],
+        pipeline_tag="text-generation" if KINDS[kind].trains == "policy" else "text-classification",
+        tags=_TAGS[kind],
     )
     defaults = {field.name: default_of(field) for field in dataclasses.fields(KINDS[kind].settings)}
-    config = {**defaults, **config}
+    # DPO samples nothing, so its card samples as a comparison does.
+    sampling = {"temperature": CompareArguments.temperature, "response_length": CompareArguments.response_length}
+    config = {**sampling, **defaults, **config}
+    results = {"reward": _reward_results, "ppo": _ppo_results, "dpo": _dpo_results}[kind]
     return render(
         f"card_{kind}.md.j2",
         metadata=metadata.to_yaml(),
-        run_id=whole.id,
+        run_id=_whole(run).id,
         config=config,
         base_on_hub=base_on_hub,
         base_name=Path(base).name,
@@ -78,8 +80,14 @@ def model_card(folder: Path) -> str:
         ],
         has_chat_template=(folder / "chat_template.jinja").exists()
         or "chat_template" in read_json(folder / "tokenizer_config.json"),
-        **(_ppo_results(run, whole) if kind == "ppo" else _reward_results(run)),
+        **results(run),
     )
+
+
+def _whole(run: Run) -> Run:
+    """The demo that this run is a stage of, or the run itself."""
+    parent = run.parent()
+    return parent if parent is not None and parent.config().get("kind") == "demo" else run
 
 
 def _reward_results(run: Run) -> dict[str, object]:
@@ -87,7 +95,19 @@ def _reward_results(run: Run) -> dict[str, object]:
     return {"reward": read_json(run.path / "summary.json").get("reward_model")}
 
 
-def _ppo_results(run: Run, whole: Run) -> dict[str, object]:
+def _dpo_results(run: Run) -> dict[str, object]:
+    """The last evaluation on held-out pairs, and what the noise in their labels allows, where it is known."""
+    rows = run.metrics()
+    evaluated = next((row for row in reversed(rows) if metrics.EVAL_LOSS in row), {})
+    return {
+        "evaluated": evaluated,
+        "evaluated_step": evaluated.get(metrics.STEP),
+        "label_ceiling": next((row[metrics.LABEL_CEILING] for row in rows if metrics.LABEL_CEILING in row), None),
+        **{name: key for name, key in vars(metrics).items() if "EVAL_" in name},
+    }
+
+
+def _ppo_results(run: Run) -> dict[str, object]:
     """The first and the last updates, the last evaluation, and the comparison if the run is part of a demo."""
     rows = run.metrics()
     progress = []
@@ -97,7 +117,7 @@ def _ppo_results(run: Run, whole: Run) -> dict[str, object]:
         if last:
             progress.append((label, write, digits, values[0], sum(last) / len(last)))
     evaluated_step, evaluations = _last_evaluation(rows)
-    splits = read_json(whole.path / "summary.json").get("splits", {})
+    splits = read_json(_whole(run).path / "summary.json").get("splits", {})
     cautions = [caution for split in splits.values() for caution in split["against_base"]["ppo"]["cautions"]]
     names = {name: key for name, key in vars(metrics).items() if name.startswith("EVAL_")}
     return {

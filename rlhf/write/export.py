@@ -120,7 +120,7 @@ def model_folder(run: Run, what: str) -> Path:
     Raises:
         BadInput: it has none.
     """
-    folder = run.model("ppo" if what == "policy" else "reward")
+    folder = run.model(what)
     if folder:
         return folder
     name, other = ("policy", "reward") if what == "policy" else ("reward model", "policy")
