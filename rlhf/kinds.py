@@ -115,7 +115,7 @@ KINDS = {
 }
 
 
-METHODS = {"ppo": "PPO", "dpo": "DPO", "rloo": "RLOO", "grpo": "GRPO", "reinforce++": "REINFORCE++"}
+METHODS = {"ppo": "PPO", "dpo": "DPO", "gae": "PPO with a critic", "grpo": "GRPO", "reinforce++": "REINFORCE++"}
 """How a policy can learn, and as it is written; `Run.method` says which of them a run has used."""
 
 

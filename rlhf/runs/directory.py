@@ -27,7 +27,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from rlhf.config import ASSETS, EVERYDAY, BadInput
+from rlhf.config import ASSETS, EVERYDAY, BadInput, PPOArguments
 from rlhf.kinds import KINDS
 
 
@@ -228,9 +228,10 @@ class Run:
         return next((kind for kind in self.trainings() if KINDS[kind].trains == "policy"), None)
 
     def method(self) -> str | None:
-        """How its policy learns, a key of `METHODS`: PPO with another advantage estimator goes by that name."""
-        kind, estimator = self.policy_kind(), self.policy_settings().get("advantage_estimator", "gae")
-        return estimator if kind == "ppo" and estimator != "gae" else kind
+        """How its policy learns, a key of `METHODS`: an advantage estimator other than the usual one has its name."""
+        kind, usual = self.policy_kind(), PPOArguments.advantage_estimator
+        estimator = self.policy_settings().get("advantage_estimator", usual)
+        return estimator if kind == "ppo" and estimator != usual else kind
 
     def model(self, role: str) -> Path | None:
         """Folder of its finished "reward" model or "policy", if there is one."""

@@ -7,12 +7,12 @@ LESSONS = {
         "loss = −log σ( β log π(chosen)/π<sub>base</sub>(chosen) − β log π(rejected)/π<sub>base</sub>(rejected) )",
     ),
     "gae": (
-        "Proximal policy optimization: a critic, a second output of the model, guesses how good an answer will be. "
+        "With a critic: a second output of the model guesses how good an answer will be. "
         "What turns out better than the guess becomes likelier.",
         "advantage = reward − critic’s guess",
     ),
     "rloo": (
-        "Leave-one-out: several answers to each prompt, no critic. What is better than the mean of the other answers "
+        "Several answers to each prompt, no critic. What is better than the mean of the other answers "
         "becomes likelier.",
         "advantage = reward − mean reward of the other answers",
     ),

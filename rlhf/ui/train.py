@@ -75,8 +75,8 @@ class Form:
         if limits.on_space() and field.name in LISTED:
             return gr.Dropdown(list(LISTED[field.name]), value=field.default, filterable=False, **about)
         if typing.get_origin(hint) is typing.Literal:
-            # PPO's estimators by the names of the methods that they make of it.
-            names = METHODS | {"gae": METHODS["ppo"]}
+            # Estimators by the names of the methods that they make of PPO.
+            names = METHODS | {"rloo": "PPO with leave-one-out (RLOO)", "gae": "PPO with a critic (GAE)"}
             choices = [(names.get(value, value), value) for value in typing.get_args(hint)]
             return gr.Dropdown(choices, value=field.default, **about)
         # Text, so that 3e-4 can be typed as people write it; `build` reads it, or says in one sentence why it cannot.
