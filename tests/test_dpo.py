@@ -21,7 +21,7 @@ from rlhf.ui import live
 from rlhf.ui.comparison_form import ComparisonForm
 from rlhf.ui.headline import headline
 from rlhf.ui.lessons import LESSONS, lesson
-from rlhf.ui.train import TrainTab
+from rlhf.ui.train import TrainTab, _learns
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +185,4 @@ def test_the_forms_say_how_each_method_learns():
     assert [name for name, _ in learns.choices] == ["PPO", "RLOO", "GRPO", "REINFORCE++"]
     assert {value for _, value in learns.choices} | {"dpo"} == LESSONS.keys()
     assert all(lesson(name).count("<code>") == 1 for name in LESSONS)
+    assert _learns("rloo", "1") == (lesson("rloo"), "4") and _learns("gae", "1")[1] == "1"
