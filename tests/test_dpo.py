@@ -3,6 +3,7 @@
 import json
 import math
 
+import gradio as gr
 import pytest
 
 from rlhf import metrics, models
@@ -11,12 +12,16 @@ from rlhf.data.load import load_preferences
 from rlhf.dpo import train_dpo
 from rlhf.figures.curves import DPO_PANELS
 from rlhf.launch import limits
+from rlhf.launch.start import _compared as compared
 from rlhf.launch.start import start_run
 from rlhf.models.scoring import pair_ids
 from rlhf.reward import tokenized
 from rlhf.runs.directory import EXAMPLE, Run
 from rlhf.ui import live
+from rlhf.ui.comparison_form import ComparisonForm
 from rlhf.ui.headline import headline
+from rlhf.ui.lessons import LESSONS, lesson
+from rlhf.ui.train import TrainTab, _learns
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +163,26 @@ def test_a_space_limits_it_as_the_others(monkeypatch, root):
         start_run("dpo", {"max_steps": "1e6"})
     with pytest.raises(BadInput, match="max_length is at most 128"):
         start_run("dpo", {"max_length": "500"})
+
+
+def test_the_page_compares_it_by_a_reward_model_from_the_same_base(trained, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(trained.path.parent))
+    assert ComparisonForm.choices(None, trained.id).value == [trained.id]
+    alone = compared([trained.id, "best-of-4"])
+    assert alone["models"] == [f"dpo={trained.path}", "best-of-4"]
+    assert alone["reward_model_path"] == str(EXAMPLE / "reward")
+    both = compared([trained.id, "example"])
+    assert both["models"] == [f"dpo-abcd={trained.path}", f"ppo-example={EXAMPLE}"]
+    assert both["reward_model_path"] == str(EXAMPLE / "reward")
+
+
+def test_the_forms_say_how_each_method_learns():
+    with gr.Blocks():
+        tab = TrainTab()
+    assert "dpo" in [kind for _, kind in tab.mode.choices] and "beta" in tab.forms["dpo"].knobs
+    learns = tab.forms["ppo"].knobs["advantage_estimator"]
+    assert learns.label == "How it learns" and "num_generations" in tab.forms["ppo"].knobs
+    assert [name for name, _ in learns.choices] == ["PPO", "RLOO", "GRPO", "REINFORCE++"]
+    assert {value for _, value in learns.choices} | {"dpo"} == LESSONS.keys()
+    assert all(lesson(name).count("<code>") == 1 for name in LESSONS)
+    assert _learns("rloo", "1") == (lesson("rloo"), "4") and _learns("gae", "1")[1] == "1"

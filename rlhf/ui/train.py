@@ -47,19 +47,17 @@ class Form:
         for name, label in front.items():
             self.knobs[name] = self._knob(fields[name], label)
             if name == "advantage_estimator":
-                self._lesson()
+                shown = gr.HTML(lesson(self.knobs[name].value), apply_default_css=False)
+        if "advantage_estimator" in front:
+            estimator, answers = self.knobs["advantage_estimator"], self.knobs["num_generations"]
+            quiet = {"show_progress": "hidden", "api_visibility": "private"}
+            estimator.input(_learns, [estimator, answers], [shown, answers], **quiet)
         with gr.Accordion("Advanced", open=False, elem_classes="advanced"):
             for name in sorted(fields, key=lambda name: name not in NAMES_FIRST):
                 if name not in front:
                     self.knobs[name] = self._knob(fields[name], name.replace("_", " "))
                 if name == "dataset_name" and KINDS[kind].reads_pairs:
                     self._preview_button()
-
-    def _lesson(self) -> None:
-        """How the chosen estimator learns, below it."""
-        estimator = self.knobs["advantage_estimator"]
-        shown = gr.HTML(lesson(estimator.value), apply_default_css=False)
-        estimator.change(lesson, estimator, shown, show_progress="hidden", api_visibility="private")
 
     def _preview_button(self) -> None:
         """A button that shows what the named data set holds; data and model must both be knobs."""
@@ -99,6 +97,11 @@ def _as_typed(value: object) -> str:
     if isinstance(value, list):
         return " ".join(value)
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _learns(estimator: str, answers: str) -> tuple[str, str]:
+    """How this estimator learns, as HTML, and answers per prompt: where they are compared, one is not enough."""
+    return lesson(estimator), "4" if estimator in ("rloo", "grpo") and answers.strip() == "1" else answers
 
 
 class TrainTab:
