@@ -268,8 +268,8 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
     if args.whiten_rewards:
         rollout.rewards = whiten(rollout.rewards, mask, shift_mean=False)
 
-    # 4. Advantages: how much better each token turned out than the critic expected.
-    #    Or, without a critic, than other answers did.
+    # 4. Advantages: how much better each token turned out than the critic expected or, without a critic, than other
+    #    answers did.
     estimator = args.advantage_estimator
     if estimator == "gae":
         # returns = advantages + values are the critic's targets; they stay as they are when advantages are whitened.
