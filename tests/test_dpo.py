@@ -182,7 +182,10 @@ def test_the_forms_say_how_each_method_learns():
     assert "dpo" in [kind for _, kind in tab.mode.choices] and "beta" in tab.forms["dpo"].knobs
     learns = tab.forms["ppo"].knobs["advantage_estimator"]
     assert learns.label == "How it learns" and "num_generations" in tab.forms["ppo"].knobs
-    assert [name for name, _ in learns.choices] == ["PPO", "RLOO", "GRPO", "REINFORCE++"]
+    assert [name for name, _ in learns.choices] == [
+        "PPO with a critic (GAE)", "PPO with leave-one-out (RLOO)", "GRPO", "REINFORCE++",
+    ]  # fmt: skip
+    assert learns.value == "rloo"
     assert {value for _, value in learns.choices} | {"dpo"} == LESSONS.keys()
     assert all(lesson(name).count("<code>") == 1 for name in LESSONS)
     assert _learns("rloo", "1") == (lesson("rloo"), "4") and _learns("gae", "1")[1] == "1"

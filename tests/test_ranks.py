@@ -99,7 +99,7 @@ def one_and_two(start, folder):
 
     def commands(processes, mine, other):
         size = ("--per_device_train_batch_size", 8 // processes)
-        updates = (*PPO, *size, "--max_steps", 4)
+        updates = (*PPO, *size, "--max_steps", 4, "--ceiling_samples", 0)
         steps = ("reward", *size, "--per_device_eval_batch_size", 8 // processes, "--max_steps", 6)
         steps += ("--dataset_name", pairs, "--logging_steps", 1, "--eval_steps", 3)
         checkpoint = other / "ppo" / "checkpoints" / "checkpoint-2"

@@ -40,12 +40,16 @@ def test_a_command_waits_briefly_unless_its_user_says_otherwise(rlhf, monkeypatc
 @gcc
 @pytest.mark.process
 def test_the_page_and_the_process_that_trains_for_it_wait_briefly(tmp_path):
-    log = tmp_path / "log"
-    with serving(log, RLHF_RUNS=str(tmp_path / "runs"), GRADIO_SERVER_PORT="0"):
-        deadline = time.monotonic() + 120
-        while (told := log.read_text()).count("GOMP_SPINCOUNT = ") < 2 and time.monotonic() < deadline:
+    log, runs = tmp_path / "log", tmp_path / "runs"
+    with serving(log, RLHF_RUNS=str(runs), GRADIO_SERVER_PORT="0"):
+        deadline = time.monotonic() + 60
+        waiting = []  # the process that waits for the first training
+        while not (waiting and "GOMP_SPINCOUNT = " in log.read_text()) and time.monotonic() < deadline:
             time.sleep(0.2)
-    assert told.count("GOMP_SPINCOUNT = '1000'") == told.count("GOMP_SPINCOUNT = ") == 2
+            children = psutil.Process().children(recursive=True)
+            waiting = [child for child in children if "rlhf.launch.worker" in child.cmdline()]
+        assert [child.environ()["GOMP_SPINCOUNT"] for child in waiting] == ["1000"]
+    assert "GOMP_SPINCOUNT = '1000'" in log.read_text()
 
 
 def test_the_library_leaves_the_environment_alone():
@@ -57,12 +61,12 @@ def test_the_library_leaves_the_environment_alone():
 @pytest.mark.process
 def test_the_benchmark_beside_busy_loops_ends_them_and_its_table_enters_the_report(rlhf, tmp_path):
     small = ("--batch_size", 8, "--micro_batch_size", 8, "--response_length", 6, "--use_cpu", "true")
-    done = rlhf("bench", "ppo", "--busy", 1, 3, "--rounds", 1, "--seconds", 1, *small, "--json", "busy.json")
+    done = rlhf("bench", "ppo", "--busy", 1, "--rounds", 1, "--seconds", 1, *small, "--json", "busy.json")
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "busy.json").read_text())
-    assert found["loops"] == [0, 1, 3] and found["environment"] == {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+    assert found["loops"] == [0, 1] and found["environment"] == {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
     for name in ("shipped", "spinning"):
-        assert len(found["medians"][name]) == 3 and min(found["medians"][name]) > 0
+        assert len(found["medians"][name]) == 2 and min(found["medians"][name]) > 0
         assert f"median, {name}" in done.stdout
     left = [
         process.info for process in psutil.process_iter(["cmdline", "cwd"]) if SPIN in (process.info["cmdline"] or ())
@@ -74,7 +78,7 @@ def test_the_benchmark_beside_busy_loops_ends_them_and_its_table_enters_the_repo
     text = write_report(demo, tmp_path / "REPORT.md", demo / "sweep").read_text()
     start = text.index("| threads |")
     header, rule, *rows = text[start : text.index("\n\n", start)].splitlines()
-    assert header == "| threads | idle | 1 busy loop | 3 busy loops |" and rule == "|---|---|---|---|"
+    assert header == "| threads | idle | 1 busy loop |" and rule == "|---|---|---|"
     assert [row.split(" |")[1].strip() for row in rows] == [
         f"{found['medians'][name][0]:.1f}" for name in found["medians"]
     ]

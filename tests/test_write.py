@@ -113,6 +113,7 @@ def test_data_without_a_gold_score_have_a_report_too(demo, tmp_path):
             model["gold_mean"] = None
         for against in test["against_base"].values():
             against["gold"] = None
+            against["share"]["gold"] = None
 
     rewrite(demo, change_summary, lambda row: row.update(gold=None))
     config = json.loads((demo / "config.json").read_text())
