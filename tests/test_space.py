@@ -159,7 +159,10 @@ class Space:
         """Open the page, or open it again, as a browser does; returns what the browser knows then."""
         page = page or {"session": uuid.uuid4().hex, "secret": "", "config": json.loads(self.get("/config")[1])}
         load = next(entry for entry in page["config"]["dependencies"] if entry["targets"][0][1] == "load")
-        _, answer = self._ask(page, load, None, {})
+        try:
+            _, answer = self._ask(page, load, None, {})
+        except OSError as error:
+            raise AssertionError(f"{self.process.poll()}\n{self.log.read_text()[-3000:]}") from error
         return {**page, "secret": answer["data"][1]}
 
     def press(self, page, button, **entered):
@@ -334,7 +337,7 @@ def zero_gpu(tmp_path_factory):
 def ended(space, seconds=200):
     """The status of a Space's last run, once it is no longer under way, and the processes that had it."""
     run, pids, deadline = max(space.runs(), key=lambda run: run.status()["created"]), [], time.time() + seconds
-    while run.status()["state"] in ACTIVE and time.time() < deadline:
+    while run.status().get("state", "queued") in ACTIVE and time.time() < deadline:  # no status yet, or under way
         pid = run.status().get("pid")
         pids += [pid] if pid not in pids else []
         time.sleep(0.1)

@@ -1,5 +1,6 @@
 """How threads wait: said before PyTorch is loaded, by programs only, never against the user. OpenMP itself tells."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -46,8 +47,9 @@ def test_the_page_and_the_process_that_trains_for_it_wait_briefly(tmp_path):
         waiting = []  # the process that waits for the first training
         while not (waiting and "GOMP_SPINCOUNT = " in log.read_text()) and time.monotonic() < deadline:
             time.sleep(0.2)
-            children = psutil.Process().children(recursive=True)
-            waiting = [child for child in children if "rlhf.launch.worker" in child.cmdline()]
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # ended while it was looked at
+                children = psutil.Process().children(recursive=True)
+                waiting = [child for child in children if "rlhf.launch.worker" in child.cmdline()]
         assert [child.environ()["GOMP_SPINCOUNT"] for child in waiting] == ["1000"]
     assert "GOMP_SPINCOUNT = '1000'" in log.read_text()
 
