@@ -38,6 +38,14 @@ def test_a_command_waits_briefly_unless_its_user_says_otherwise(rlhf, monkeypatc
     assert "nowhere" in done.stderr and f"GOMP_SPINCOUNT = '{read}'" in done.stderr
 
 
+def environments(module, **having):
+    """Environments of the processes that run a module and have these variables."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it has ended
+            if module in process.cmdline() and having.items() <= process.environ().items():
+                yield process.environ()
+
+
 @gcc
 @pytest.mark.process
 def test_the_page_and_the_process_that_trains_for_it_wait_briefly(tmp_path):
@@ -47,10 +55,8 @@ def test_the_page_and_the_process_that_trains_for_it_wait_briefly(tmp_path):
         waiting = []  # the process that waits for the first training
         while not (waiting and "GOMP_SPINCOUNT = " in log.read_text()) and time.monotonic() < deadline:
             time.sleep(0.2)
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # ended while it was looked at
-                children = psutil.Process().children(recursive=True)
-                waiting = [child for child in children if "rlhf.launch.worker" in child.cmdline()]
-        assert [child.environ()["GOMP_SPINCOUNT"] for child in waiting] == ["1000"]
+            waiting = list(environments("rlhf.launch.worker", RLHF_RUNS=str(runs)))
+        assert [environment["GOMP_SPINCOUNT"] for environment in waiting] == ["1000"]
     assert "GOMP_SPINCOUNT = '1000'" in log.read_text()
 
 
