@@ -10,7 +10,7 @@ import os
 
 
 WAITING = {
-    "GOMP_SPINCOUNT": "1000",  # GCC's OpenMP, in PyTorch for Linux: turns of the loop; 300,000 by default
+    "GOMP_SPINCOUNT": "10000",  # GCC's OpenMP, in PyTorch for Linux: turns of the loop; 300,000 by default
     "KMP_BLOCKTIME": "0",  # LLVM's and Intel's, for macOS and Windows: milliseconds; 200 by default
 }
 """How long a thread spins before it sleeps."""
