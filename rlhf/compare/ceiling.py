@@ -3,8 +3,8 @@
 Of all policies with a given KL, the one with the highest expected score r is the base tilted by exp(r / beta)
 (Theoretical Limits of Language Model Alignment, 2605.07105). N answers of the base to a prompt, weighted by
 w_i = exp(r_i / beta) / sum_j exp(r_j / beta), stand for it: its score is E_w[r], its KL
-E_w[r] / beta - log mean_i exp(r_i / beta). Both are averaged over prompts at one beta, the price at which a nat is
-best spent on any of them, and beta runs.
+E_w[r] / beta - log mean_i exp(r_i / beta). Both are averaged over prompts at the same beta, because a nat then gains
+equally much on every prompt; varying beta gives the curve.
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ class Ceiling:
     kl: list[float]
     """Nats per answer, from 0 on, (K,)."""
     beta: list[float | None]
-    """Price of a nat in score units at which each point is best; None at KL 0, where it is infinite."""
+    """KL penalty, in score units per nat, at which each point is optimal; None at KL 0, where it is infinite."""
     ess: list[float]
     """Effective sample size (sum w)^2 / sum w^2 = 1 / sum w^2, mean over prompts."""
     score: Curve
