@@ -19,7 +19,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from rlhf import ranks
 from rlhf.compare.stats import calibration
-from rlhf.config import BadInput, DPOArguments, RewardArguments
+from rlhf.config import BadInput, PairTrainingSettings, RewardArguments
 from rlhf.everyday import gold_score
 from rlhf.models import merged, padding_id, size_mb
 from rlhf.models.packed import reading_pairs, shuffled_batches_by_length
@@ -33,7 +33,7 @@ SHOWN_MISTAKES = 10
 """Pairs in the report with the most negative margins."""
 
 
-def in_batches(data: Dataset, args: RewardArguments | DPOArguments) -> Dataset:
+def in_batches(data: Dataset, args: PairTrainingSettings) -> Dataset:
     """The pairs in the order of training, with pairs of similar length in a batch (over all ranks) to save padding.
 
     Transformers' own "group_by_length" goes from long to short again and again, which shows in the curves.
@@ -78,36 +78,31 @@ def tokenized(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: in
     return pairs.select(short)
 
 
-def _trl_config(args: RewardArguments, checkpoints: Path) -> RewardConfig:
-    return RewardConfig(
-        output_dir=str(checkpoints),
-        learning_rate=args.learning_rate,
-        num_train_epochs=args.num_train_epochs,
-        max_steps=args.max_steps,
-        per_device_train_batch_size=args.per_device_train_batch_size,
-        per_device_eval_batch_size=args.per_device_eval_batch_size,
-        max_length=args.max_length,
-        warmup_steps=args.warmup_ratio,
-        weight_decay=args.weight_decay,
-        max_grad_norm=args.max_grad_norm,
-        lr_scheduler_type="linear",
-        train_sampling_strategy="sequential",  # see in_batches
-        eval_strategy="steps",
-        eval_steps=args.eval_steps,
-        save_strategy="steps" if args.save_steps else "no",
-        save_steps=args.save_steps or 500,
-        logging_steps=args.logging_steps,
-        logging_nan_inf_filter=False,
-        seed=args.seed,
+def training_arguments(args: PairTrainingSettings, checkpoints: Path) -> dict[str, object]:
+    """The fields of Transformers' TrainingArguments for a training on pairs."""
+    on_gpu = torch.cuda.is_available()
+    own = (
+        "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size",
+        "weight_decay", "max_grad_norm", "eval_steps", "logging_steps", "seed",
+    )  # fmt: skip
+    return {
+        **{name: getattr(args, name) for name in own},
+        "output_dir": str(checkpoints),
+        "warmup_steps": args.warmup_ratio,
+        "lr_scheduler_type": "linear",
+        "train_sampling_strategy": "sequential",  # see in_batches
+        "eval_strategy": "steps",
+        "save_strategy": "steps" if args.save_steps else "no",
+        "save_steps": args.save_steps or 500,
+        "logging_nan_inf_filter": False,
         # TRL's defaults suit large models on a GPU, these small ones on a CPU.
-        bf16=args.dtype == "bfloat16",
-        use_cpu=not torch.cuda.is_available()
-        and args.dtype == "bfloat16",  # required by Transformers for bf16 on a CPU
-        gradient_checkpointing=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to="none",
-    )
+        "bf16": args.dtype == "bfloat16",
+        "use_cpu": not on_gpu and args.dtype == "bfloat16",  # required by Transformers for bf16 on a CPU
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": on_gpu,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
 
 
 class PackedRewardTrainer(RewardTrainer):
@@ -152,7 +147,7 @@ def train_reward_model(
     padding = padding_id(tokenizer)
     trainer = trainer_class(
         model=model,
-        args=_trl_config(args, checkpoints),
+        args=RewardConfig(max_length=args.max_length, **training_arguments(args, checkpoints)),
         train_dataset=in_batches(train, args),
         eval_dataset=held_out.select(range(min(QUICK_EVAL_PAIRS, len(held_out)))),
         processing_class=tokenizer,

@@ -7,7 +7,7 @@ from rlhf.config.dpo import DPOArguments
 from rlhf.config.pipelines import DemoArguments, SweepArguments
 from rlhf.config.ppo import PPOArguments, PPOSettings
 from rlhf.config.reward import RewardArguments
-from rlhf.config.shared import ASSETS, EVERYDAY, ModelSettings, PromptSettings
+from rlhf.config.shared import ASSETS, EVERYDAY, ModelSettings, PairTrainingSettings, PromptSettings
 from rlhf.config.tools import BenchArguments, PreferencesConfig, PretrainConfig, PreviewArguments, PushArguments
 
 
@@ -25,6 +25,7 @@ __all__ = [
     "ModelSettings",
     "PPOArguments",
     "PPOSettings",
+    "PairTrainingSettings",
     "PreferencesConfig",
     "PretrainConfig",
     "PreviewArguments",
