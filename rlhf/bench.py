@@ -187,7 +187,7 @@ def _train_ours(job: dict, watch: Stopwatch) -> dict:
         trainer.add_callback(crowd)
         trainer.train()
         return {"speeds": crowd.speeds}
-    peak = matmul_peak(policy.device) if job["trainer"] == "ours" else None
+    peak = matmul_peak(policy.device, bf16=job["bf16"]) if job["trainer"] == "ours" else None
     trainer.train()
     for update, line in zip(watch.updates, trainer.state.log_history, strict=True):
         update |= {f"seconds_{phase}": line[f"time/{phase}"] for phase in PHASES}
@@ -238,12 +238,13 @@ def _train_trl(job: dict, watch: Stopwatch) -> dict:
     return {}
 
 
-def matmul_peak(device: object) -> float:
+def matmul_peak(device: object, *, bf16: bool) -> float:
     """Floating-point operations per second of a product of two large matrices, the best of eight."""
     import torch
 
     size = 2048 if device.type == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(8):
         began = time.perf_counter()
@@ -475,6 +476,7 @@ def bench_compare(args: BenchArguments) -> dict:
 
     policy, tokenizer = models.load_policy(args.model_name_or_path)
     reward_model, its_tokenizer = models.load_reward_model(args.reward_model_path or str(ASSETS / "example"))
+    answers.to_accelerator(policy, reward_model)
     reader = PromptReader(tokenizer, models.context_size(policy) - args.response_length)
     scorer = AnswerScorer(reward_model, its_tokenizer, reader)
     sampler = answers.AnswerSampler(scorer, args.response_length, PPOArguments.temperature)

@@ -54,12 +54,14 @@ def compare(args: CompareArguments) -> dict | None:
         paths |= _train_repeats(run, [settings for of_model in repeats.values() for settings in of_model])
 
         # 3. Every model answers every prompt. Models are loaded one at a time.
+        answers.to_accelerator(base, reward_model)
         sizes = {"base": models.size_mb(base)}
         has_gold = args.dataset_name == EVERYDAY and args.prompts_file is None
 
         def load(name: str) -> PreTrainedModel:
             model, _ = models.load_policy(paths[name])
             sizes[name] = models.size_mb(model)
+            answers.to_accelerator(model)
             return model
 
         contenders = [answers.Contender("base", lambda: base)]
@@ -269,6 +271,7 @@ def ceiling(args: CeilingArguments) -> dict | None:
     scorer = AnswerScorer(reward_model, reward_tokenizer, reader)
     run = open_run(args, "ceiling")
     with recorded(run):
+        answers.to_accelerator(base, reward_model)
         found = write_ceiling(
             run,
             base,

@@ -113,6 +113,13 @@ class AnswerSampler:
             yield answers.scores, [gold(*pair) for pair in zip(questions, answers.texts, strict=True)] if gold else []
 
 
+def to_accelerator(*moved: PreTrainedModel) -> None:
+    """Move models to the GPU if there is one, as the trainers do with theirs."""
+    device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    for model in moved:
+        model.to(device)
+
+
 @torch.no_grad()
 def kl_and_nll(
     policy: PreTrainedModel, base: PreTrainedModel, answers: Answers, temperature: float
