@@ -1,8 +1,8 @@
 """Where prompts and answers become token ids, and token ids become answers, for everything that trains or scores.
 
 `PromptReader` does it: reward training and DPO read its `pairs`, PPO, comparison and Chat its prompts (`read`), and
-the answers to them are scored as `closed` ends them. So a pair begins with the very ids that the policy answers, and ends
-with the one end token that the scored answer ends with. `PromptSet` and `PromptStream` are data sets of prompts.
+the answers to them are scored as `closed` ends them. So a pair begins with the very ids that the policy answers, and
+ends with the one end token that the scored answer ends with. `PromptSet` and `PromptStream` are data sets of prompts.
 """
 
 import copy

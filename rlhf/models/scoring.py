@@ -133,10 +133,8 @@ class AnswerScorer:
     def _as_ids(self, prompt: Prompt, text: str, ended: bool) -> list[int]:
         """Prompt and answer as the classifier's training reads them; the end token only if the answer ended."""
         judge = PromptReader(self.tokenizer, None, self.reader.chat_template_kwargs)
-        if isinstance(prompt.raw, str):
-            return judge.pair(prompt.raw, text, ended=ended).ids
-        if self.tokenizer.chat_template is None:
-            return judge.pair(self.reader.render(prompt.raw), text, ended=ended).ids
+        if isinstance(prompt.raw, str) or self.tokenizer.chat_template is None:
+            return judge.pair(self.reader.text_of(prompt.raw), text, ended=ended).ids
         return judge.pair(prompt.raw, [{"role": "assistant", "content": text}], ended=ended).ids
 
     def _as_text(self, prompt: Prompt, text: str) -> str:

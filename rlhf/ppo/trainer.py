@@ -141,7 +141,7 @@ class PPOTrainer(Trainer):
         )
 
         # The reference, the critic and the optimizer, on the policy's device
-        self.stop_ids = self._stop_ids()
+        self.stop_id = self._stop_id()
         for source in (reward.source for reward in self.rewards if reward.is_model):
             source.to(args.device)
         ranks.broadcast_weights(self.model)
@@ -158,13 +158,13 @@ class PPOTrainer(Trainer):
 
     # Construction --------------------------------------------------------------------------------------------------
 
-    def _stop_ids(self) -> Sequence[int]:
-        """The tokens that end a response; none if only the length limit does."""
+    def _stop_id(self) -> int | list[int] | None:
+        """The token that ends a response, or several; None if only the length limit does."""
         if not self.args.stop_token:
-            return [] if self.args.stop_token_id is None else [self.args.stop_token_id]
+            return self.args.stop_token_id
         if not self.reader.end_ids:
             raise BadInput("The tokenizer has no end token; give stop_token_id, or stop_token='none'.")
-        return self.reader.end_ids
+        return self.reader.end_ids if len(self.reader.end_ids) > 1 else self.reader.end_ids[0]
 
     def _episodes_of_epochs(self, args: PPOConfig) -> int:
         """total_episodes for num_train_epochs passes over the prompts."""
@@ -355,7 +355,7 @@ class PPOTrainer(Trainer):
                     [queries[row] for row in rows],
                     max_new_tokens=self.args.response_length,
                     temperature=0.0 if greedy else self.args.temperature,
-                    eos_id=self.stop_ids,
+                    eos_id=self.stop_id,
                     generator=generator,
                     keep_hidden=keep_hidden,
                     **drawn,
