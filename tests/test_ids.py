@@ -390,3 +390,41 @@ def test_nothing_is_left_out_without_a_reason():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(fitting([talk()[0], talk(system=True)[0]], reader)) == 2
+
+
+def test_the_commands_read_and_end_alike(tmp_path, command):
+    """B05, B06: a thinking model with two end ids from reward training to the comparison, asked without thoughts."""
+    from rlhf.runs.directory import Run
+
+    model = llama(tie_word_embeddings=False)
+    model.generation_config.eos_token_id = [EOS, END]
+    model.save_pretrained(tmp_path / "model")
+    tokenizer_with("thinking").save_pretrained(tmp_path / "model")
+    file = tmp_path / "talks.jsonl"
+    rows = []
+    for number in range(12):
+        prompt, chosen = talk(answer="Yes.")
+        prompt[0]["content"] += str(number)
+        rows.append({"prompt": prompt, "chosen": chosen, "rejected": talk(answer="No.")[1]})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ("--dataset_name", file, "--chat_template_kwargs", "enable_thinking=false")
+    small = ("--max_steps", 1, "--per_device_train_batch_size", 4)
+    done = command("reward", "--model_name_or_path", tmp_path / "model", *given, *small, "--output_dir", "reward")
+    assert done.returncode == 0, done.stderr[-2000:]
+    few = ("--response_length", 4, "--ceiling_samples", 0)
+    done = command(
+        "ppo", "--model_name_or_path", tmp_path / "model", *given, *small, *few, "--reward_model_path", "reward",
+        "--allow_chance_reward", "true", "--output_dir", "ppo",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert Run(tmp_path / "ppo").config()["chat_template_kwargs"] == {"enable_thinking": False}
+    assert json.loads((tmp_path / "ppo" / "model" / "generation_config.json").read_text())["eos_token_id"] == [
+        EOS,
+        END,
+    ]
+    done = command(
+        "compare", "--base_model_name_or_path", tmp_path / "model", "--models", "ppo=ppo", *given, *few,
+        "--num_prompts", 2, "--samples", 8, "--output_dir", "compare",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "\N{REPLACEMENT CHARACTER}" not in (tmp_path / "compare" / "scores.csv").read_text(encoding="utf-8")

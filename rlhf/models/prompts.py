@@ -105,7 +105,8 @@ class PromptReader:
     ) -> None:
         self.tokenizer, self.room = tokenizer, room
         self.chat_template_kwargs = chat_template_kwargs or {}
-        self.end_ids = [tokenizer.eos_token_id] if end_ids is None else end_ids
+        own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        self.end_ids = own if end_ids is None else list(end_ids)
         ours = self.chat_template_kwargs.keys() & inspect.signature(tokenizer.apply_chat_template).parameters.keys()
         if ours - {"tools", "documents"}:
             raise BadInput(

@@ -211,6 +211,10 @@ def _preview(dataset_name: str, model_name_or_path: str, template: str = "") -> 
         return note(str(error))
     left_out = "".join(f"; left out, {escape(fault)}: {count:,}" for fault, count in data.dropped.items())
     kind = "conversations" if data.conversational else "texts"
+    if data.moved:
+        left_out += f"; in {data.moved:,} of {data.measured:,} a token would span the end of the prompt"
+    if data.refused:
+        left_out += f"; {data.refused:,} of {data.measured:,} will be left out. {escape(data.complaint)}"
     head = "".join(f"<th scope='col'>{name}</th>" for name in data.tokens)
     rows = {**data.characters, "tokens, in all": data.tokens}
     body = "".join(
