@@ -508,13 +508,15 @@ def bench_reward(args: BenchArguments) -> dict:
     from rlhf import models
     from rlhf.config import RewardArguments
     from rlhf.data import load_preferences
+    from rlhf.models.prompts import PromptReader
     from rlhf.reward import PackedRewardTrainer, tokenized, train_reward_model
 
     if args.threads:
         torch.set_num_threads(args.threads)
     train, _ = load_preferences(args.dataset_name)
     _, tokenizer = models.load_reward_model(args.model_name_or_path)
-    pairs = tokenized(train.select(range(min(args.total_episodes, len(train)))), tokenizer, RewardArguments.max_length)
+    train = train.select(range(min(args.total_episodes, len(train))))
+    pairs = tokenized(train, PromptReader(tokenizer, None), RewardArguments.max_length)
     speeds: dict[type, list[float]] = {RewardTrainer: [], PackedRewardTrainer: []}
     for turn in range(args.rounds):
         settings = RewardArguments(seed=args.seed + turn, eval_steps=10**6, logging_steps=10**6)

@@ -26,6 +26,23 @@ class _EvaluatedLast(TrainerCallback):
         control.should_evaluate |= control.should_training_stop
 
 
+class _TokenizedDPOTrainer(DPOTrainer):
+    """TRL's DPOTrainer on pairs that are token ids already, the same that a reward model is trained on."""
+
+    def _prepare_dataset(self, dataset: Dataset, *args: object) -> Dataset:
+        return dataset
+
+
+def _completions(pairs: Dataset) -> Dataset:
+    """`tokenized` pairs as DPOTrainer reads them: answers without the prompt that they follow."""
+
+    def without_prompt(pair: dict) -> dict:
+        return {f"{side}_ids": pair[f"{side}_ids"][len(pair["prompt_ids"]) :] for side in ("chosen", "rejected")}
+
+    ids = pairs.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
+    return ids.map(without_prompt, load_from_cache_file=False)
+
+
 def train_dpo(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -36,7 +53,7 @@ def train_dpo(
     callbacks: list[TrainerCallback],
     adapters: object | None = None,
 ) -> PreTrainedModel:
-    """Train a policy on preference pairs that are short enough, which TRL tokenizes.
+    """Train a policy on `tokenized` preference pairs.
 
     Evaluations are on `QUICK_EVAL_PAIRS` held-out pairs.
 
@@ -44,16 +61,15 @@ def train_dpo(
         The policy in eval mode, its adapters merged.
     """
     train = in_batches(train, args)
-    if args.max_steps > 0:  # what is never read need not be tokenized
+    if args.max_steps > 0:  # what is never read
         train = train.select(range(min(len(train), args.max_steps * args.per_device_train_batch_size)))
-    texts = ["prompt", "chosen", "rejected"]
-    trainer = DPOTrainer(
+    trainer = _TokenizedDPOTrainer(
         model=model,
         ref_model=None if adapters else copy.deepcopy(model),  # without adapters the policy is the reference
         # Longer pairs have been left out; TRL would cut them.
         args=DPOConfig(beta=args.beta, max_length=None, **training_arguments(args, checkpoints)),
-        train_dataset=train.select_columns(texts),
-        eval_dataset=held_out.select(range(min(QUICK_EVAL_PAIRS, len(held_out)))).select_columns(texts),
+        train_dataset=_completions(train),
+        eval_dataset=_completions(held_out.select(range(min(QUICK_EVAL_PAIRS, len(held_out))))),
         processing_class=tokenizer,
         callbacks=[*callbacks, _EvaluatedLast()],
         peft_config=adapters,

@@ -23,8 +23,8 @@ from rlhf.config import BadInput, PairTrainingSettings, RewardArguments
 from rlhf.everyday import gold_score
 from rlhf.models import merged, padding_id, size_mb
 from rlhf.models.packed import reading_pairs, shuffled_batches_by_length
-from rlhf.models.prompts import readable
-from rlhf.models.scoring import pair_ids, score_ids
+from rlhf.models.prompts import PromptReader, TemplateRefused, readable, report_refused
+from rlhf.models.scoring import score_ids
 
 
 QUICK_EVAL_PAIRS = 256
@@ -50,19 +50,34 @@ def _as_text(pair: dict) -> tuple[str, str, str]:
     return tuple(readable(pair[side]) for side in ("prompt", "chosen", "rejected"))
 
 
-def tokenized(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Pairs with the token ids `chosen_ids` and `rejected_ids`, which RewardTrainer uses unchanged.
+def tokenized(pairs: Dataset, reader: PromptReader, max_length: int) -> Dataset:
+    """Pairs with the token ids `prompt_ids`, `chosen_ids` and `rejected_ids`; the latter two begin with the prompt.
 
-    Pairs with a text of more than `max_length` tokens are left out, as in TRL, with a warning.
+    TRL's RewardTrainer uses them unchanged. Pairs with a text of more than `max_length` tokens are left out, as in
+    TRL, and so are those that the chat template refuses, with warnings.
 
     Raises:
-        BadInput: no pair is short enough, or they are conversations and the tokenizer has no chat template.
+        BadInput: no pair is short enough, or they are conversations and no template can write them, or the tokenizer
+            has no end token.
     """
+    refused: dict[int, TemplateRefused] = {}
 
-    def ids(batch: dict) -> dict:
-        return {f"{side}_ids": pair_ids(tokenizer, batch["prompt"], batch[side]) for side in ("chosen", "rejected")}
+    def ids(batch: dict, rows: list[int]) -> dict:
+        chosen, rejected = (reader.pairs(batch["prompt"], batch[side]) for side in ("chosen", "rejected"))
+        refused.update(
+            {row: side for row, both in zip(rows, zip(chosen, rejected, strict=True), strict=True)
+             for side in both if isinstance(side, TemplateRefused)}
+        )  # fmt: skip
+        return {
+            "prompt_ids": [getattr(side, "prompt_ids", []) for side in chosen],
+            "chosen_ids": [getattr(side, "ids", []) for side in chosen],
+            "rejected_ids": [getattr(side, "ids", []) for side in rejected],
+        }
 
-    pairs = pairs.map(ids, batched=True, desc="Tokenizing", load_from_cache_file=False)
+    all_pairs = len(pairs)
+    pairs = pairs.map(ids, batched=True, with_indices=True, desc="Tokenizing", load_from_cache_file=False)
+    report_refused(dict(sorted(refused.items())), all_pairs)
+    pairs = pairs.select([row for row in range(all_pairs) if row not in refused]) if refused else pairs
     longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
     short = [row for row, length in enumerate(longest) if length <= max_length]
     if not short:
@@ -72,7 +87,7 @@ def tokenized(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: in
         )
     if len(short) < len(pairs):
         warnings.warn(
-            f"{len(pairs) - len(short)} of {len(pairs)} pairs were left out: longer than {max_length} tokens.",
+            f"{len(pairs) - len(short)} of {all_pairs} pairs were left out: longer than {max_length} tokens.",
             stacklevel=2,
         )
     return pairs.select(short)

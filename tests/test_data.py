@@ -317,7 +317,7 @@ def test_pairs_are_read_as_trl_reads_them(tmp_path, base):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from trl import RewardConfig, RewardTrainer
 
-    from rlhf.models.prompts import give_chat_template
+    from rlhf.models.prompts import PromptReader, give_chat_template
     from rlhf.reward import tokenized
 
     for template in (True, False):
@@ -329,7 +329,7 @@ def test_pairs_are_read_as_trl_reads_them(tmp_path, base):
             pairs = Dataset.from_list([shape(number) for number in range(4)])
             give_chat_template(tokenizer, pairs["prompt"])
             trainer = RewardTrainer(model=model, args=args, train_dataset=pairs, processing_class=tokenizer)
-            ours, theirs = tokenized(pairs, tokenizer, 128), trainer.train_dataset
+            ours, theirs = tokenized(pairs, PromptReader(tokenizer, None), 128), trainer.train_dataset
             for side in ("chosen_ids", "rejected_ids"):
                 for mine, other in zip(ours[side], theirs[side], strict=True):
                     rest = other[len(mine) :]
@@ -339,12 +339,14 @@ def test_pairs_are_read_as_trl_reads_them(tmp_path, base):
 
 def test_a_model_from_elsewhere_that_pads_with_its_end_token_is_scored_before_it_as_in_its_training(tmp_path):
     from rlhf.models import load_reward_model
-    from rlhf.models.scoring import pair_ids, score_ids
+    from rlhf.models.prompts import PromptReader
+    from rlhf.models.scoring import score_ids
 
     chat_model(tmp_path / "tiny", template=False)
     model, tokenizer = load_reward_model(str(tmp_path / "tiny"))
     model.config.pad_token_id = tokenizer.eos_token_id
-    rows = pair_ids(tokenizer, ["Why?", "Why?"], [" So.", " Because it is long."])
+    reader = PromptReader(tokenizer, None)
+    rows = [reader.pair("Why?", answer).ids for answer in (" So.", " Because it is long.")]
     padded = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
     with torch.no_grad():
         trained = model(**padded).logits[:, 0]

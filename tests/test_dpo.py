@@ -14,7 +14,7 @@ from rlhf.figures.curves import DPO_PANELS
 from rlhf.launch import limits
 from rlhf.launch.start import _compared as compared
 from rlhf.launch.start import start_run
-from rlhf.models.scoring import pair_ids
+from rlhf.models.prompts import PromptReader
 from rlhf.reward import tokenized
 from rlhf.runs.directory import EXAMPLE, Run
 from rlhf.ui import live
@@ -106,18 +106,18 @@ def test_the_live_view_draws_its_curves_and_says_what_it_learned(trained):
 
 
 def test_trl_reads_the_tokens_that_the_reward_model_reads(trained, few_pairs):
-    """TRL tokenizes the texts itself; its ids are those of `pair_ids`."""
+    """TRL tokenizes the texts itself; its ids are those of `PromptReader.pairs`."""
     from trl import DPOConfig, DPOTrainer
 
     pairs, _ = load_preferences(str(few_pairs))
     policy, tokenizer = models.load_policy("everyday")
-    pairs = tokenized(pairs.select(range(20)), tokenizer, 128)
+    pairs = tokenized(pairs.select(range(20)), PromptReader(tokenizer, None), 128)
     texts = pairs.select_columns(["prompt", "chosen", "rejected"])
     args = DPOConfig(str(trained.path / "unused"), bf16=False, use_cpu=True, report_to="none", max_length=None)
     read = DPOTrainer(policy, args=args, train_dataset=texts, processing_class=tokenizer).train_dataset
     for side in ("chosen", "rejected"):
-        ours = pair_ids(tokenizer, pairs["prompt"], pairs[side])
-        assert [row["prompt_ids"] + row[f"{side}_ids"] for row in read] == ours
+        assert [row["prompt_ids"] + row[f"{side}_ids"] for row in read] == list(pairs[f"{side}_ids"])
+        assert [row["prompt_ids"] for row in read] == list(pairs["prompt_ids"])
 
 
 def test_adapters_are_trained_and_merged(few_pairs, tmp_path):
@@ -125,7 +125,9 @@ def test_adapters_are_trained_and_merged(few_pairs, tmp_path):
     args = DPOArguments(use_peft=True, lora_r=2, max_steps=2, per_device_train_batch_size=4, learning_rate=1e-2)
     policy, tokenizer = models.load_policy("everyday")
     train, held_out = load_preferences(str(few_pairs))
-    train, held_out = (tokenized(pairs, tokenizer, 128).select(range(8)) for pairs in (train, held_out))
+    train, held_out = (
+        tokenized(pairs, PromptReader(tokenizer, None), 128).select(range(8)) for pairs in (train, held_out)
+    )
     adapters = models.lora(args, policy, "CAUSAL_LM")
     learned = train_dpo(policy, tokenizer, args, train, held_out, tmp_path, [], adapters)
     before, _ = models.load_policy("everyday")

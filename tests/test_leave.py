@@ -23,8 +23,8 @@ from rlhf import __main__ as command_line
 from rlhf.config import BadInput, build
 from rlhf.kinds import KINDS
 from rlhf.models import load_policy, load_reward_model
-from rlhf.models.prompts import question_prompt
-from rlhf.models.scoring import pair_ids, score_ids
+from rlhf.models.prompts import PromptReader, question_prompt
+from rlhf.models.scoring import score_ids
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import Run, write_json
 from rlhf.ui import downloads
@@ -183,7 +183,7 @@ def test_the_cards_code_loads_the_policy_in_plain_transformers(read_plainly):
 def test_the_cards_code_gives_the_reward_models_score_in_plain_transformers(read_plainly):
     said = float(read_plainly["example", "reward"]["said"])
     model, tokenizer = load_reward_model(str(EXAMPLE))
-    rows = pair_ids(tokenizer, [f"{QUESTION}\n"], [ANSWER])
+    rows = [PromptReader(tokenizer, None).pair(f"{QUESTION}\n", ANSWER).ids]
     assert said == pytest.approx(score_ids(model, rows).item(), abs=1e-4)
 
 

@@ -18,7 +18,7 @@ from rlhf.config import EVERYDAY, BadInput, CeilingArguments, CompareArguments, 
 from rlhf.data.load import read_questions
 from rlhf.everyday import gold_score
 from rlhf.kinds import KINDS
-from rlhf.models.prompts import Messages, Prompt, PromptReader, fitting, give_chat_template
+from rlhf.models.prompts import Messages, Prompt, PromptReader, end_ids, fitting, give_chat_template
 from rlhf.models.scoring import AnswerScorer
 from rlhf.runs.directory import Run, write_json
 
@@ -43,7 +43,8 @@ def compare(args: CompareArguments) -> dict | None:
     prompts = _load_prompts(args, tokenizer)
     for reads in (tokenizer, reward_tokenizer):
         give_chat_template(reads, next(iter(prompts.values())))
-    reader = PromptReader(tokenizer, prompt_room(args, base))
+    ends = end_ids(base, tokenizer)
+    reader = PromptReader(tokenizer, prompt_room(args, base), args.chat_template_kwargs, ends)
     prompts = _select_prompts(args, prompts, reader)
     scorer = AnswerScorer(reward_model, reward_tokenizer, reader)
     sampler = answers.AnswerSampler(scorer, args.response_length, args.temperature)
@@ -264,7 +265,8 @@ def ceiling(args: CeilingArguments) -> dict | None:
     prompts = split_prompts(args, "test")
     for reads in (tokenizer, reward_tokenizer):
         give_chat_template(reads, prompts)
-    reader = PromptReader(tokenizer, prompt_room(args, base))
+    ends = end_ids(base, tokenizer)
+    reader = PromptReader(tokenizer, prompt_room(args, base), args.chat_template_kwargs, ends)
     chosen = evenly_spaced(fitting(prompts, reader), args.num_prompts)
     if len(chosen) < 2:
         raise BadInput(f"{args.dataset_name} has fewer than two test prompts that leave room for an answer.")

@@ -22,7 +22,7 @@ from rlhf.config import (
 )
 from rlhf.data.load import fingerprint, load_beginnings, load_preferences, load_prompts, pinned_prompts
 from rlhf.models.packed import use_packed_attention
-from rlhf.models.prompts import PromptReader, fitting, give_chat_template, readable
+from rlhf.models.prompts import PromptReader, end_ids, fitting, give_chat_template, readable
 from rlhf.models.scoring import AnswerScorer, scores_at_last_token
 from rlhf.ppo import PPOConfig, PPOTrainer
 from rlhf.runs.callbacks import EveryFewSteps, RunCallback
@@ -54,7 +54,8 @@ def reward(args: RewardArguments) -> dict:
     texts = (readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
     give_chat_template(tokenizer, train["prompt"])
     max_length = min(args.max_length, models.context_size(model))
-    train, held_out = (tokenized(pairs, tokenizer, max_length) for pairs in (train, held_out))
+    reader = PromptReader(tokenizer, None, args.chat_template_kwargs)
+    train, held_out = (tokenized(pairs, reader, max_length) for pairs in (train, held_out))
     run = open_run(args, "reward", model_revision=models.revision(model), data_fingerprint=fingerprint(texts))
     with recorded(run):
         # 2. Train. In the embedded world the best possible accuracy is known, and drawn beside the curve.
@@ -98,7 +99,8 @@ def ppo(args: PPOArguments) -> dict:
     prompts = split_prompts(args, "ppo")
     for reads in (tokenizer, reward_tokenizer):
         give_chat_template(reads, prompts)
-    reader = PromptReader(tokenizer, prompt_room(args, policy))
+    ends = end_ids(policy, tokenizer)
+    reader = PromptReader(tokenizer, prompt_room(args, policy), args.chat_template_kwargs, ends)
     prompts = fitting(prompts, reader)
     held_out = fitting(split_prompts(args, "test"), reader)
     trainer = PPOTrainer(
@@ -166,7 +168,8 @@ def dpo(args: DPOArguments) -> dict:
     data_fingerprint = fingerprint(readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
     give_chat_template(tokenizer, train["prompt"])
     max_length = min(args.max_length, models.context_size(policy))
-    train, held_out = (tokenized(pairs, tokenizer, max_length) for pairs in (train, held_out))
+    reader = PromptReader(tokenizer, None, args.chat_template_kwargs)
+    train, held_out = (tokenized(pairs, reader, max_length) for pairs in (train, held_out))
     set_seed(args.seed)  # adapters are new
     run = open_run(args, "dpo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
     with recorded(run):
@@ -228,6 +231,7 @@ def _ppo_config(args: PPOArguments) -> PPOConfig:
     return PPOConfig(
         ".",  # the run's directory is made when everything has been checked
         **shared,
+        chat_template_kwargs=args.chat_template_kwargs,
         eval_strategy="steps" if args.eval_steps else "no",
         eval_steps=args.eval_steps or None,
         save_strategy="steps" if args.save_steps else "no",

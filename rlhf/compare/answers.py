@@ -63,21 +63,21 @@ class AnswerSampler:
 
     def sample(self, model: PreTrainedModel, prompts: list[Prompt], generator: torch.Generator) -> Answers:
         """One scored answer of a model to each of B prompts."""
-        tokenizer = self.scorer.reader.tokenizer
+        reader = self.scorer.reader
         queries = [prompt.ids for prompt in prompts]
         generation = generate(
             model,
             queries,
             max_new_tokens=self.response_length,
             temperature=self.temperature,
-            eos_id=tokenizer.eos_token_id,
+            eos_id=reader.end_ids,
             generator=generator,
         )
         responses, ended = generation.lists(), generation.ended.tolist()
         return Answers(
             rows=[query + response for query, response in zip(queries, responses, strict=True)],
             prompt_lengths=list(map(len, queries)),
-            texts=[text.strip() for text in tokenizer.batch_decode(responses, skip_special_tokens=True)],
+            texts=[reader.text(response).strip() for response in responses],
             ended=ended,
             scores=self.scorer(prompts, responses, ended).tolist(),
         )

@@ -6,7 +6,9 @@ The docstring after a field is its help on the command line and its explanation 
 import ast
 import dataclasses
 import inspect
+import json
 import math
+import shlex
 import textwrap
 import typing
 from functools import cache
@@ -53,6 +55,28 @@ def _none(value: object) -> object:
     return None if isinstance(value, str) and value.lower() in ("none", "") else value
 
 
+def _keywords(value: object) -> object:
+    """Names with values, given as JSON or as name=value with spaces between, as a dictionary."""
+    if not isinstance(value, str):
+        return value
+    try:
+        if value.lstrip().startswith("{"):
+            return json.loads(value)
+        pairs = [word.partition("=") for word in shlex.split(value)]
+        if all(name.isidentifier() and equals for name, equals, _ in pairs):
+            return {name: _json_or_text(text) for name, _, text in pairs}
+    except ValueError:
+        pass
+    raise ValueError('names with values such as enable_thinking=false, or JSON such as {"enable_thinking": false}')
+
+
+def _json_or_text(text: str) -> object:
+    try:
+        return json.loads(text.lower() if text in ("True", "False") else text)
+    except ValueError:
+        return text
+
+
 _NUMBER = "a number such as 0.0003 or 3e-4"
 
 Int = Annotated[int, BeforeValidator(_whole)]
@@ -64,6 +88,8 @@ Words = Annotated[list[str], BeforeValidator(_split)]
 """Several texts: a list, or one text with spaces."""
 Counts = Annotated[list[PositiveInt], Field(min_length=1), BeforeValidator(_split)]
 """One whole number or more, each at least 1."""
+Keywords = Annotated[dict[str, object], BeforeValidator(_keywords)]
+"""Names with values: a dictionary, its JSON, or one text such as enable_thinking=false."""
 Numbers = Annotated[
     list[Annotated[str, AfterValidator(_number_as_text)]], Field(min_length=1), BeforeValidator(_split)
 ]
@@ -182,7 +208,9 @@ def default_of(field: dataclasses.Field) -> object:
 
 
 def typed(value: object) -> str:
-    """A value as it is typed on the command line, a list with spaces between its entries."""
+    """A value as it is typed on the command line: a list with spaces between its entries, a dictionary as JSON."""
     if isinstance(value, list):
         return " ".join(map(str, value))
+    if isinstance(value, dict):
+        return json.dumps(value)
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -21,11 +21,11 @@ from rlhf.config.checking import (
 from rlhf.config.compare import CompareArguments
 from rlhf.config.ppo import PPOArguments
 from rlhf.config.reward import RewardArguments
-from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings
+from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings, TemplateSettings
 
 
 @dataclass
-class SweepArguments(CeilingSettings):
+class SweepArguments(CeilingSettings, TemplateSettings):
     """Settings of `python -m rlhf sweep`: PPO at several kl_coef values, to find over-optimisation."""
 
     reward_model_path: str | None = None
@@ -77,6 +77,7 @@ class SweepArguments(CeilingSettings):
             model_name_or_path=self.model_name_or_path,
             reward_model_path=self.reward_model_path,
             dataset_name=self.dataset_name,
+            chat_template_kwargs=self.chat_template_kwargs,
             output_dir=str(output_dir),
             total_episodes=self.total_episodes,
             save_steps=max(1, updates // self.checkpoints),
@@ -97,6 +98,7 @@ class SweepArguments(CeilingSettings):
             base_model_name_or_path=self.model_name_or_path,
             reward_model_path=self.reward_model_path,
             dataset_name=self.dataset_name,
+            chat_template_kwargs=self.chat_template_kwargs,
             output_dir=str(output_dir),
             num_prompts=self.num_prompts,
             samples=self.samples,

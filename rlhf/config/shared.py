@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rlhf.config.checking import Fraction, Int, LearningRate, NonNegativeInt, PositiveInt, Settings
+from rlhf.config.checking import Fraction, Int, Keywords, LearningRate, NonNegativeInt, PositiveInt, Settings
 
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -33,7 +33,15 @@ class ModelSettings(Settings):
 
 
 @dataclass
-class PromptSettings(Settings):
+class TemplateSettings(Settings):
+    """How conversations are written, for every command that reads them."""
+
+    chat_template_kwargs: Keywords | None = None
+    """Given to the model's chat template, such as enable_thinking=false; the same for its reward model and for PPO."""
+
+
+@dataclass
+class PromptSettings(TemplateSettings):
     """Which prompts of a data set are used."""
 
     prompt_column: str = "prompt"
@@ -45,7 +53,7 @@ class PromptSettings(Settings):
 
 
 @dataclass
-class PairTrainingSettings(ModelSettings):
+class PairTrainingSettings(ModelSettings, TemplateSettings):
     """How TRL's trainers learn from preference pairs: what `reward` and `dpo` share."""
 
     model_name_or_path: str = EVERYDAY

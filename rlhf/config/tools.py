@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat
 
 from rlhf.config.checking import BadInput, Counts, Int, LearningRate, NonNegativeInt, PositiveInt, Settings
-from rlhf.config.shared import ASSETS, EVERYDAY
+from rlhf.config.shared import ASSETS, EVERYDAY, TemplateSettings
 
 
 @dataclass
@@ -60,7 +60,7 @@ class PreferencesConfig(Settings):
 
 
 @dataclass
-class PreviewArguments(Settings):
+class PreviewArguments(TemplateSettings):
     """Settings of `python -m rlhf preview`: a look at preference pairs before anything is trained on them."""
 
     dataset_name: str = EVERYDAY

@@ -6,8 +6,7 @@ import numpy as np
 
 from rlhf import models
 from rlhf.data.load import read_preferences
-from rlhf.models.prompts import give_chat_template, readable
-from rlhf.models.scoring import pair_ids
+from rlhf.models.prompts import PromptReader, TemplateRefused, give_chat_template, readable
 
 
 SHOWN_PAIRS = 3
@@ -35,6 +34,14 @@ class Preview:
     """Quantiles of the lengths of prompt, chosen and rejected."""
     tokens: dict[str, int] | None
     """Quantiles of the longer text of each pair with its prompt, as max_length counts; None without a model."""
+    moved: int = 0
+    """Pairs of those measured in which a token would span the end of the prompt if both were tokenized as one."""
+    refused: int = 0
+    """Pairs of those measured that the model's chat template refuses."""
+    measured: int = 0
+    """Pairs whose tokens were counted."""
+    complaint: str = ""
+    """What the template says of the first of them."""
 
 
 def _quantiles(lengths: list[int]) -> dict[str, int]:
@@ -44,22 +51,34 @@ def _quantiles(lengths: list[int]) -> dict[str, int]:
     }
 
 
-def preview(dataset_name: str, model_name_or_path: str | None = None) -> Preview:
+def preview(
+    dataset_name: str, model_name_or_path: str | None = None, chat_template_kwargs: dict | None = None
+) -> Preview:
     """Preview a data set as `load_preferences` reads it; with a model, also in tokens of its tokenizer.
 
     Raises:
-        BadInput: the data or the model's tokenizer cannot be read.
+        BadInput: the data or the model's tokenizer cannot be read, or its chat template refuses all conversations.
     """
     train, held_out, dropped = read_preferences(dataset_name)
     pairs = train.select(range(0, len(train), -(-len(train) // MEASURED_PAIRS)))
     texts = [{side: readable(pair[side]) for side in SIDES} for pair in pairs]
-    tokens = None
+    tokens, of_tokens = None, {}
     if model_name_or_path:
         tokenizer = models.load_tokenizer(models.resolve(model_name_or_path, "policy"))
         give_chat_template(tokenizer, pairs["prompt"])
-        chosen, rejected = (pair_ids(tokenizer, pairs["prompt"], pairs[side]) for side in SIDES[1:])
-        longer = [max(map(len, pair)) for pair in zip(chosen, rejected, strict=True)]
-        tokens = _quantiles(longer)
+        reader = PromptReader(tokenizer, None, chat_template_kwargs)
+        both = list(zip(*(reader.pairs(pairs["prompt"], pairs[side]) for side in SIDES[1:]), strict=True))
+        read = [sides for sides in both if not any(isinstance(side, TemplateRefused) for side in sides)]
+        refusals = [side for sides in both for side in sides if isinstance(side, TemplateRefused)]
+        if not read:
+            raise refusals[0]
+        tokens = _quantiles([max(len(side.ids) for side in sides) for sides in read])
+        of_tokens = {
+            "moved": sum(any(side.moved for side in sides) for sides in read),
+            "refused": len(both) - len(read),
+            "measured": len(both),
+            "complaint": str(refusals[0]) if refusals else "",
+        }
     return Preview(
         dataset_name=dataset_name,
         rows=len(train) + len(held_out) + dropped.total(),
@@ -73,4 +92,5 @@ def preview(dataset_name: str, model_name_or_path: str | None = None) -> Preview
         ],
         characters={side: _quantiles([len(text[side]) for text in texts]) for side in SIDES},
         tokens=tokens,
+        **of_tokens,
     )

@@ -29,7 +29,7 @@ class Generation:
     logprobs: torch.Tensor
     """(B, T) log-probability of each token in the distribution it was sampled from, softmax(logits / temperature)."""
     ended: torch.Tensor
-    """(B,) true where the response ends with the end token, false where it reached the length limit."""
+    """(B,) true where the response ends with an end token, false where it reached the length limit."""
     hidden: torch.Tensor
     """(B, T, d) last hidden state that each token was sampled from; (B, T, 0) without `keep_hidden`."""
 
@@ -66,6 +66,17 @@ def sample_token(logits: torch.Tensor, uniform: torch.Tensor, *, greedy: bool) -
     return token, probabilities.gather(1, token.unsqueeze(1)).squeeze(1).log()
 
 
+def _ends(eos_id: int | Sequence[int] | None, device: torch.device) -> torch.Tensor:
+    """The E tokens that end a response (E,)."""
+    several = [] if eos_id is None else [eos_id] if isinstance(eos_id, int) else list(eos_id)
+    return torch.tensor(several, dtype=torch.long, device=device)
+
+
+def _is_end(tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Which of n tokens (n,) are among the E that end a response."""
+    return tokens == ends if len(ends) == 1 else torch.isin(tokens, ends)
+
+
 @torch.no_grad()
 def decode(
     model: PreTrainedModel,
@@ -73,7 +84,7 @@ def decode(
     *,
     max_new_tokens: int,
     temperature: float,
-    eos_id: int | None,
+    eos_id: int | Sequence[int] | None,
     generator: torch.Generator,
     share: tuple[Sequence[int], int] | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -84,6 +95,7 @@ def decode(
         log-probabilities (n,), and the hidden states they were sampled from (n, d).
     """
     use_packed_attention(model)
+    ends = _ends(eos_id, model.device)
     # 1. Read each distinct prompt once, and copy its cache to all rows that share it, such as best-of-n's.
     distinct = {query: number for number, query in enumerate(dict.fromkeys(map(tuple, queries)))}
     ids, _ = pack(list(distinct), model.device)
@@ -102,7 +114,7 @@ def decode(
         token, logprob = sample_token(logits_at(model, hidden, temperature or 1.0), uniform, greedy=temperature == 0)
         yield in_cache[unfinished], token[unfinished], logprob[unfinished], hidden[unfinished]
         # 3. Stop when all have ended; remove those that have once enough of them did.
-        unfinished = unfinished & (token != (-1 if eos_id is None else eos_id))
+        unfinished = unfinished & ~_is_end(token, ends)
         count = int(unfinished.sum())
         if count == 0 or step + 1 == max_new_tokens:
             return
@@ -121,7 +133,7 @@ def generate(
     *,
     max_new_tokens: int,
     temperature: float,
-    eos_id: int | None,
+    eos_id: int | Sequence[int] | None,
     generator: torch.Generator,
     keep_hidden: bool = False,
     share: tuple[Sequence[int], int] | None = None,
@@ -131,7 +143,7 @@ def generate(
     Args:
         queries: B prompts as token ids, of any lengths.
         temperature: logits are divided by it; at 0 decoding is greedy.
-        eos_id: the token that ends a response; with None all have `max_new_tokens` tokens.
+        eos_id: the token that ends a response, or several; with None all have `max_new_tokens` tokens.
         generator: a CPU generator; the same state gives the same responses.
         keep_hidden: whether to return the hidden states too.
         share: where several processes share a batch, the numbers of this one's rows and the size of the batch. Random
@@ -161,7 +173,7 @@ def generate(
     responses, logprobs = responses[:, :width], logprobs[:, :width]
     mask = torch.arange(width, device=device) < lengths.unsqueeze(1)
     last = responses.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)  # (B,) each response's last token
-    ended = last == (-1 if eos_id is None else eos_id)
+    ended = _is_end(last, _ends(eos_id, device))
     # T tensors (B, d) -> (B, T, d)
     hidden = torch.stack(states or [logprobs.new_zeros(batch, 0)] * width, dim=1)
     return Generation(responses, mask, logprobs, ended, hidden)
@@ -171,7 +183,7 @@ def stream(
     model: PreTrainedModel,
     query: list[int],
     *,
-    eos_id: int | None,
+    eos_id: int | Sequence[int] | None,
     max_new_tokens: int = 64,
     temperature: float = 0.7,
     seed: int = 0,

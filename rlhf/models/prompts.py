@@ -1,12 +1,20 @@
-"""Prompts for training: texts, conversations or token ids, from a data set or a stream, as token ids in batches."""
+"""Where prompts and answers become token ids, and token ids become answers, for everything that trains or scores.
 
+`PromptReader` does it: reward training and DPO read its `pairs`, PPO, comparison and Chat its prompts (`read`), and
+the answers to them are scored as `closed` ends them. So a pair begins with the very ids that the policy answers, and
+ends with the one end token that the scored answer ends with. `PromptSet` and `PromptStream` are data sets of prompts.
+"""
+
+import copy
+import inspect
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import BadInput
 
@@ -44,20 +52,67 @@ class Prompt:
     """The other columns of its row, for reward functions."""
 
 
+@dataclass
+class Pair:
+    """A prompt with an answer, as token ids."""
+
+    prompt_ids: list[int]
+    """As the policy reads it before it answers."""
+    ids: list[int]
+    """Prompt, answer and one end token."""
+    moved: bool
+    """Whether the text as a whole would have been cut into other tokens where the prompt ends."""
+
+
+class TemplateRefused(BadInput):
+    """A conversation that the chat template cannot write; the message has the template's own complaint."""
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the tokens that end a model's response: the tokenizer's end token, and those of the generation config.
+
+    A single id that Transformers derived from the model's config says nothing: it may be the architecture's default.
+    """
+    config = getattr(model, "generation_config", None)
+    listed = getattr(config, "eos_token_id", None)
+    if not isinstance(listed, list):
+        listed = [] if getattr(config, "_from_model_config", False) else [listed]
+    return [token for token in dict.fromkeys([tokenizer.eos_token_id, *listed]) if token is not None]
+
+
 class PromptReader:
-    """Turns rows of a data set into prompts that leave room for a response.
+    """Turns rows of a data set into prompts that leave room for a response, and answers into ids and back into text.
+
+    A text begins with one begin token where the tokenizer adds any, and a prompt never ends with an end token that the
+    tokenizer adds. A space at a prompt's end belongs to the answer, whose first token most vocabularies begin with it.
 
     Args:
         tokenizer: the policy's; its chat template renders conversations.
         room: the most tokens that a prompt may have; None for no limit.
         chat_template_kwargs: passed to the chat template.
+        end_ids: ids that end a response, see `end_ids`; None for the tokenizer's end token alone.
+
+    Raises:
+        BadInput: chat_template_kwargs that are not the template's.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, room: int | None, chat_template_kwargs: dict | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        room: int | None,
+        chat_template_kwargs: dict | None = None,
+        end_ids: Sequence[int] | None = None,
     ) -> None:
         self.tokenizer, self.room = tokenizer, room
         self.chat_template_kwargs = chat_template_kwargs or {}
+        own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        self.end_ids = own if end_ids is None else list(end_ids)
+        ours = self.chat_template_kwargs.keys() & inspect.signature(tokenizer.apply_chat_template).parameters.keys()
+        if ours - {"tools", "documents"}:
+            raise BadInput(
+                f"chat_template_kwargs cannot set {', '.join(sorted(ours))}; it takes what the chat template itself "
+                "reads, such as enable_thinking=false."
+            )
 
     def read(self, row: str | list[dict] | dict | Prompt) -> Prompt:
         """Read a row: a text, a conversation, or a dict with `prompt` or `input_ids`; a prompt is taken as it is.
@@ -98,16 +153,157 @@ class PromptReader:
         return Prompt(raw, ids, {name: value for name, value in row.items() if name not in TOKEN_COLUMNS})
 
     def render(self, messages: list[dict], **kwargs: object) -> str:
-        """A conversation as text, up to the point where the assistant's answer begins."""
+        """A conversation as text, up to the point where the assistant's answer begins.
+
+        Raises:
+            TemplateRefused: the template raised an error.
+        """
         require_chat_template(self.tokenizer)
         kwargs = {"add_generation_prompt": True, **self.chat_template_kwargs, **kwargs}
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
+        except Exception as error:  # a template is a program, and may raise anything
+            complaint = " ".join(str(error).split())[:200] or type(error).__name__
+            raise TemplateRefused(
+                f"The chat template refuses a conversation ({complaint}): {readable(messages)[:60]!r}; change the "
+                "conversation, or choose a model whose template takes it."
+            ) from error
+
+    def text_of(self, prompt: str | list[dict]) -> str:
+        """A text or a conversation as the text that is tokenized."""
+        return prompt.removesuffix(" ") if isinstance(prompt, str) else self.render(prompt)
 
     def encode(self, prompt: str | list[dict]) -> list[int]:
-        """Token ids of a text or a conversation."""
+        """Token ids of a text or a conversation, with at most one begin token and before any end token."""
+        return self._begun(self._bare([self.text_of(prompt)])[0], isinstance(prompt, str))
+
+    def _bare(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts, with nothing added."""
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+    @cached_property
+    def _added(self) -> list[int]:
+        """What the tokenizer adds before a text."""
+        added, [bare] = self.tokenizer("a")["input_ids"], self._bare(["a"])
+        return next((added[:i] for i in range(len(added)) if added[i : i + len(bare)] == bare), [])
+
+    def _begun(self, ids: list[int], is_text: bool) -> list[int]:
+        """Token ids with the begin token once, whether the tokenizer, the chat template or the text writes it."""
+        ids = self._added + ids if is_text else ids
+        while len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id:
+            ids = ids[1:]
+        return ids
+
+    # How an answer ends
+
+    @cached_property
+    def _ending(self) -> str:
+        """What the chat template writes after the last answer."""
+        answer = "\ue000"  # for private use: no template writes it
+        try:
+            messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+            return self.render(messages, add_generation_prompt=False).rpartition(answer)[2]
+        except TemplateRefused:
+            return ""
+
+    @cached_property
+    def _template_end(self) -> str:
+        """The chat template's ending up to its end token; the tokenizer's end token where the template writes none."""
+        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        for tokens in ([self.tokenizer.eos_token], special):
+            ends = [self._ending.index(token) + len(token) for token in tokens if token and token in self._ending]
+            if ends:
+                return self._ending[: min(ends)]
+        return self._end
+
+    @property
+    def _end(self) -> str:
+        """The tokenizer's end token.
+
+        Raises:
+            BadInput: it has none.
+        """
+        if self.tokenizer.eos_token is None:
+            raise BadInput(
+                "The tokenizer has no end token, by which a model learns where an answer ends; set its eos_token, or "
+                "choose another model."
+            )
+        return self.tokenizer.eos_token
+
+    def closed(self, prompt: Prompt, answer: list[int]) -> list[int]:
+        """A policy's answer as a reward model reads it: whichever token ended it, it ends as the `pairs` do."""
+        if not answer or answer[-1] not in self.end_ids:
+            return answer
+        end = self._end if isinstance(prompt.raw, str) else self._template_end
+        return [*answer[:-1], self._bare([end])[0][-1]]
+
+    # Pairs, and answers as text
+
+    def pair(self, prompt: str | list[dict], answer: str | list[dict], *, ended: bool = True) -> Pair:
+        """A prompt with an answer to it, see `pairs`; without the end token if the answer was cut off.
+
+        Raises:
+            TemplateRefused: the chat template cannot write it.
+        """
+        return self._pairs([self._written(prompt, answer, ended)])[0]
+
+    def pairs(
+        self, prompts: Sequence[str | list[dict]], answers: Sequence[str | list[dict]]
+    ) -> list[Pair | TemplateRefused]:
+        """Prompts with an answer to each, as token ids; why, for those that the chat template cannot write.
+
+        Whatever a chat template writes beside the prompt, the answer and its end, such as an empty thought or a line
+        break, is left out: the policy is not asked with it.
+
+        Raises:
+            BadInput: conversations without a chat template, or a tokenizer without an end token.
+        """
+        written: list[tuple[bool, str, str] | TemplateRefused] = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            try:
+                written.append(self._written(prompt, answer))
+            except TemplateRefused as refusal:
+                written.append(refusal)
+        pairs = iter(self._pairs([texts for texts in written if isinstance(texts, tuple)]))
+        return [next(pairs) if isinstance(texts, tuple) else texts for texts in written]
+
+    def _pairs(self, written: list[tuple[bool, str, str]]) -> list[Pair]:
+        """(is a text, prompt, answer with its end) -> ids: those of both together, where they begin as the prompt."""
+        starts = self._bare([prompt for _, prompt, _ in written])
+        wholes = self._bare([prompt + answer for _, prompt, answer in written])
+        moved = [start != whole[: len(start)] for start, whole in zip(starts, wholes, strict=True)]
+        apart = iter(self._bare([answer for (*_, answer), cut in zip(written, moved, strict=True) if cut]))
+        pairs = []
+        for (is_text, *_), start, whole, cut in zip(written, starts, wholes, moved, strict=True):
+            answer = next(apart) if cut else whole[len(start) :]
+            prompt = self._begun(start, is_text)
+            pairs.append(Pair(prompt, prompt + answer, cut))
+        return pairs
+
+    def _written(
+        self, prompt: str | list[dict], answer: str | list[dict], ended: bool = True
+    ) -> tuple[bool, str, str]:
+        """Whether it is a text, the prompt, and the answer as it follows the prompt, with its end."""
+        start = self.text_of(prompt)
         if isinstance(prompt, str):
-            return self.tokenizer(prompt)["input_ids"]
-        return self.tokenizer(self.render(prompt), add_special_tokens=False)["input_ids"]
+            said = prompt[len(start) :] + answer
+            return True, start, said.removesuffix(self._end) + self._end if ended else said
+        body = self.render([*prompt, *answer], add_generation_prompt=False).removesuffix(self._ending)
+        said = body[len(start) :] if body.startswith(start) else None
+        content = answer[0].get("content") if len(answer) == 1 and not answer[0].get("tool_calls") else None
+        if isinstance(content, str) and (said is None or said.split() != content.split()):
+            said = content if body.endswith(content) else content.strip()
+        if said is None:
+            raise TemplateRefused(
+                "The chat template writes a conversation with its answer in another way than before the answer: "
+                f"{readable(prompt)[:60]!r}; choose a model whose template does not."
+            )
+        return False, start, said.removesuffix(self._template_end) + self._template_end if ended else said
+
+    def text(self, answer: list[int]) -> str:
+        """A policy's answer as text, without its end token and without a character that is only half written."""
+        ids = answer[:-1] if answer and answer[-1] in self.end_ids else answer
+        return self.tokenizer.decode(ids, skip_special_tokens=True).replace("\N{REPLACEMENT CHARACTER}", "")
 
 
 def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -135,7 +331,11 @@ def give_chat_template(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str
 
 
 def question_prompt(
-    tokenizer: PreTrainedTokenizerBase, question: str, room: int, history: Sequence[dict] = ()
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    room: int,
+    history: Sequence[dict] = (),
+    chat_template_kwargs: dict | None = None,
 ) -> Prompt:
     """A person's question as a prompt of at most `room` tokens, after the earlier messages of the chat.
 
@@ -144,7 +344,7 @@ def question_prompt(
     typing it.
 
     Raises:
-        BadInput: the question is empty, or too long by itself.
+        BadInput: the question is empty, too long by itself, or refused by the chat template.
     """
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
@@ -156,7 +356,7 @@ def question_prompt(
     question = plain(question)
     if not question:
         raise BadInput("Please write a question first.")
-    reader = PromptReader(tokenizer, None)
+    reader = PromptReader(tokenizer, None, chat_template_kwargs)
     before = [{**message, "content": plain(message["content"])} for message in history]
     for first in range(0, len(before) + 1, 2):
         messages = [*before[first:], {"role": "user", "content": question}]
@@ -167,24 +367,46 @@ def question_prompt(
     raise BadInput(f"The question is {len(ids)} tokens long, this model reads at most {room}; please shorten it.")
 
 
+def report_refused(refused: dict[int, TemplateRefused], rows: int) -> None:
+    """Warn of rows of a data set, by index, that were left out because the chat template refuses them.
+
+    Raises:
+        BadInput: it refuses all of them.
+    """
+    if refused:
+        row, why = next(iter(refused.items()))
+        if len(refused) == rows:
+            raise BadInput(f"None of the {rows} rows can be used, and row {row + 1} cannot: {why}")
+        warnings.warn(
+            f"{len(refused)} of {rows} rows were left out, the first of them row {row + 1}: {why}", stacklevel=3
+        )
+
+
 def fitting(prompts: Sequence[str | list[dict]], reader: PromptReader) -> list[Prompt]:
-    """Read the prompts that leave room for a response; a warning counts the others.
+    """Read the prompts that leave room for a response; warnings count the others, and those no template can write.
 
     Raises:
         BadInput: no prompt does.
     """
-    unlimited = PromptReader(reader.tokenizer, None, reader.chat_template_kwargs)
-    read = [unlimited.read(prompt) for prompt in prompts]
+    unlimited = copy.copy(reader)
+    unlimited.room = None
+    read, refused = [], {}
+    for row, prompt in enumerate(prompts):
+        try:
+            read.append(unlimited.read(prompt))
+        except TemplateRefused as refusal:
+            refused[row] = refusal
+    report_refused(refused, len(prompts))
     fits = [prompt for prompt in read if len(prompt.ids) <= reader.room]
-    if prompts and not fits:
+    if read and not fits:
         shortest = min(len(prompt.ids) for prompt in read)
         raise BadInput(
             f"Even the shortest prompt, {shortest} tokens, leaves no room for the response, which leaves "
             f"{max(reader.room, 0)}; shorten response_length or the prompts."
         )
-    if len(fits) < len(prompts):
+    if len(fits) < len(read):
         warnings.warn(
-            f"{len(prompts) - len(fits)} of {len(prompts)} prompts were left out: with more than {reader.room} tokens "
+            f"{len(read) - len(fits)} of {len(prompts)} prompts were left out: with more than {reader.room} tokens "
             "they leave no room for a response.",
             stacklevel=2,
         )

@@ -3,8 +3,9 @@
 `AnswerScorer` scores answers with any sequence classifier. One made from a language model scores at the last token,
 which is found by length; if it pads with its end token, at the token before, where Transformers trains it. With the
 policy's tokenizer it reads the very ids that the policy read and sampled: prompt, response and, if the response ended,
-the end token. With another tokenizer it reads the text. An encoder such as DistilBERT reads padded text, as in its
-training.
+the end token that it was trained with. With another tokenizer it reads the text, as the pairs of its training. An
+encoder such as DistilBERT reads padded text, as in its training; one whose tokenizer tells two segments apart, such as
+BERT, reads prompt and answer as these two.
 
 `RewardSource` is one reward of PPO, a model or a function; `score_responses` calls all of them, `combine` adds up.
 """
@@ -28,7 +29,7 @@ from rlhf.models.packed import (
     plain_model,
     use_packed_attention,
 )
-from rlhf.models.prompts import Messages, Prompt, PromptReader, require_chat_template
+from rlhf.models.prompts import Prompt, PromptReader, readable
 
 
 RewardFunc = Callable[..., list[float | None] | list[list[float]]]
@@ -67,43 +68,30 @@ def _before_end(row: list[int], eos_id: int) -> list[int]:
     return row[:end]
 
 
-def pair_ids(
-    tokenizer: PreTrainedTokenizerBase, prompts: list[str] | list[Messages], answers: list[str] | list[Messages]
-) -> list[list[int]]:
-    """Prompts and an answer to each as TRL's RewardTrainer reads them, up to the end token.
-
-    Whatever a chat template writes after the end token, often a line break, is dropped: PPO's responses stop there.
-
-    Raises:
-        BadInput: conversations, but no chat template.
-    """
-    texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    if isinstance(texts[0], str):
-        return tokenizer([text.removesuffix(tokenizer.eos_token) + tokenizer.eos_token for text in texts])["input_ids"]
-    require_chat_template(tokenizer)
-    rows = tokenizer.apply_chat_template(texts, tokenize=True, return_dict=True)["input_ids"]
-    return [_up_to_end(tokenizer, row) for row in rows]
-
-
-def _up_to_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """Token ids up to the last end token, unless more than space follows it."""
-    if tokenizer.eos_token_id not in ids:
-        return ids
-    end = len(ids) - ids[::-1].index(tokenizer.eos_token_id)
-    return ids if tokenizer.decode(ids[end:]).strip() else ids[:end]
-
-
 @torch.no_grad()
 def score_padded(
-    reward_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_size: int = 64
+    reward_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str] | list[tuple[str, str]],
+    batch_size: int = 64,
 ) -> torch.Tensor:
-    """Scores (B,) that an encoder gives to B texts, read with its own tokenizer."""
+    """Scores (B,) that an encoder gives to B texts or pairs of texts, read with its own tokenizer and cut to fit."""
     scores = []
-    limits = {"truncation": True, "max_length": min(tokenizer.model_max_length, context_size(reward_model))}
+    limits = {"truncation": True, "max_length": min(tokenizer.model_max_length, _readable_tokens(reward_model))}
     for start in range(0, len(texts), batch_size):
         batch = tokenizer(texts[start : start + batch_size], padding=True, return_tensors="pt", **limits)
         scores.append(reward_model(**batch.to(reward_model.device)).logits[:, 0].float().cpu())
     return torch.cat(scores)
+
+
+def _readable_tokens(encoder: PreTrainedModel) -> int:
+    """The most tokens an encoder reads. RoBERTa's positions are counted from after that of its pad token."""
+    padding = [
+        module.padding_idx
+        for name, module in encoder.named_modules()
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+    ]
+    return context_size(encoder) - (padding[0] + 1 if padding else 0)
 
 
 def scores_at_last_token(classifier: PreTrainedModel) -> bool:
@@ -130,23 +118,30 @@ class AnswerScorer:
     def __call__(self, prompts: list[Prompt], answers: list[list[int]], ended: list[bool]) -> torch.Tensor:
         """Scores (B,) of B answers, given as the policy's token ids, with the end token where they ended."""
         if self.same_tokenizer and self.at_last_token:
-            rows = [prompt.ids + answer for prompt, answer in zip(prompts, answers, strict=True)]
+            rows = [
+                prompt.ids + self.reader.closed(prompt, answer)
+                for prompt, answer in zip(prompts, answers, strict=True)
+            ]
             return score_ids(self.model, rows, prompt_lengths=[len(prompt.ids) for prompt in prompts])
-        texts = self.reader.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        texts = list(map(self.reader.text, answers))
         if not self.at_last_token:
-            return score_padded(self.model, self.tokenizer, list(map(self._as_text, prompts, texts)))
+            as_text = self._as_segments if "token_type_ids" in self.tokenizer.model_input_names else self._as_text
+            return score_padded(self.model, self.tokenizer, list(map(as_text, prompts, texts)))
         longest = context_size(plain_model(self.model))
         return score_ids(self.model, [ids[-longest:] for ids in map(self._as_ids, prompts, texts, ended)])
 
     def _as_ids(self, prompt: Prompt, text: str, ended: bool) -> list[int]:
         """Prompt and answer as the classifier's training reads them; the end token only if the answer ended."""
-        if isinstance(prompt.raw, list) and self.tokenizer.chat_template is not None:
-            return pair_ids(self.tokenizer, [prompt.raw], [[{"role": "assistant", "content": text}]])[0]
-        end = self.tokenizer.eos_token if ended else ""
-        return self.tokenizer(self._as_text(prompt, text) + end)["input_ids"]
+        judge = PromptReader(self.tokenizer, None, self.reader.chat_template_kwargs)
+        if isinstance(prompt.raw, str) or self.tokenizer.chat_template is None:
+            return judge.pair(self.reader.text_of(prompt.raw), text, ended=ended).ids
+        return judge.pair(prompt.raw, [{"role": "assistant", "content": text}], ended=ended).ids
 
     def _as_text(self, prompt: Prompt, text: str) -> str:
-        return (self.reader.render(prompt.raw) if isinstance(prompt.raw, list) else prompt.raw) + text
+        return self.reader.text_of(prompt.raw) + text
+
+    def _as_segments(self, prompt: Prompt, text: str) -> tuple[str, str]:
+        return readable(prompt.raw).strip(), text.strip()
 
 
 class RewardSource:
@@ -212,7 +207,7 @@ class RewardSource:
         """
         if self.is_model:
             return self.scorer(prompts, answers, ended).tolist()
-        completions = self.reader.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        completions = list(map(self.reader.text, answers))
         columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in prompts[0].columns}
         # A function gets those of these arguments that its signature names, or all if it has **kwargs.
         arguments = {

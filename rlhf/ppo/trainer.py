@@ -30,7 +30,15 @@ from rlhf.config import BadInput
 from rlhf.metrics import EPISODE
 from rlhf.models.generate import Generation, generate
 from rlhf.models.packed import is_peft, plain_model, use_packed_attention
-from rlhf.models.prompts import Prompt, PromptReader, PromptSet, PromptStream, held_out_prompts, prompts_of
+from rlhf.models.prompts import (
+    Prompt,
+    PromptReader,
+    PromptSet,
+    PromptStream,
+    end_ids,
+    held_out_prompts,
+    prompts_of,
+)
 from rlhf.models.scoring import RewardFunc, RewardScores, combine, rewards_of, score_responses
 from rlhf.ppo.algorithm import SHOW, Rollout, ScoreStats, ppo_update
 from rlhf.ppo.config import PPOConfig
@@ -107,7 +115,8 @@ class PPOTrainer(Trainer):
         args = args or PPOConfig(f"{str(model.name_or_path).rstrip('/').split('/')[-1]}-PPO")
         models.check_policy(model, processing_class)
         model = _ready_policy(model, peft_config, args.device)
-        self.reader = PromptReader(processing_class, _prompt_room(model, args), args.chat_template_kwargs)
+        ends = end_ids(model, processing_class)
+        self.reader = PromptReader(processing_class, _prompt_room(model, args), args.chat_template_kwargs, ends)
         self.rewards = rewards_of(
             reward_model if reward_funcs is None else reward_funcs,
             reward_processing_classes,
@@ -149,13 +158,13 @@ class PPOTrainer(Trainer):
 
     # Construction --------------------------------------------------------------------------------------------------
 
-    def _stop_id(self) -> int | None:
-        """The token that ends a response; None if only the length limit does."""
+    def _stop_id(self) -> int | list[int] | None:
+        """The token that ends a response, or several; None if only the length limit does."""
         if not self.args.stop_token:
             return self.args.stop_token_id
-        if self.processing_class.eos_token_id is None:
+        if not self.reader.end_ids:
             raise BadInput("The tokenizer has no end token; give stop_token_id, or stop_token='none'.")
-        return self.processing_class.eos_token_id
+        return self.reader.end_ids if len(self.reader.end_ids) > 1 else self.reader.end_ids[0]
 
     def _episodes_of_epochs(self, args: PPOConfig) -> int:
         """total_episodes for num_train_epochs passes over the prompts."""
@@ -466,9 +475,9 @@ class PPOTrainer(Trainer):
         generation = self._generate(self.model, queries, self.generator(SHOW), greedy=greedy)
         reward_outputs = self._score_responses(prompts, generation)
         scores, _ = combine(reward_outputs, self.reward_weights, generation.mask)
-        texts = self.processing_class.batch_decode(generation.lists(), skip_special_tokens=True)
+        texts = [self.reader.text(answer).strip() for answer in generation.lists()]
         completions = [
-            {"index": index, "prompt": prompt.raw, "response": text.strip(), "score": score}
+            {"index": index, "prompt": prompt.raw, "response": text, "score": score}
             for index, (prompt, text, score) in enumerate(zip(prompts, texts, scores.tolist(), strict=True))
         ]
         for column, values in reward_outputs.columns.items():

@@ -1,6 +1,7 @@
 """The Train tab: is it learning? A short form on the left, the live view of the chosen run on the right."""
 
 import dataclasses
+import json
 import os
 import typing
 from html import escape
@@ -8,7 +9,7 @@ from html import escape
 import gradio as gr
 from gradio.components import Component
 
-from rlhf.config import EVERYDAY, BadInput, default_of, field_docs
+from rlhf.config import EVERYDAY, BadInput, PreviewArguments, default_of, field_docs
 from rlhf.config.recipes import names, read_recipe
 from rlhf.kinds import KINDS, METHODS, startable
 from rlhf.launch import jobs, limits
@@ -26,7 +27,7 @@ COMMAND_LINE = {
     "lora_alpha", "lora_dropout", "lora_target_modules", "prompt_column", "prompt_words",
 }  # fmt: skip
 """Settings for those who write their own experiments: the command line and Python have them, the page does not."""
-NAMES_FIRST = ("model_name_or_path", "dataset_name")
+NAMES_FIRST = ("model_name_or_path", "dataset_name", "chat_template_kwargs")
 """What all else depends on."""
 LISTED = {"model_name_or_path": tuple(limits.ALLOWED_MODELS), "dataset_name": limits.ALLOWED_DATASETS}
 """Fields that make the program fetch what a person names: on a Space there is a list to choose from."""
@@ -53,16 +54,16 @@ class Form:
             quiet = {"show_progress": "hidden", "api_visibility": "private"}
             estimator.input(_learns, [estimator, answers], [shown, answers], **quiet)
         with gr.Accordion("Advanced", open=False, elem_classes="advanced"):
-            for name in sorted(fields, key=lambda name: name not in NAMES_FIRST):
+            for name in sorted(fields, key=lambda name: (*NAMES_FIRST, name).index(name)):
                 if name not in front:
                     self.knobs[name] = self._knob(fields[name], name.replace("_", " "))
-                if name == "dataset_name" and KINDS[kind].reads_pairs:
+                if name == "chat_template_kwargs" and KINDS[kind].reads_pairs:
                     self._preview_button()
 
     def _preview_button(self) -> None:
-        """A button that shows what the named data set holds; data and model must both be knobs."""
+        """A button that shows what the named data set holds; its settings must be knobs."""
         button, shown = gr.Button("Preview data", size="sm"), gr.HTML(elem_classes="preview", apply_default_css=False)
-        named = [self.knobs["dataset_name"], self.knobs["model_name_or_path"]]
+        named = [self.knobs[name] for name in ("dataset_name", "model_name_or_path", "chat_template_kwargs")]
         button.click(_preview, named, shown, concurrency_limit=1, api_visibility="private")
 
     def _knob(self, field: dataclasses.Field, label: str) -> Component:
@@ -96,6 +97,8 @@ class Form:
 def _as_typed(value: object) -> str:
     if isinstance(value, list):
         return " ".join(value)
+    if isinstance(value, dict):
+        return json.dumps(value)
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -195,18 +198,23 @@ class TrainTab:
         }
 
 
-def _preview(dataset_name: str, model_name_or_path: str) -> str:
+def _preview(dataset_name: str, model_name_or_path: str, template: str = "") -> str:
     """What a data set holds, as HTML, or a sentence on why it cannot be read."""
     # Takes seconds to import, and only this button needs it.
     from rlhf.data.preview import preview
 
     try:
         limits.check({"dataset_name": dataset_name.strip(), "model_name_or_path": model_name_or_path.strip()})
-        data = preview(dataset_name.strip(), model_name_or_path.strip())
+        kwargs = PreviewArguments(chat_template_kwargs=template).chat_template_kwargs
+        data = preview(dataset_name.strip(), model_name_or_path.strip(), kwargs)
     except BadInput as error:
         return note(str(error))
     left_out = "".join(f"; left out, {escape(fault)}: {count:,}" for fault, count in data.dropped.items())
     kind = "conversations" if data.conversational else "texts"
+    if data.moved:
+        left_out += f"; in {data.moved:,} of {data.measured:,} a token would span the end of the prompt"
+    if data.refused:
+        left_out += f"; {data.refused:,} of {data.measured:,} will be left out. {escape(data.complaint)}"
     head = "".join(f"<th scope='col'>{name}</th>" for name in data.tokens)
     rows = {**data.characters, "tokens, in all": data.tokens}
     body = "".join(

@@ -19,7 +19,7 @@ from rlhf.ui import example_id, is_active, shown_run
 
 
 if TYPE_CHECKING:
-    from rlhf.models.prompts import Prompt
+    from rlhf.models.prompts import Prompt, PromptReader
 
 
 LONGEST = 2_000
@@ -37,6 +37,13 @@ class Voice:
     model: object
     tokenizer: object
     label: str
+    chat_template_kwargs: dict | None = None
+
+    def reader(self) -> "PromptReader":
+        """Where its prompts and answers become ids, and ids answers."""
+        from rlhf.models.prompts import PromptReader, end_ids
+
+        return PromptReader(self.tokenizer, None, self.chat_template_kwargs, end_ids(self.model, self.tokenizer))
 
 
 def _stamp(source: Path) -> int:
@@ -77,11 +84,16 @@ def base_name(run: Run) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
+def template_kwargs(run: Run) -> dict | None:
+    """What a run gives to its models' chat template."""
+    return run.policy_settings().get("chat_template_kwargs")
+
+
 def base_voice(run: Run) -> Voice:
     """The model that the run started from."""
     source = run.base_model()
     model, tokenizer, fingerprint = load("policy", source, ASSETS / "base" if source == EVERYDAY else Path(source))
-    return Voice(model, tokenizer, f"{base_name(run)}, before training · weights {fingerprint}")
+    return Voice(model, tokenizer, f"{base_name(run)}, before training · weights {fingerprint}", template_kwargs(run))
 
 
 def ppo_voice(run: Run) -> Voice:
@@ -96,7 +108,7 @@ def ppo_voice(run: Run) -> Voice:
     model, tokenizer, fingerprint = load("policy", str(folder), folder)
     kind = run.policy_kind()
     step, unit = run.stages()[kind].status().get("step", 0), "update" if kind == "ppo" else "step"
-    return Voice(model, tokenizer, f"{run.id}, after {unit} {step} · weights {fingerprint}")
+    return Voice(model, tokenizer, f"{run.id}, after {unit} {step} · weights {fingerprint}", template_kwargs(run))
 
 
 def reward_model_of(run: Run) -> tuple[object, object] | None:
@@ -149,7 +161,7 @@ def ask(voices: dict[str, Voice], question: str, turns: list[dict]) -> "dict[str
             history.append({"role": "user", "content": turn["question"]})
             history.append({"role": "assistant", "content": turn[name]["text"]})
         room = context_size(voice.model) - MAX_NEW_TOKENS
-        prompts[name] = question_prompt(voice.tokenizer, question, room, history)
+        prompts[name] = question_prompt(voice.tokenizer, question, room, history, voice.chat_template_kwargs)
     return prompts
 
 
@@ -157,9 +169,10 @@ def _answer(voice: Voice, prompt: "Prompt", seed: int) -> Iterator[tuple[str, li
     """The growing answer, as text and as ids."""
     from rlhf.models.generate import stream
 
-    settings = {"eos_id": voice.tokenizer.eos_token_id, "max_new_tokens": MAX_NEW_TOKENS, "temperature": TEMPERATURE}
+    reader = voice.reader()
+    settings = {"eos_id": reader.end_ids, "max_new_tokens": MAX_NEW_TOKENS, "temperature": TEMPERATURE}
     for ids in stream(voice.model, prompt.ids, seed=seed, **settings):
-        yield voice.tokenizer.decode(ids, skip_special_tokens=True).strip(), ids
+        yield reader.text(ids).strip(), ids
 
 
 def both_answers(
@@ -192,12 +205,12 @@ def give_scores(
     ids: dict[str, list[int]],
 ) -> None:
     """Write the reward model's score into each answer; it reads the very ids that were sampled, where it can."""
-    from rlhf.models.prompts import PromptReader
     from rlhf.models.scoring import AnswerScorer
 
     responses = [ids[name] for name in answers]
-    ended = [response[-1] == voice.tokenizer.eos_token_id for response in responses]
-    score = AnswerScorer(*reward_model, PromptReader(voice.tokenizer, None))
+    reader = voice.reader()
+    ended = [response[-1] in reader.end_ids for response in responses]
+    score = AnswerScorer(*reward_model, reader)
     scores = score([prompts[name] for name in answers], responses, ended).tolist()
     for answer, value in zip(answers.values(), scores, strict=True):
         answer["score"] = value
