@@ -30,6 +30,8 @@ LN2 = 0.6931
 """Loss of a reward model that guesses, and of DPO where the policy is still the base model."""
 MAX_POINTS = 800
 """Points of a curve when a figure is built; a longer history is thinned to every n-th point."""
+WINDOW = 8
+"""Logged lines that are averaged at the beginning and at the end of a curve: the average of one update jumps."""
 PANEL_GAP = 0.085
 """Between two panels, for the lower one's heading, as a share of the figure's height."""
 
@@ -181,6 +183,28 @@ def latest(rows: list[dict], key: str) -> float | None:
     return next((row[key] for row in reversed(rows) if row.get(key) is not None), None)
 
 
+def first_and_last(rows: list[dict], key: str) -> tuple[list[float], list[float]]:
+    """The values whose means are "at the start" and "now" wherever the page says so; at most half of them each."""
+    values = [row[key] for row in rows if row.get(key) is not None]
+    count = min(WINDOW, max(1, len(values) // 2))
+    return values[:count], values[-count:]
+
+
+def recent(rows: list[dict], key: str) -> float | None:
+    """Where a curve stands now: the mean of its last values. Headline and label of the curve say this number."""
+    _, last = first_and_last(rows, key)
+    return sum(last) / len(last) if last else None
+
+
+def end(panel: Panel, rows: list[dict], x: str) -> dict[str, list]:
+    """The short line at a curve's end, over the values that `recent` averages, with that mean beside it."""
+    _, last = first_and_last(rows, panel.key)
+    if not last:
+        return {"x": [], "y": [], "text": []}
+    xs, mean = [row[x] for row in rows if row.get(panel.key) is not None], recent(rows, panel.key)
+    return {"x": [xs[-len(last)], xs[-1]], "y": [mean, mean], "text": ["", panel.label(mean)]}
+
+
 def curves(
     panels: Sequence[Panel],
     rows: list[dict],
@@ -252,7 +276,7 @@ def _add_level(figure: go.Figure, level: Level, axis: str) -> None:
 
 
 def _traces(panel: Panel, rows: list[dict], x: str) -> list[go.Scatter]:
-    """Band, curve, end label and held-out dots, each with the metrics it draws in `meta`."""
+    """Band, curve, its end with a label, and held-out dots, each with the metrics it draws in `meta`."""
     points = _thinned(rows, panel.key)
     xs, ys = [row[x] for row in points], [row[panel.key] for row in points]
     traces = []
@@ -280,20 +304,18 @@ def _traces(panel: Panel, rows: list[dict], x: str) -> list[go.Scatter]:
         hovertemplate=f"{panel.title.lower()} %{{y:{panel.number}}}<extra></extra>",
         meta={"x": x, "key": panel.key},
     )
-    # The newest point with its value beside it, instead of a legend.
-    end = go.Scatter(
-        x=xs[-1:],
-        y=ys[-1:],
-        text=[panel.label(value) for value in ys[-1:]],
-        mode="markers+text",
+    # Where the curve stands, with its value beside it, instead of a legend.
+    label = go.Scatter(
+        **end(panel, rows, x),
+        mode="lines+text",
         hoverinfo="skip",
         textposition="middle right",
         cliponaxis=False,
-        marker={"size": 6, "color": panel.color},
+        line={"width": 4, "color": panel.color},
         textfont={"color": PPO_INK if panel.color == PPO else panel.color, "size": 13, "weight": 600},
-        meta={"x": x, "end": panel.key, "digits": panel.digits, "percent": panel.percent},
+        meta={"x": x, "end": panel.key},
     )
-    traces += [curve, end]
+    traces += [curve, label]
     if panel.held_out:
         dots = _thinned(rows, panel.held_out)
         traces.append(

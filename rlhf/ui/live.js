@@ -48,22 +48,18 @@ function showState(news) {
   const verdict = $('.verdict');
   verdict.dataset.tone = news.headline.tone;
   setText(verdict, news.headline.text);
+  setText($('.details'), news.headline.details);
 }
 
-function extend(figure, columns) {
+function extend(figure, {points, ends}) {
   for (const trace of figure.data) {
     if (!trace.meta) continue;  // a line that stands still
-    const {x, key, std, sign, end, digits, percent, minus = 0} = trace.meta;
-    const values = columns[key || end] || [];
-    values.forEach((value, i) => {
+    const {x, key, std, sign, end, minus = 0} = trace.meta;
+    if (end) Object.assign(trace, ends[end]);
+    (points[key] || []).forEach((value, i) => {
       if (value === null) return;
-      if (end) {
-        trace.x = [columns[x][i]]; trace.y = [value - minus];
-        trace.text = ['\u2002' + (percent ? Math.round(100 * value) + ' %' : number(value - minus, digits))];
-      } else {
-        trace.x.push(columns[x][i]);
-        trace.y.push(std ? value + sign * (columns[std][i] || 0) : value - minus);
-      }
+      trace.x.push(points[x][i]);
+      trace.y.push(std ? value + sign * (points[std][i] || 0) : value - minus);
     });
   }
   figure.layout.datarevision = (figure.layout.datarevision || 0) + 1;
@@ -76,7 +72,7 @@ function showCharts(news) {
     const part = news.parts[chart.dataset.part], node = chart.querySelector('.plot');
     setText(chart.querySelector('.waiting'), part.waiting);
     if (part.figure) plot(node, part.figure);
-    else if (node.figure && part.rows) { extend(node.figure, part.points); draw(node); }
+    else if (node.figure && part.rows) { extend(node.figure, part); draw(node); }
   }
 }
 
@@ -128,6 +124,7 @@ function apply(news) {
   if (news.error) {
     clearInterval(timer);
     $('.verdict').dataset.tone = 'bad';
+    setText($('.details'), '');
     return setText($('.verdict'), news.error);
   }
   const was = active;

@@ -30,10 +30,13 @@ from rlhf.write import export
 
 CHART_HEIGHT = 420
 PATH_HEIGHT = 300
+PANELS = {"reward": curves.REWARD_PANELS, "dpo": curves.DPO_PANELS, "ppo": curves.PPO_PANELS}
+X = {"reward": metrics.STEP, "dpo": metrics.STEP, "ppo": metrics.EPISODE}
+"""What the curves of a stage are drawn over."""
 
 TEMPLATE = """
 <section class="live">
-  <p class="verdict" role="status"></p>
+  <div><p class="verdict" role="status"></p><p class="gloss details"></p></div>
   <div class="progress">
     <span class="pill"></span><ol class="phases"></ol><span class="clock"></span>
   </div>
@@ -154,7 +157,7 @@ def _nothing() -> dict:
         "elapsed": None,
         "left": None,
         "speed": None,
-        "headline": {"tone": "none", "text": text},
+        "headline": {"tone": "none", "text": text, "details": ""},
         "parts": {"reward": waiting, "ppo": waiting},
         "samples": [],
         "seen": {},
@@ -200,7 +203,8 @@ def _path(ceiling: Ceiling, rows: list[dict], seen: int | None) -> dict:
         return {"figure": figure, "rows": len(rows), "waiting": ""}
     fresh = rows[seen:]
     points = {key: [row.get(key) for row in fresh] for key in (metrics.KL, metrics.SCORE)}
-    return {"points": points, "rows": len(fresh), "waiting": ""}
+    ends = {metrics.SCORE: scores.path_end(rows, ceiling)}
+    return {"points": points, "ends": ends, "rows": len(fresh), "waiting": ""}
 
 
 def ways_out(run: Run) -> dict:
@@ -241,12 +245,13 @@ def _part(kind: str, run: Snapshot, rows: list[dict], seen: int | None) -> dict:
     waiting = "" if rows else _waiting(run, run.stages()[kind])
     if seen is None:
         return {"figure": figure_of(kind, run, rows).to_plotly_json(), "rows": len(rows), "waiting": waiting}
-    panels = {"reward": curves.REWARD_PANELS, "dpo": curves.DPO_PANELS, "ppo": curves.PPO_PANELS}[kind]
+    panels = PANELS[kind]
     keys = {metrics.STEP, metrics.EPISODE}
     keys |= {key for panel in panels for key in (panel.key, panel.held_out, panel.std) if key}
     fresh = rows[seen:]
     points = {key: [row.get(key) for row in fresh] for key in keys}
-    return {"points": points, "rows": len(fresh), "waiting": waiting}
+    ends = {panel.key: curves.end(panel, rows, X[kind]) for panel in panels} if fresh else {}
+    return {"points": points, "ends": ends, "rows": len(fresh), "waiting": waiting}
 
 
 def _waiting(run: Snapshot, part: Snapshot) -> str:
