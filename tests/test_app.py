@@ -150,7 +150,10 @@ def test_the_headline_follows_from_the_numbers():
     assert headline(running, {"ppo": rising})["text"].startswith("Yes, it is learning: the average score went")
     assert headline(running, {"ppo": flat})["text"].startswith("Not so far")
     assert headline(running, {"ppo": falling})["tone"] == "bad"
-    assert "guessing is 50 %" in headline(ended, {"reward": [reward_row(step) for step in range(100)]})["text"]
+    assert (
+        "Guessing is right in 50 %"
+        in headline(ended, {"reward": [reward_row(step) for step in range(100)]})["details"]
+    )
     failed = {"state": "failed", "message": "The disk is full."}
     assert headline(failed, {})["text"] == "The run failed. The disk is full."
 

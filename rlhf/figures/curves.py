@@ -30,6 +30,8 @@ LN2 = 0.6931
 """Loss of a reward model that guesses, and of DPO where the policy is still the base model."""
 MAX_POINTS = 800
 """Points of a curve when a figure is built; a longer history is thinned to every n-th point."""
+LARGE = 100_000
+"""From here on a number at the end of a curve or below the x axis is written shorter."""
 WINDOW = 8
 """Logged lines that are averaged at the beginning and at the end of a curve: the average of one update jumps."""
 PANEL_GAP = 0.085
@@ -65,6 +67,8 @@ class Panel:
     """The same metric on held-out data, drawn as dots."""
     span: tuple[float | None, float | None] = (None, None)
     """Ends of the y axis that are fixed."""
+    reach: float | None = None
+    """The y axis reaches at least so far: a first point of 1e-7 nats is no curve."""
 
     @property
     def number(self) -> str:
@@ -73,7 +77,10 @@ class Panel:
 
     def label(self, value: float) -> str:
         """The value as it is written at the end of the curve, after an en space."""
-        return "\u2002" + (percent(value) if self.percent else minus(f"{value:.{self.digits}f}"))
+        plain = abs(value) < LARGE
+        return "\u2002" + (
+            percent(value) if self.percent else minus(f"{value:.{self.digits if plain else 1}{'f' if plain else 'e'}}")
+        )
 
 
 REWARD_PANELS = (
@@ -98,6 +105,7 @@ REWARD_PANELS = (
         "score of the chosen minus the rejected answer",
         held_out=metrics.EVAL_MARGIN,
         span=(0, None),
+        reach=0.1,
     ),
 )
 DPO_PANELS = (
@@ -136,7 +144,7 @@ PPO_PANELS = (
         std=metrics.SCORE_STD,
         held_out=metrics.EVAL_SCORE,
     ),
-    Panel(metrics.KL, "KL", "distance from the base model, nats per answer", PPO, digits=1, span=(0, None)),
+    Panel(metrics.KL, "KL", "distance from the base model, nats per answer", PPO, digits=1, span=(0, None), reach=1.0),
     Panel(metrics.ENTROPY, "Entropy", "randomness of the answers, nats per answer", PPO, digits=1),
     Panel(metrics.MEAN_LENGTH, "Length", "tokens per answer", PPO, digits=0, span=(0, None)),
 )
@@ -236,7 +244,10 @@ def curves(
         rangemode="tozero",
         nticks=6,
         showticklabels=bool(total or rows),
-        tickformat=",d",
+        # 250,000,000 would be turned and lie on the title; 250M does not.
+        tickformat=",d" if (total or 0) < LARGE else "",
+        exponentformat="B",
+        tickangle=0,
         # Where one points, a line runs through all panels.
         showspikes=True,
         spikemode="across",
@@ -252,11 +263,13 @@ def curves(
 def _y_axis(panel: Panel, domain: list[float], numbers: bool) -> dict:
     """An axis; without data its numbers would mean nothing and are left out."""
     low, high = panel.span
-    axis = {"domain": domain, "nticks": 4, "showticklabels": numbers}
+    axis = {"domain": domain, "nticks": 4, "showticklabels": numbers, "exponentformat": "power"}
     if panel.percent:
         axis |= percent_ticks(0, 0.8, 0.2)
     if low is not None and high is not None:
         return {**axis, "range": [low, high]}
+    if panel.reach is not None:
+        axis["autorangeoptions"] = {"include": panel.reach}
     return {**axis, "rangemode": "tozero" if low == 0 else "normal"}
 
 

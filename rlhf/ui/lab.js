@@ -26,7 +26,7 @@ window.lab = (() => {
   const draw = node => {
     const {data, layout} = document.body.classList.contains('dark') ? darken(node.figure) : node.figure;
     return Plotly.react(node, data, layout, config ??= {
-      displaylogo: false, responsive: true, scrollZoom: false,
+      displaylogo: false, responsive: true, scrollZoom: false, showSendToCloud: false,
       modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'zoomIn2d', 'zoomOut2d', 'toImage'],
       modeBarButtonsToAdd: [save('png'), save('svg')],
     });
@@ -35,10 +35,30 @@ window.lab = (() => {
   const fit = new ResizeObserver(changes => {
     for (const {target} of changes) if (target.offsetParent && target.layout) Plotly.Plots.resize(target);
   });
+  // One stop of the Tab key for a figure's tools, arrows between them, as WAI-ARIA has it for a toolbar.
+  const toolbar = node => {
+    const bar = node.querySelector('.modebar');
+    if (!bar || bar.toolbar) return;
+    bar.toolbar = true;
+    bar.setAttribute('role', 'toolbar');
+    bar.setAttribute('aria-label', 'Tools of this figure');
+    const tools = [...bar.querySelectorAll('.modebar-btn')];
+    const stop = at => tools.forEach((tool, i) => { tool.tabIndex = i === at ? 0 : -1; });
+    stop(0);
+    bar.addEventListener('keydown', event => {
+      const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+      if (!step) return;
+      const at = (tools.indexOf(document.activeElement) + step + tools.length) % tools.length;
+      event.preventDefault();
+      stop(at);
+      tools[at].focus();
+    });
+  };
   const plot = async (node, figure) => {
     node.figure = figure;
     node.classList.add('drawn');
     await draw(node);
+    toolbar(node);
     fit.observe(node);
   };
   new MutationObserver(() => document.querySelectorAll('.drawn').forEach(draw))

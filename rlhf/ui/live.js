@@ -67,7 +67,11 @@ function extend(figure, {points, ends}) {
 
 function showCharts(news) {
   const charts = [...element.querySelectorAll('.chart')];
-  for (const chart of charts) chart.hidden = !news.parts[chart.dataset.part];  // before drawing: it decides the width
+  // Before drawing, since it decides the width. What ended without a point has no curves to come.
+  for (const chart of charts) {
+    const part = news.parts[chart.dataset.part];
+    chart.hidden = !part || (part.empty && news.state !== 'none' && !ACTIVE.includes(news.state));
+  }
   for (const chart of charts.filter(chart => !chart.hidden)) {
     const part = news.parts[chart.dataset.part], node = chart.querySelector('.plot');
     setText(chart.querySelector('.waiting'), part.waiting);

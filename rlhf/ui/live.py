@@ -187,7 +187,7 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
     for kind, part in parts.items():
         frame = _frame(part, rows[kind])
         known = seen.get(kind, 0) if seen.get(f"{kind} frame") == frame else None
-        answer["parts"][kind] = _part(kind, run, rows[kind], known)
+        answer["parts"][kind] = _part(kind, run, rows[kind], known) | {"empty": not rows[kind]}
         answer["seen"] |= {kind: len(rows[kind]), f"{kind} frame": frame}
     ceiling = run.ceiling() if "ppo" in parts else {}
     if ceiling:
@@ -256,8 +256,6 @@ def _part(kind: str, run: Snapshot, rows: list[dict], seen: int | None) -> dict:
 
 def _waiting(run: Snapshot, part: Snapshot) -> str:
     """What an empty chart says."""
-    if run.status().get("state") not in ACTIVE:
-        return "Nothing was logged here."
     if part.status().get("state") in ACTIVE:
         status = part.status()  # while the ceiling is measured, the message says so and no step is counted
         measuring = status.get("message") and not status.get("total_steps")
