@@ -81,5 +81,31 @@ window.lab = (() => {
     const s = Math.max(0, Math.round(seconds)), h = Math.floor(s / 3600), m = Math.floor(s % 3600 / 60);
     return (h ? h + ':' + String(m).padStart(2, '0') : m) + ':' + String(s % 60).padStart(2, '0');
   };
-  return {el, setText, plot, draw, markChanges, scoreBar, number, clock};
+  // The address names the shown run and tab, so that a link can be sent and a reload comes back to the same place.
+  const address = changes => {
+    const url = new URL(location);
+    for (const [name, value] of Object.entries(changes)) value ? url.searchParams.set(name, value) : url.searchParams.delete(name);
+    if (url.href !== location.href) history.replaceState(history.state, '', url);
+  };
+  const tabs = () => [...document.querySelectorAll('#tabs [role="tab"]')];
+  const named = tab => tab.textContent.trim().toLowerCase();
+  const wanted = new URL(location).searchParams.get('tab');
+  const waiting = wanted && setInterval(() => {
+    const tab = tabs().find(tab => named(tab) === wanted);
+    if (tab || document.readyState === 'complete' && tabs().length) clearInterval(waiting);
+    if (tab) tab.click();
+  }, 50);
+  document.addEventListener('click', event => {
+    const tab = event.target.closest?.('#tabs [role="tab"]');
+    if (tab) address({tab: named(tab)});
+  });
+  document.addEventListener('keyup', () => {
+    const tab = document.activeElement.closest('#tabs [role="tab"][aria-selected="true"]');
+    if (tab) address({tab: named(tab)});
+  });
+  // Gradio's lists stay open when the Tab key leaves them.
+  document.addEventListener('keydown', event => {
+    if (event.key === 'Tab' && event.target.matches?.('[role="listbox"], [aria-expanded="true"]')) event.target.blur?.();
+  }, true);
+  return {el, setText, plot, draw, markChanges, scoreBar, number, clock, address};
 })();

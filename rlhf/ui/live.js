@@ -1,5 +1,5 @@
 // The live view of a run. Gradio runs this in the component, and gives it element, props, server and watch.
-const {el, setText, plot, draw, markChanges, scoreBar, number, clock} = window.lab;
+const {el, setText, plot, draw, markChanges, scoreBar, number, clock, address} = window.lab;
 const $ = selector => element.querySelector(selector);
 const ACTIVE = ['queued', 'running', 'stopping'];
 const WORDS = {queued: 'Starting', running: 'Running', stopping: 'Stopping', stopped: 'Stopped', finished: 'Finished',
@@ -16,6 +16,23 @@ function reset(id) {
   $('.cards').replaceChildren();
   $('.leave').hidden = true;
   setText($('.said'), '');
+}
+
+// On a phone and during a run the form is folded, so that the verdict and the curves come first.
+const phone = matchMedia('(max-width: 760px)');
+function fold(folded) {
+  element.closest('.train').classList.toggle('folded', folded);
+  const button = document.querySelector('#unfold button');
+  if (button) {
+    setText(button, folded ? 'Show settings' : 'Hide settings');
+    button.setAttribute('aria-expanded', String(!folded));
+  }
+}
+if (element.closest('.train')) {
+  fold(phone.matches);
+  document.addEventListener('click', event => {
+    if (event.target.closest?.('#unfold')) fold(!element.closest('.train').classList.contains('folded'));
+  });
 }
 
 function showState(news) {
@@ -82,13 +99,14 @@ function showCharts(news) {
 
 function side(name) {
   const box = el('div', 'answer ' + name);
-  box.append(el('span', 'who', name === 'base' ? 'base' : 'PPO'), el('p', 'text'), el('div', 'mark'));
+  box.append(el('span', 'who', name === 'base' ? 'base' : 'PPO'), el('p', 'text'), el('div', 'mark'), el('p', 'fooled'));
   return box;
 }
 
 function showCards() {
   const cards = $('.cards'), scores = samples.map(s => s.score).filter(s => s !== null);
   $('.pinned').hidden = !samples.length;
+  $('.simulated').hidden = !samples.some(s => s.gold !== undefined);
   if (!samples.length) return;
   const low = Math.min(...scores), high = Math.max(...scores);
   const at = steps[follow ? steps.length - 1 : +$('input').value];
@@ -107,7 +125,11 @@ function showCards() {
       if (box.print === print) continue;
       box.print = print;
       markChanges(box.querySelector('.text'), name === 'base' ? [[sample.response, false]] : sample.changes);
-      box.querySelector('.mark').replaceChildren(scoreBar(sample.score, low, high));
+      const bars = [scoreBar(sample.score, low, high)], rubric = sample.gold ?? null;
+      if (rubric !== null) bars.push(scoreBar(rubric, 0, 1, 'rubric'));
+      box.querySelector('.mark').replaceChildren(...bars);
+      const fooled = rubric !== null && rubric < 0.3 && sample.score > (low + high) / 2;
+      setText(box.querySelector('.fooled'), fooled ? 'High score, low rubric: this answer fools the reward model.' : '');
     }
   });
   const last = at === steps[0] ? 'before PPO' : 'update ' + at;
@@ -133,6 +155,8 @@ function apply(news) {
   }
   const was = active;
   active = ACTIVE.includes(news.state);
+  const train = element.closest('.train');
+  if (train && active !== was) fold(active || phone.matches);
   seen = news.seen;
   showState(news); showCharts(news); showSamples(news.samples);
   if (news.leave) showWaysOut(news.leave);
@@ -204,6 +228,7 @@ async function tick() {
 function attach() {
   if (props.value === run) return;
   reset(props.value);
+  if (element.closest('#live') && run) address({run});
   clearInterval(timer);
   timer = setInterval(tick, 1000);
   tick();

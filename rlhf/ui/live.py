@@ -17,7 +17,8 @@ import plotly.graph_objects as go
 
 from rlhf import metrics
 from rlhf.compare.ceiling import Ceiling
-from rlhf.config import BadInput
+from rlhf.config import EVERYDAY, BadInput
+from rlhf.everyday import gold_score
 from rlhf.figures import curves, scores
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import ACTIVE, Run, Snapshot, find_run
@@ -70,6 +71,10 @@ TEMPLATE = """
     <header><h3>Sample answers during training</h3>
       <label class="when"><span></span><input type="range" min="0" value="0" aria-label="PPO update to show"></label>
     </header>
+    <p class="gloss simulated" hidden>Typing errors are part of the questions. People are simulated here: they choose
+      by a rubric, which grades each answer from 0 to 1. PPO never sees it, only the score, which is the reward model’s
+      guess. An answer with a high score and a low grade has found a weakness of the reward model: that is called
+      reward hacking.</p>
     <div class="cards"></div>
   </div>
 </section>
@@ -176,7 +181,7 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
         "phases": _phases(run),
         "headline": headline(status, rows),
         "parts": {},
-        "samples": with_changes(samples, seen.get("samples", 0)),
+        "samples": _graded(with_changes(samples, seen.get("samples", 0)), run),
         "seen": {"samples": len(samples)},
     }
     # Sent once, and again when the run has ended and its zip has grown.
@@ -194,6 +199,13 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
         answer["parts"]["ceiling"] = _path(Ceiling.read(ceiling), rows["ppo"], seen.get("ceiling"))
         answer["seen"]["ceiling"] = len(rows["ppo"])
     return answer
+
+
+def _graded(samples: list[dict], run: Run) -> list[dict]:
+    """The samples, in the embedded world each with its grade by the rubric, which training never sees."""
+    if run.policy_settings().get("dataset_name", EVERYDAY) != EVERYDAY:
+        return samples
+    return [sample | {"gold": gold_score(sample["prompt"].strip(), sample["response"])} for sample in samples]
 
 
 def _path(ceiling: Ceiling, rows: list[dict], seen: int | None) -> dict:
