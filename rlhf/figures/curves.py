@@ -76,11 +76,11 @@ class Panel:
         return ".0%" if self.percent else f".{self.digits}f"
 
     def label(self, value: float) -> str:
-        """The value as it is written at the end of the curve, after an en space."""
-        plain = abs(value) < LARGE
-        return "\u2002" + (
-            percent(value) if self.percent else minus(f"{value:.{self.digits if plain else 1}{'f' if plain else 'e'}}")
-        )
+        """The value as it is written at the end of the curve, after some space."""
+        space = "\u2003" if self.held_out else "\u2002"  # where a dot may stand at the end
+        if self.percent:
+            return space + percent(value)
+        return space + minus(f"{value:.{self.digits}f}" if abs(value) < LARGE else f"{value:.1e}")
 
 
 REWARD_PANELS = (

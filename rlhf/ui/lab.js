@@ -105,7 +105,8 @@ window.lab = (() => {
   });
   // Gradio's lists stay open when the Tab key leaves them.
   document.addEventListener('keydown', event => {
-    if (event.key === 'Tab' && event.target.matches?.('[role="listbox"], [aria-expanded="true"]')) event.target.blur?.();
+    if (event.key === 'Tab' && event.target.matches?.('[role="combobox"][aria-expanded="true"]'))
+      event.target.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true}));
   }, true);
   return {el, setText, plot, draw, markChanges, scoreBar, number, clock, address};
 })();

@@ -1,6 +1,6 @@
 // What a person must know about the form: beside the field it is about, else below the buttons.
 // Gradio gives this script element, props and watch.
-const note = element.querySelector('.note'), form = () => element.closest('.form.column, .form') || document.body;
+const note = element.querySelector('.note');
 let marked = null, edited = null;
 
 function clear() {
@@ -14,30 +14,24 @@ function clear() {
 }
 
 async function found(id) {
-  const place = document.getElementById(id);
-  if (place) return place;
-  // The fields under Advanced are made when it is opened.
-  const fold = [...document.querySelectorAll('.advanced button')].find(button => button.offsetParent);
-  if (fold) fold.click();
-  for (let i = 0; i < 40; i++) {
-    const there = document.getElementById(id);
-    if (there) return there;
-    await new Promise(later => setTimeout(later, 50));
-  }
-  return null;
+  const shown = () => document.getElementById(id)?.offsetParent ? document.getElementById(id) : null;
+  // The fields under Advanced are made when it is first opened.
+  if (!shown()) [...document.querySelectorAll('.advanced button')].find(button => button.offsetParent)?.click();
+  for (let i = 0; i < 40 && !shown(); i++) await new Promise(later => setTimeout(later, 50));
+  return shown();
 }
 
 async function show() {
   clear();
   const {text, field} = props.value || {};
   if (!text) return;
+  if (field) document.querySelector('.train').classList.remove('folded');
   const place = field && await found(field);
   if (!place) {
     note.textContent = text;
     note.hidden = false;
     return;
   }
-  document.querySelector('.train').classList.remove('folded');
   const beside = window.lab.el('p', 'note field-note', text);
   beside.id = 'field-note';
   beside.setAttribute('role', 'alert');

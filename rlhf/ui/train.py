@@ -15,6 +15,7 @@ from rlhf.launch import jobs, limits
 from rlhf.launch.start import FILLED_IN, start_run
 from rlhf.runs.directory import VOLUME, list_runs, runs_root
 from rlhf.ui import example_id, is_active, note, run_choices, run_label, shown_run
+from rlhf.ui.expect import expectation, preset
 from rlhf.ui.lessons import IN_OTHER_WORDS, LESSONS, lesson
 from rlhf.ui.live import live_run
 from rlhf.ui.scripts import HEAD, script
@@ -31,6 +32,12 @@ NAMES_FIRST = ("model_name_or_path", "dataset_name")
 """What all else depends on."""
 LISTED = {"model_name_or_path": tuple(limits.ALLOWED_MODELS), "dataset_name": limits.ALLOWED_DATASETS}
 """Fields that make the program fetch what a person names: on a Space there is a list to choose from."""
+PRESETS = {"1": "1 minute", "5": "5 minutes"}
+SIZED = (
+    "total_episodes", "reward_max_steps", "num_train_epochs", "reward_batch_size", "num_prompts", "samples", "seeds",
+    "ceiling_samples", "ceiling_prompts", "model_name_or_path", "dataset_name",
+)  # fmt: skip
+"""What the time that a demo takes depends on."""
 FORGETS = "This Space forgets its runs when it sleeps or restarts: download what you want to keep."
 
 
@@ -147,6 +154,11 @@ class TrainTab:
         )
         if limits.on_space():
             gr.HTML(_space_note(), apply_default_css=False)
+        with gr.Row(elem_classes="presets", visible=not limits.on_space()) as self.presets:
+            presets = {minutes: gr.Button(label, size="sm", min_width=80) for minutes, label in PRESETS.items()}
+        self.expected = gr.HTML(
+            lambda: f'<p class="gloss">{expectation({})}</p>', apply_default_css=False, elem_id="expected"
+        )
         self.forms, groups = {}, []
         for kind in startable():
             with gr.Column(visible=kind == "demo", elem_classes="knobs", elem_id=f"knobs-{kind}") as group:
@@ -155,7 +167,7 @@ class TrainTab:
         self.mode.change(
             _switch,
             self.mode,
-            [*groups, self.reward_run, self.recipe],
+            [*groups, self.reward_run, self.recipe, self.presets, self.expected],
             show_progress="hidden",
             api_visibility="private",
         )
@@ -166,6 +178,27 @@ class TrainTab:
             list(demo.knobs.values()),
             show_progress="hidden",
             api_visibility="private",
+        )
+
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        knobs = list(demo.knobs.values())
+        for minutes, button in presets.items():
+            button.click(
+                lambda *values, minutes=minutes: demo.filled(
+                    _preset(minutes, dict(zip(demo.knobs, values, strict=True)))
+                ),
+                knobs,
+                knobs,
+                **quiet,
+            )
+        sizes = [demo.knobs[name] for name in SIZED if name in demo.knobs]
+        gr.on(
+            [knob.change for knob in sizes],
+            lambda *values: f'<p class="gloss">{expectation(dict(zip(demo.knobs, values, strict=True)))}</p>',
+            knobs,
+            self.expected,
+            trigger_mode="always_last",
+            **quiet,
         )
 
     def wire(self, picker: gr.Dropdown) -> None:
@@ -238,11 +271,20 @@ def _preview(dataset_name: str, model_name_or_path: str) -> str:
     )
 
 
+def _preset(minutes: str, entered: dict[str, object]) -> dict[str, object]:
+    """The form with the sizes of a preset; what cannot be read in it goes back to its default."""
+    try:
+        return preset(minutes, entered)
+    except BadInput:
+        return preset(minutes, {})
+
+
 def _switch(kind: str) -> list:
     """Show the chosen kind's knobs, the choice of reward model where one is needed, and that of recipes for a demo."""
     reward_run = gr.Dropdown(visible=KINDS[kind].needs_reward_model)
     recipe = gr.Dropdown(visible=kind == "demo" and _recipes_offered())
-    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, recipe]
+    sized = [gr.Row(visible=kind == "demo" and not limits.on_space()), gr.HTML(visible=kind == "demo")]
+    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, recipe, *sized]
 
 
 def _recipes_offered() -> bool:
