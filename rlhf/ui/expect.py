@@ -66,9 +66,6 @@ def _measured(run: Run, config: dict) -> Pace | None:
     episode = sum(1 / one for one in speed) / len(speed)
     seeds = config.get("seeds", 1)
     answers = 1.5 * config["num_prompts"] * config["samples"] * (1 + seeds)
-    known = build(
-        DemoArguments, {name: config[name] for name in ("total_episodes", "num_prompts", "samples", "seeds")}
-    )
     answers += config["ceiling_samples"] * config["ceiling_prompts"]
     rest = seconds["total"] - timed[-1][metrics.STEP] * step - config["total_episodes"] * seeds * episode
     # Loading and saving take some seconds each time; what is left are the comparison's answers.

@@ -103,10 +103,9 @@ window.lab = (() => {
     const tab = document.activeElement.closest('#tabs [role="tab"][aria-selected="true"]');
     if (tab) address({tab: named(tab)});
   });
-  // Gradio's lists stay open when the Tab key leaves them.
+  // Gradio opens a list at any key, also at the Tab that leaves it.
   document.addEventListener('keydown', event => {
-    if (event.key === 'Tab' && event.target.matches?.('[role="combobox"][aria-expanded="true"]'))
-      event.target.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true}));
+    if (event.key === 'Tab' && event.target.matches?.('[role="combobox"]')) event.stopPropagation();
   }, true);
   return {el, setText, plot, draw, markChanges, scoreBar, number, clock, address};
 })();
