@@ -148,6 +148,27 @@ PPO_PANELS = (
     Panel(metrics.ENTROPY, "Entropy", "randomness of the answers, nats per answer", PPO, digits=1),
     Panel(metrics.MEAN_LENGTH, "Length", "tokens per answer", PPO, digits=0, span=(0, None)),
 )
+_OPTIMIZER = (
+    Panel("grad_norm", "Gradient norm", "how steep the loss is, before it is clipped", GREY),
+    Panel("learning_rate", "Learning rate", "size of the steps", GREY, digits=6, span=(0, None)),
+)
+DETAIL_PANELS = {
+    "reward": _OPTIMIZER,
+    "dpo": _OPTIMIZER,
+    "ppo": (
+        Panel("policy/clipfrac_avg", "Clip fraction", "share of the tokens whose update was cut short", percent=True),
+        Panel(
+            "val/explained_variance", "Explained variance", "of the rewards, by the critic’s guesses; 1 is all of it"
+        ),
+        Panel("loss/value_avg", "Value loss", "of the critic’s guesses", span=(0, None)),
+        Panel("policy/approxkl_avg", "KL within an update", "nats per token", digits=4, span=(0, None)),
+        _OPTIMIZER[0],
+        Panel("lr", "Learning rate", "size of the steps", digits=6, span=(0, None)),
+    ),
+}
+"""What else is logged, by the kind of stage: for those who want it."""
+DASHES = ("dash", "dot", "dashdot")
+"""Lines of other runs that are laid over a run's curves, in order."""
 FRAME_METRICS = (metrics.LABEL_CEILING, metrics.SCORE, metrics.EVAL_LOSS, metrics.EVAL_SCORE)
 """Metrics whose first value adds a line or a key to a figure, not only a point."""
 
@@ -211,6 +232,33 @@ def end(panel: Panel, rows: list[dict], x: str) -> dict[str, list]:
         return {"x": [], "y": [], "text": []}
     xs, mean = [row[x] for row in rows if row.get(panel.key) is not None], recent(rows, panel.key)
     return {"x": [xs[-len(last)], xs[-1]], "y": [mean, mean], "text": ["", panel.label(mean)]}
+
+
+def detail_curves(kind: str, rows: list[dict], x: str) -> go.Figure | None:
+    """The logged metrics that the curves of a stage leave out, or None if there are none."""
+    panels = [panel for panel in DETAIL_PANELS[kind] if latest(rows, panel.key) is not None]
+    return curves(panels, rows, x, x, None, [], 40 + 120 * len(panels)) if panels else None
+
+
+def overlay(panels: Sequence[Panel], rows: list[dict], x: str, name: str, dash: str) -> list[go.Scatter]:
+    """Another run's curves, to be laid over a figure of the same panels."""
+    traces = []
+    for number, panel in enumerate(panels, start=1):
+        points = _thinned(rows, panel.key)
+        traces.append(
+            go.Scatter(
+                x=[row[x] for row in points],
+                y=[row[panel.key] for row in points],
+                mode="lines",
+                line={"width": 1.5, "color": INK, "dash": dash},
+                opacity=0.7,
+                name=name,
+                yaxis="y" if number == 1 else f"y{number}",
+                hovertemplate=f"{name}: %{{y:{panel.number}}}<extra></extra>",
+                meta={"over": name},
+            )
+        )
+    return traces
 
 
 def curves(

@@ -5,7 +5,7 @@ const ACTIVE = ['queued', 'running', 'stopping'];
 const WORDS = {queued: 'Starting', running: 'Running', stopping: 'Stopping', stopped: 'Stopped', finished: 'Finished',
                failed: 'Failed', diverged: 'Diverged', interrupted: 'Interrupted', none: 'No run yet'};
 let run = null, seen = {}, samples = [], steps = [], follow = true, active = false, busy = false, timer = null;
-let texts = null;
+let texts = null, others = [], over = {};
 
 function reset(id) {
   run = id; seen = {}; samples = []; steps = []; follow = true; active = false;
@@ -15,6 +15,8 @@ function reset(id) {
   }
   $('.cards').replaceChildren();
   $('.leave').hidden = true;
+  others = []; over = {};
+  for (const more of element.querySelectorAll('.more')) { more.hidden = true; more.open = false; }
   setText($('.said'), '');
 }
 
@@ -92,7 +94,10 @@ function showCharts(news) {
   for (const chart of charts.filter(chart => !chart.hidden)) {
     const part = news.parts[chart.dataset.part], node = chart.querySelector('.plot');
     setText(chart.querySelector('.waiting'), part.waiting);
-    if (part.figure) plot(node, part.figure);
+    if (part.figure) {
+      part.figure.data.push(...(over[chart.dataset.part] || []));
+      plot(node, part.figure);
+    }
     else if (node.figure && part.rows) { extend(node.figure, part); draw(node); }
   }
 }
@@ -160,15 +165,77 @@ function apply(news) {
   seen = news.seen;
   showState(news); showCharts(news); showSamples(news.samples);
   if (news.leave) showWaysOut(news.leave);
+  $('.detail-curves').hidden = !Object.values(news.parts).some(part => part.empty === false);
+  if ($('.detail-curves').open && Object.values(news.parts).some(part => part.rows)) showDetails();
   if (!active) clearInterval(timer);
   if (was && !active) trigger('ended', {run});
 }
 
 function showWaysOut(leave) {
   texts = leave;
-  $('.leave').hidden = false;
+  $('.leave').hidden = $('.given-settings').hidden = false;
   setText($('.download'), 'Download run' + (leave.size < 0.1 ? '' : ', ' + megabytes(leave.size)));
 }
+
+// The run's settings, and other runs: theirs beside it, and their curves over its own.
+async function showSettings() {
+  const asked = run, found = await server.beside({run, others});
+  if (asked !== run) return;
+  const table = $('.given');
+  if (found.error) return table.tBodies[0].replaceChildren(el('tr', '', found.error));
+  const row = (tag, cells) => {
+    const line = el('tr');
+    line.append(...cells.map((cell, i) => el(i ? tag : 'th', '', cell)));
+    line.firstChild.scope = 'row';
+    return line;
+  };
+  table.tHead.replaceChildren(row('th', ['', ...found.names]));
+  table.tBodies[0].replaceChildren(...found.rows.map(({name, values, differs}) => {
+    const line = row('td', [name, ...values]);
+    line.classList.toggle('differs', differs);
+    return line;
+  }));
+  const choose = $('.given-settings select');
+  const option = (label, value) => Object.assign(el('option', '', label), {value});
+  const free = found.choices.filter(choice => !others.includes(choice.id));
+  choose.replaceChildren(option('choose a run', ''), ...free.map(choice => option(choice.label, choice.id)));
+  choose.disabled = others.length === 3 || !free.length;
+  $('.others').replaceChildren(...others.map(id => {
+    const button = el('button', '', found.labels[id] + ' \u00d7');
+    button.type = 'button';
+    button.title = 'Take it away again';
+    button.addEventListener('click', () => { others = others.filter(other => other !== id); showSettings(); });
+    return button;
+  }));
+  over = found.over;
+  for (const chart of element.querySelectorAll('.chart')) {
+    const node = chart.querySelector('.plot');
+    if (!node.figure) continue;
+    node.figure.data = node.figure.data.filter(trace => !trace.meta?.over).concat(over[chart.dataset.part] || []);
+    node.figure.layout.datarevision = (node.figure.layout.datarevision || 0) + 1;
+    draw(node);
+  }
+}
+$('.given-settings').addEventListener('toggle', event => { if (event.target.open) showSettings(); });
+$('.given-settings select').addEventListener('change', event => { others.push(event.target.value); showSettings(); });
+
+async function showDetails() {
+  const box = $('.detail-curves .charts'), found = await server.details({run});
+  const names = Object.keys(found);
+  if (box.childElementCount !== names.length)
+    box.replaceChildren(...names.map(name => {
+      const chart = el('figure', 'detail');
+      chart.append(el('figcaption', '', name), el('div', 'plot'));
+      return chart;
+    }));
+  names.forEach((name, i) => {
+    const chart = box.children[i], node = chart.querySelector('.plot');
+    setText(chart.querySelector('figcaption'), name);
+    node.style.height = found[name].layout.height + 'px';
+    plot(node, found[name]);
+  });
+}
+$('.detail-curves').addEventListener('toggle', event => { if (event.target.open) showDetails(); });
 
 const megabytes = size => number(size, size < 10 ? 1 : 0) + ' MB';
 

@@ -7,6 +7,7 @@ Plotly figure, which keeps a person's zoom and hover.
 Text of models and people reaches the document through `textContent` only.
 """
 
+import dataclasses
 import threading
 import time
 from functools import lru_cache
@@ -17,15 +18,17 @@ import plotly.graph_objects as go
 
 from rlhf import metrics
 from rlhf.compare.ceiling import Ceiling
-from rlhf.config import EVERYDAY, BadInput
+from rlhf.config import EVERYDAY, BadInput, default_of
 from rlhf.everyday import gold_score
 from rlhf.figures import curves, scores
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import ACTIVE, Run, Snapshot, find_run
+from rlhf.ui import run_choices, run_label
 from rlhf.ui.changes import with_changes
 from rlhf.ui.downloads import zip_of
 from rlhf.ui.headline import headline
 from rlhf.ui.scripts import PLOTLY_HEAD, script
+from rlhf.words import setting
 from rlhf.write import export
 
 
@@ -61,6 +64,16 @@ TEMPLATE = """
       dark line is the largest average gain that any model can have at each distance, so the best training climbs along
       it.</p></figure>
   </div>
+  <details class="more given-settings" hidden>
+    <summary>Settings of this run, and comparison with others</summary>
+    <label>Lay another run over the curves <select></select></label><span class="others"></span>
+    <table class="given"><thead></thead><tbody></tbody></table>
+  </details>
+  <details class="more detail-curves" hidden>
+    <summary>More curves</summary>
+    <p class="gloss">What PPO and the optimizer do inside: clipping, the critic, gradients, learning rate.</p>
+    <div class="charts"></div>
+  </details>
   <div class="leave" hidden>
     <span class="said" role="status"></span>
     <button type="button" class="copy" data-what="command">Copy as command</button>
@@ -99,7 +112,7 @@ def live_run(**kwargs: object) -> gr.HTML:
         html_template=TEMPLATE,
         js_on_load=script("live"),
         head=PLOTLY_HEAD,
-        server_functions=[poll, download],
+        server_functions=[poll, download, beside, details],
         apply_default_css=False,
         **kwargs,
     )
@@ -222,6 +235,50 @@ def _path(ceiling: Ceiling, rows: list[dict], seen: int | None) -> dict:
 def ways_out(run: Run) -> dict:
     """How to make this run again, as a command and as Python, and the size of its zip in MB."""
     return {"command": export.as_command(run), "python": export.as_python(run), "size": export.size_mb(run)}
+
+
+def beside(request: dict) -> dict:
+    """A run's settings, beside those of other runs {"run": id, "others": ids}, and the others' curves.
+
+    Without others, what differs from the defaults comes first; with them, what differs between the runs.
+    """
+    try:
+        run, *others = (find_run(str(name)) for name in (request.get("run"), *list(request.get("others") or ())[:3]))
+    except (AttributeError, BadInput, TypeError):
+        return {"error": "One of these runs is not there any more; choose another."}
+    kind = run.config().get("kind")
+    if kind not in KINDS:
+        return {"error": "This run has no settings that can be read."}
+    rows = []
+    for field in dataclasses.fields(KINDS[kind].settings):
+        if field.name == "output_dir":
+            continue
+        usual = default_of(field)
+        values = [one.config().get(field.name, usual) for one in (run, *others)]
+        differs = len(set(map(repr, values))) > 1 if others else values[0] != usual
+        label = {**KINDS[kind].front, "seed": "Seed"}.get(field.name, field.name.replace("_", " "))
+        shown = [*values, usual]
+        rows.append({"name": label, "values": [setting(value) for value in shown], "differs": differs})
+    rows.sort(key=lambda row: not row["differs"])
+    names = ["A, this run", *"BCD"[: len(others)]] if others else ["this run"]
+    over: dict[str, list] = {}
+    for other, name, dash in zip(others, "BCD", curves.DASHES, strict=False):
+        for stage, part in other.trainings().items():
+            traces = curves.overlay(PANELS[stage], rows_of(part), X[stage], name, dash)
+            over.setdefault(stage, []).extend(trace.to_plotly_json() for trace in traces)
+    labels = {one.id: f"{name}: {run_label(one)}" for one, name in zip(others, "BCD", strict=False)}
+    choices = [{"id": name, "label": label} for label, name in run_choices() if name != run.id]
+    return {"names": [*names, "default"], "rows": rows, "over": over, "labels": labels, "choices": choices}
+
+
+def details(request: dict) -> dict:
+    """The curves of a run {"run": id} that are logged and not among the main ones, as a figure by stage."""
+    try:
+        run = find_run(str(request.get("run")))
+    except (AttributeError, BadInput):
+        return {}
+    drawn = {kind: curves.detail_curves(kind, rows_of(part), X[kind]) for kind, part in run.trainings().items()}
+    return {KINDS[kind].label: figure.to_plotly_json() for kind, figure in drawn.items() if figure}
 
 
 def _clock(run: Snapshot) -> dict:

@@ -32,7 +32,8 @@ NAMES_FIRST = ("model_name_or_path", "dataset_name")
 """What all else depends on."""
 LISTED = {"model_name_or_path": tuple(limits.ALLOWED_MODELS), "dataset_name": limits.ALLOWED_DATASETS}
 """Fields that make the program fetch what a person names: on a Space there is a list to choose from."""
-PRESETS = {"1": "1 minute", "5": "5 minutes"}
+PRESETS = {"1": "1-minute run", "5": "5-minute run"}
+"""Buttons that fill the form for a run of about so many minutes."""
 SIZED = (
     "total_episodes", "reward_max_steps", "num_train_epochs", "reward_batch_size", "num_prompts", "samples", "seeds",
     "ceiling_samples", "ceiling_prompts", "model_name_or_path", "dataset_name",
@@ -144,7 +145,7 @@ class TrainTab:
         with gr.Row(elem_classes="buttons"):
             self.start = gr.Button("Start training", variant="primary", min_width=150, elem_id="start")
             self.stop = gr.Button("Stop", variant="secondary", min_width=80, interactive=False, elem_id="stop")
-        gr.HTML('<button type="button"></button>', elem_id="unfold", apply_default_css=False)
+            gr.HTML('<button type="button"></button>', elem_id="unfold", apply_default_css=False)
         self.note = gr.HTML(
             html_template='<p class="note" role="alert" hidden></p>',
             js_on_load=script("note"),
