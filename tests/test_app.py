@@ -382,9 +382,9 @@ def test_bad_input_is_answered_with_a_sentence_and_starts_nothing(page, site, mo
     open_page(page, site, "?run=example")
     page.get_by_label("Learning rate of PPO").fill("abc")
     page.locator("#start").click()
-    note = page.locator("#train-note .note")
+    note = page.locator("#demo-learning_rate .note")
     note.wait_for()
-    assert note.inner_text() == "learning_rate must be a number such as 0.0003 or 3e-4, not 'abc'."
+    assert note.inner_text() == "“Learning rate of PPO” must be a number such as 0.0003 or 3e-4, not 'abc'."
 
 
 def test_a_data_set_can_be_looked_at_before_anything_is_started(page, site, tmp_path):

@@ -156,12 +156,19 @@ DETAIL_PANELS = {
     "reward": _OPTIMIZER,
     "dpo": _OPTIMIZER,
     "ppo": (
-        Panel("policy/clipfrac_avg", "Clip fraction", "share of the tokens whose update was cut short", percent=True),
+        Panel(
+            "policy/clipfrac_avg",
+            "Clip fraction",
+            "share of the tokens whose update was cut short",
+            digits=3,
+            span=(0, None),
+            reach=0.1,
+        ),
         Panel(
             "val/explained_variance", "Explained variance", "of the rewards, by the critic’s guesses; 1 is all of it"
         ),
         Panel("loss/value_avg", "Value loss", "of the critic’s guesses", span=(0, None)),
-        Panel("policy/approxkl_avg", "KL within an update", "nats per token", digits=4, span=(0, None)),
+        Panel("policy/approxkl_avg", "KL within an update", "nats per token", digits=4, span=(0, None), reach=0.001),
         _OPTIMIZER[0],
         Panel("lr", "Learning rate", "size of the steps", digits=6, span=(0, None)),
     ),

@@ -39,7 +39,8 @@ class Pace:
             steps = REWARD_STEPS * args.num_train_epochs * 32 / args.reward_batch_size
         ceiling = args.ceiling_samples * args.ceiling_prompts
         answers = 1.5 * args.num_prompts * args.samples * (1 + args.seeds) + ceiling
-        return self.fixed + steps * self.step + args.total_episodes * args.seeds * self.episode + answers * self.answer
+        fixed = self.fixed * (2 + args.seeds)
+        return fixed + steps * self.step + args.total_episodes * args.seeds * self.episode + answers * self.answer
 
 
 def pace() -> Pace:
