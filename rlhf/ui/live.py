@@ -10,6 +10,7 @@ Text of models and people reaches the document through `textContent` only.
 import dataclasses
 import threading
 import time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -218,7 +219,13 @@ def _graded(samples: list[dict], run: Run) -> list[dict]:
     """The samples, in the embedded world each with its grade by the rubric, which training never sees."""
     if run.policy_settings().get("dataset_name", EVERYDAY) != EVERYDAY:
         return samples
-    return [sample | {"gold": gold_score(sample["prompt"].strip(), sample["response"])} for sample in samples]
+    graded = []
+    for sample in samples:
+        grade = {}
+        with suppress(KeyError):  # a question that is not of that world
+            grade["gold"] = gold_score(sample["prompt"].strip(), sample["response"])
+        graded.append(sample | grade)
+    return graded
 
 
 def _path(ceiling: Ceiling, rows: list[dict], seen: int | None) -> dict:
