@@ -11,6 +11,8 @@ STEP = "step"
 LOSS, EVAL_LOSS = "loss", "eval_loss"
 ACCURACY, EVAL_ACCURACY = "accuracy", "eval_accuracy"
 MARGIN, EVAL_MARGIN = "margin", "eval_margin"
+EVAL_PAIRS = "eval_pairs"
+"""How many held-out pairs these are means over."""
 LABEL_CEILING = "label_ceiling"
 """Accuracy of the rubric itself on the noisy labels of the held-out pairs: the best a reward model can hope for."""
 

@@ -148,11 +148,14 @@ def test_the_headline_follows_from_the_numbers():
     flat = [{**row, "objective/scores_raw": 0.1} for row in rising]
     falling = [{**row, "objective/scores_raw": -row["objective/scores_raw"]} for row in rising]
     assert headline(running, {"ppo": rising})["text"].startswith("Yes, it is learning: the average score went")
-    assert headline(running, {"ppo": flat})["text"].startswith("Not clearly yet")
+    assert headline(running, {"ppo": flat})["text"].startswith("Not so far")
     assert headline(running, {"ppo": falling})["tone"] == "bad"
-    assert "guessing is 50 %" in headline(ended, {"reward": [reward_row(step) for step in range(100)]})["text"]
+    assert (
+        "Guessing is right in 50 %"
+        in headline(ended, {"reward": [reward_row(step) for step in range(100)]})["details"]
+    )
     failed = {"state": "failed", "message": "The disk is full."}
-    assert headline(failed, {})["text"].startswith("The run failed. The disk is full.")
+    assert headline(failed, {})["text"] == "The run failed. The disk is full."
 
 
 def test_scores_sentence_says_how_sure_it_is(root):
@@ -379,9 +382,9 @@ def test_bad_input_is_answered_with_a_sentence_and_starts_nothing(page, site, mo
     open_page(page, site, "?run=example")
     page.get_by_label("Learning rate of PPO").fill("abc")
     page.locator("#start").click()
-    note = page.locator("#train-note .note")
+    note = page.locator("#demo-learning_rate .note")
     note.wait_for()
-    assert note.inner_text() == "learning_rate must be a number such as 0.0003 or 3e-4, not 'abc'."
+    assert note.inner_text() == "“Learning rate of PPO” must be a number such as 0.0003 or 3e-4, not 'abc'."
 
 
 def test_a_data_set_can_be_looked_at_before_anything_is_started(page, site, tmp_path):

@@ -49,10 +49,10 @@ def test_standard_deviation_is_a_band_around_the_score(ppo_rows):
 
 def test_value_stands_at_the_end_of_each_curve(reward_rows):
     figure = curves.reward_curves(reward_rows)
-    accuracy = column(reward_rows, metrics.ACCURACY)[-1]
-    assert trace(figure, end=metrics.ACCURACY).text[0].strip() == f"{100 * accuracy:.0f} %"
-    last_step = [row[metrics.STEP] for row in reward_rows if metrics.LOSS in row][-1]
-    assert trace(figure, end=metrics.LOSS).x == (last_step,)
+    accuracy = sum(column(reward_rows, metrics.ACCURACY)[-8:]) / 8
+    assert trace(figure, end=metrics.ACCURACY).text[1].strip() == f"{100 * accuracy:.0f} %"
+    steps = [row[metrics.STEP] for row in reward_rows if metrics.LOSS in row]
+    assert trace(figure, end=metrics.LOSS).x == (steps[-8], steps[-1])  # a line over what the number averages
 
 
 def test_levels_to_compare_with_are_drawn(reward_rows, ppo_rows):

@@ -78,6 +78,7 @@ def reward(args: RewardArguments) -> dict:
                 metrics.EVAL_LOSS: measured["loss"]["value"],
                 metrics.EVAL_ACCURACY: measured["accuracy"]["value"],
                 metrics.EVAL_MARGIN: measured["mean_margin"],
+                metrics.EVAL_PAIRS: len(held_out),
             }
         )
         if run.stop_requested():

@@ -30,6 +30,10 @@ LN2 = 0.6931
 """Loss of a reward model that guesses, and of DPO where the policy is still the base model."""
 MAX_POINTS = 800
 """Points of a curve when a figure is built; a longer history is thinned to every n-th point."""
+LARGE = 100_000
+"""From here on a number at the end of a curve or below the x axis is written shorter."""
+WINDOW = 8
+"""Logged lines that are averaged at the beginning and at the end of a curve: the average of one update jumps."""
 PANEL_GAP = 0.085
 """Between two panels, for the lower one's heading, as a share of the figure's height."""
 
@@ -63,6 +67,8 @@ class Panel:
     """The same metric on held-out data, drawn as dots."""
     span: tuple[float | None, float | None] = (None, None)
     """Ends of the y axis that are fixed."""
+    reach: float | None = None
+    """The y axis reaches at least so far: a first point of 1e-7 nats is no curve."""
 
     @property
     def number(self) -> str:
@@ -70,8 +76,11 @@ class Panel:
         return ".0%" if self.percent else f".{self.digits}f"
 
     def label(self, value: float) -> str:
-        """The value as it is written at the end of the curve, after an en space."""
-        return "\u2002" + (percent(value) if self.percent else minus(f"{value:.{self.digits}f}"))
+        """The value as it is written at the end of the curve, after some space."""
+        space = "\u2003" if self.held_out else "\u2002"  # where a dot may stand at the end
+        if self.percent:
+            return space + percent(value)
+        return space + minus(f"{value:.{self.digits}f}" if abs(value) < LARGE else f"{value:.1e}")
 
 
 REWARD_PANELS = (
@@ -96,6 +105,7 @@ REWARD_PANELS = (
         "score of the chosen minus the rejected answer",
         held_out=metrics.EVAL_MARGIN,
         span=(0, None),
+        reach=0.1,
     ),
 )
 DPO_PANELS = (
@@ -134,10 +144,38 @@ PPO_PANELS = (
         std=metrics.SCORE_STD,
         held_out=metrics.EVAL_SCORE,
     ),
-    Panel(metrics.KL, "KL", "distance from the base model, nats per answer", PPO, digits=1, span=(0, None)),
+    Panel(metrics.KL, "KL", "distance from the base model, nats per answer", PPO, digits=1, span=(0, None), reach=1.0),
     Panel(metrics.ENTROPY, "Entropy", "randomness of the answers, nats per answer", PPO, digits=1),
     Panel(metrics.MEAN_LENGTH, "Length", "tokens per answer", PPO, digits=0, span=(0, None)),
 )
+_OPTIMIZER = (
+    Panel("grad_norm", "Gradient norm", "how steep the loss is, before it is clipped", GREY),
+    Panel("learning_rate", "Learning rate", "size of the steps", GREY, digits=6, span=(0, None)),
+)
+DETAIL_PANELS = {
+    "reward": _OPTIMIZER,
+    "dpo": _OPTIMIZER,
+    "ppo": (
+        Panel(
+            "policy/clipfrac_avg",
+            "Clip fraction",
+            "share of the tokens whose update was cut short",
+            digits=3,
+            span=(0, None),
+            reach=0.1,
+        ),
+        Panel(
+            "val/explained_variance", "Explained variance", "of the rewards, by the critic’s guesses; 1 is all of it"
+        ),
+        Panel("loss/value_avg", "Value loss", "of the critic’s guesses", span=(0, None)),
+        Panel("policy/approxkl_avg", "KL within an update", "nats per token", digits=4, span=(0, None), reach=0.001),
+        _OPTIMIZER[0],
+        Panel("lr", "Learning rate", "size of the steps", digits=6, span=(0, None)),
+    ),
+}
+"""What else is logged, by the kind of stage: for those who want it."""
+DASHES = ("dash", "dot", "dashdot")
+"""Lines of other runs that are laid over a run's curves, in order."""
 FRAME_METRICS = (metrics.LABEL_CEILING, metrics.SCORE, metrics.EVAL_LOSS, metrics.EVAL_SCORE)
 """Metrics whose first value adds a line or a key to a figure, not only a point."""
 
@@ -181,6 +219,55 @@ def latest(rows: list[dict], key: str) -> float | None:
     return next((row[key] for row in reversed(rows) if row.get(key) is not None), None)
 
 
+def first_and_last(rows: list[dict], key: str) -> tuple[list[float], list[float]]:
+    """The values whose means are "at the start" and "now" wherever the page says so; at most half of them each."""
+    values = [row[key] for row in rows if row.get(key) is not None]
+    count = min(WINDOW, max(1, len(values) // 2))
+    return values[:count], values[-count:]
+
+
+def recent(rows: list[dict], key: str) -> float | None:
+    """Where a curve stands now: the mean of its last values. Headline and label of the curve say this number."""
+    _, last = first_and_last(rows, key)
+    return sum(last) / len(last) if last else None
+
+
+def end(panel: Panel, rows: list[dict], x: str) -> dict[str, list]:
+    """The short line at a curve's end, over the values that `recent` averages, with that mean beside it."""
+    _, last = first_and_last(rows, panel.key)
+    if not last:
+        return {"x": [], "y": [], "text": []}
+    xs, mean = [row[x] for row in rows if row.get(panel.key) is not None], recent(rows, panel.key)
+    return {"x": [xs[-len(last)], xs[-1]], "y": [mean, mean], "text": ["", panel.label(mean)]}
+
+
+def detail_curves(kind: str, rows: list[dict], x: str) -> go.Figure | None:
+    """The logged metrics that the curves of a stage leave out, or None if there are none."""
+    panels = [panel for panel in DETAIL_PANELS[kind] if latest(rows, panel.key) is not None]
+    return curves(panels, rows, x, x, None, [], 40 + 120 * len(panels)) if panels else None
+
+
+def overlay(panels: Sequence[Panel], rows: list[dict], x: str, name: str, dash: str) -> list[go.Scatter]:
+    """Another run's curves, to be laid over a figure of the same panels."""
+    traces = []
+    for number, panel in enumerate(panels, start=1):
+        points = _thinned(rows, panel.key)
+        traces.append(
+            go.Scatter(
+                x=[row[x] for row in points],
+                y=[row[panel.key] for row in points],
+                mode="lines",
+                line={"width": 1.5, "color": INK, "dash": dash},
+                opacity=0.7,
+                name=name,
+                yaxis="y" if number == 1 else f"y{number}",
+                hovertemplate=f"{name}: %{{y:{panel.number}}}<extra></extra>",
+                meta={"over": name},
+            )
+        )
+    return traces
+
+
 def curves(
     panels: Sequence[Panel],
     rows: list[dict],
@@ -212,7 +299,10 @@ def curves(
         rangemode="tozero",
         nticks=6,
         showticklabels=bool(total or rows),
-        tickformat=",d",
+        # 250,000,000 would be turned and lie on the title; 250M does not.
+        tickformat=",d" if (total or 0) < LARGE else "",
+        exponentformat="B",
+        tickangle=0,
         # Where one points, a line runs through all panels.
         showspikes=True,
         spikemode="across",
@@ -228,11 +318,13 @@ def curves(
 def _y_axis(panel: Panel, domain: list[float], numbers: bool) -> dict:
     """An axis; without data its numbers would mean nothing and are left out."""
     low, high = panel.span
-    axis = {"domain": domain, "nticks": 4, "showticklabels": numbers}
+    axis = {"domain": domain, "nticks": 4, "showticklabels": numbers, "exponentformat": "power"}
     if panel.percent:
         axis |= percent_ticks(0, 0.8, 0.2)
     if low is not None and high is not None:
         return {**axis, "range": [low, high]}
+    if panel.reach is not None:
+        axis["autorangeoptions"] = {"include": panel.reach}
     return {**axis, "rangemode": "tozero" if low == 0 else "normal"}
 
 
@@ -252,7 +344,7 @@ def _add_level(figure: go.Figure, level: Level, axis: str) -> None:
 
 
 def _traces(panel: Panel, rows: list[dict], x: str) -> list[go.Scatter]:
-    """Band, curve, end label and held-out dots, each with the metrics it draws in `meta`."""
+    """Band, curve, its end with a label, and held-out dots, each with the metrics it draws in `meta`."""
     points = _thinned(rows, panel.key)
     xs, ys = [row[x] for row in points], [row[panel.key] for row in points]
     traces = []
@@ -280,20 +372,18 @@ def _traces(panel: Panel, rows: list[dict], x: str) -> list[go.Scatter]:
         hovertemplate=f"{panel.title.lower()} %{{y:{panel.number}}}<extra></extra>",
         meta={"x": x, "key": panel.key},
     )
-    # The newest point with its value beside it, instead of a legend.
-    end = go.Scatter(
-        x=xs[-1:],
-        y=ys[-1:],
-        text=[panel.label(value) for value in ys[-1:]],
-        mode="markers+text",
+    # Where the curve stands, with its value beside it, instead of a legend.
+    label = go.Scatter(
+        **end(panel, rows, x),
+        mode="lines+text",
         hoverinfo="skip",
         textposition="middle right",
         cliponaxis=False,
-        marker={"size": 6, "color": panel.color},
+        line={"width": 4, "color": panel.color},
         textfont={"color": PPO_INK if panel.color == PPO else panel.color, "size": 13, "weight": 600},
-        meta={"x": x, "end": panel.key, "digits": panel.digits, "percent": panel.percent},
+        meta={"x": x, "end": panel.key},
     )
-    traces += [curve, end]
+    traces += [curve, label]
     if panel.held_out:
         dots = _thinned(rows, panel.held_out)
         traces.append(

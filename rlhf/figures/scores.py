@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from rlhf import metrics
 from rlhf.compare.ceiling import Ceiling
 from rlhf.compare.stats import Interval, Overoptimization, ReliabilityBin
+from rlhf.figures.curves import recent
 from rlhf.figures.style import (
     BASE,
     CLEAR,
@@ -492,17 +493,22 @@ def path(rows: Sequence[dict], ceiling: Ceiling, height: int = 300) -> go.Figure
         meta={**of_score, "key": metrics.SCORE},
     )
     figure.add_scatter(
-        x=kl[-1:],
-        y=gains[-1:],
+        **path_end(logged, ceiling),
         mode="markers",
         hoverinfo="skip",
         cliponaxis=False,
         marker={"size": 11, "color": PPO, "line": {"width": 2, "color": PAPER}},
-        meta={**of_score, "end": metrics.SCORE, "digits": 2},
+        meta={"end": metrics.SCORE},
     )
     heading(figure, "Gain in score", "over the base model’s average", separator="  ")
     figure.update_xaxes(title_text=KL_TITLE, rangemode="tozero")
     return figure.update_yaxes(nticks=5, rangemode="tozero")
+
+
+def path_end(rows: list[dict], ceiling: Ceiling) -> dict[str, list]:
+    """Where PPO stands on its path: the means of the last updates, as at the ends of the curves."""
+    kl, score = recent(rows, metrics.KL), recent(rows, metrics.SCORE)
+    return {"x": [], "y": []} if kl is None or score is None else {"x": [kl], "y": [score - ceiling.base_score]}
 
 
 def nats_by_position(by_position: Sequence[float], other: str, height: int = 300) -> go.Figure:

@@ -26,7 +26,7 @@ window.lab = (() => {
   const draw = node => {
     const {data, layout} = document.body.classList.contains('dark') ? darken(node.figure) : node.figure;
     return Plotly.react(node, data, layout, config ??= {
-      displaylogo: false, responsive: true, scrollZoom: false,
+      displaylogo: false, responsive: true, scrollZoom: false, showSendToCloud: false,
       modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'zoomIn2d', 'zoomOut2d', 'toImage'],
       modeBarButtonsToAdd: [save('png'), save('svg')],
     });
@@ -35,10 +35,30 @@ window.lab = (() => {
   const fit = new ResizeObserver(changes => {
     for (const {target} of changes) if (target.offsetParent && target.layout) Plotly.Plots.resize(target);
   });
+  // One stop of the Tab key for a figure's tools, arrows between them, as WAI-ARIA has it for a toolbar.
+  const toolbar = node => {
+    const bar = node.querySelector('.modebar');
+    if (!bar || bar.toolbar) return;
+    bar.toolbar = true;
+    bar.setAttribute('role', 'toolbar');
+    bar.setAttribute('aria-label', 'Tools of this figure');
+    const tools = [...bar.querySelectorAll('.modebar-btn')];
+    const stop = at => tools.forEach((tool, i) => { tool.tabIndex = i === at ? 0 : -1; });
+    stop(0);
+    bar.addEventListener('keydown', event => {
+      const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+      if (!step) return;
+      const at = (tools.indexOf(document.activeElement) + step + tools.length) % tools.length;
+      event.preventDefault();
+      stop(at);
+      tools[at].focus();
+    });
+  };
   const plot = async (node, figure) => {
     node.figure = figure;
     node.classList.add('drawn');
     await draw(node);
+    toolbar(node);
     fit.observe(node);
   };
   new MutationObserver(() => document.querySelectorAll('.drawn').forEach(draw))
@@ -61,5 +81,31 @@ window.lab = (() => {
     const s = Math.max(0, Math.round(seconds)), h = Math.floor(s / 3600), m = Math.floor(s % 3600 / 60);
     return (h ? h + ':' + String(m).padStart(2, '0') : m) + ':' + String(s % 60).padStart(2, '0');
   };
-  return {el, setText, plot, draw, markChanges, scoreBar, number, clock};
+  // The address names the shown run and tab, so that a link can be sent and a reload comes back to the same place.
+  const address = changes => {
+    const url = new URL(location);
+    for (const [name, value] of Object.entries(changes)) value ? url.searchParams.set(name, value) : url.searchParams.delete(name);
+    if (url.href !== location.href) history.replaceState(history.state, '', url);
+  };
+  const tabs = () => [...document.querySelectorAll('#tabs [role="tab"]')];
+  const named = tab => tab.textContent.trim().toLowerCase();
+  const wanted = new URL(location).searchParams.get('tab');
+  const waiting = wanted && setInterval(() => {
+    const tab = tabs().find(tab => named(tab) === wanted);
+    if (tab || document.readyState === 'complete' && tabs().length) clearInterval(waiting);
+    if (tab) tab.click();
+  }, 50);
+  document.addEventListener('click', event => {
+    const tab = event.target.closest?.('#tabs [role="tab"]');
+    if (tab) address({tab: named(tab)});
+  });
+  document.addEventListener('keyup', () => {
+    const tab = document.activeElement.closest('#tabs [role="tab"][aria-selected="true"]');
+    if (tab) address({tab: named(tab)});
+  });
+  // Gradio opens a list at any key, also at the Tab that leaves it.
+  document.addEventListener('keydown', event => {
+    if (event.key === 'Tab' && event.target.matches?.('[role="combobox"]')) event.stopPropagation();
+  }, true);
+  return {el, setText, plot, draw, markChanges, scoreBar, number, clock, address};
 })();

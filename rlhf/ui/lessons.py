@@ -27,6 +27,16 @@ LESSONS = {
     ),
 }
 """A sentence, and a formula in HTML, by kind of run or `advantage_estimator`."""
+IN_OTHER_WORDS = {
+    "total_episodes": "An episode: the model writes one answer, and the reward model scores it.",
+    "kl_coef": "KL says how differently from the base model it writes; 0 is not at all.",
+    "learning_rate": "How large its steps are: more learns faster, too much breaks it.",
+    "seed": "The same number gives the same run again.",
+    "response_length": "A token is a word or a piece of one; 64 tokens are about 45 words.",
+    "max_length": "A token is a word or a piece of one; 128 tokens are about 90 words.",
+    "num_train_epochs": "An epoch is one pass over all of them.",
+}
+"""A setting in a pupil's words, after what the command line says of it."""
 REWARD = "reward = score − KL coefficient · KL"
 """What the formulas of PPO's kin call a reward."""
 

@@ -1,11 +1,11 @@
 // The live view of a run. Gradio runs this in the component, and gives it element, props, server and watch.
-const {el, setText, plot, draw, markChanges, scoreBar, number, clock} = window.lab;
+const {el, setText, plot, draw, markChanges, scoreBar, number, clock, address} = window.lab;
 const $ = selector => element.querySelector(selector);
 const ACTIVE = ['queued', 'running', 'stopping'];
 const WORDS = {queued: 'Starting', running: 'Running', stopping: 'Stopping', stopped: 'Stopped', finished: 'Finished',
                failed: 'Failed', diverged: 'Diverged', interrupted: 'Interrupted', none: 'No run yet'};
 let run = null, seen = {}, samples = [], steps = [], follow = true, active = false, busy = false, timer = null;
-let texts = null;
+let texts = null, others = [], over = {};
 
 function reset(id) {
   run = id; seen = {}; samples = []; steps = []; follow = true; active = false;
@@ -15,7 +15,26 @@ function reset(id) {
   }
   $('.cards').replaceChildren();
   $('.leave').hidden = true;
+  others = []; over = {};
+  for (const more of element.querySelectorAll('.more')) { more.hidden = true; more.open = false; }
   setText($('.said'), '');
+}
+
+// On a phone and during a run the form is folded, so that the verdict and the curves come first.
+const phone = matchMedia('(max-width: 760px)');
+function fold(folded) {
+  element.closest('.train').classList.toggle('folded', folded);
+  const button = document.querySelector('#unfold button');
+  if (button) {
+    setText(button, folded ? 'Show settings' : 'Hide settings');
+    button.setAttribute('aria-expanded', String(!folded));
+  }
+}
+if (element.closest('.train')) {
+  fold(phone.matches);
+  document.addEventListener('click', event => {
+    if (event.target.closest?.('#unfold')) fold(!element.closest('.train').classList.contains('folded'));
+  });
 }
 
 function showState(news) {
@@ -48,22 +67,18 @@ function showState(news) {
   const verdict = $('.verdict');
   verdict.dataset.tone = news.headline.tone;
   setText(verdict, news.headline.text);
+  setText($('.details'), news.headline.details);
 }
 
-function extend(figure, columns) {
+function extend(figure, {points, ends}) {
   for (const trace of figure.data) {
     if (!trace.meta) continue;  // a line that stands still
-    const {x, key, std, sign, end, digits, percent, minus = 0} = trace.meta;
-    const values = columns[key || end] || [];
-    values.forEach((value, i) => {
+    const {x, key, std, sign, end, minus = 0} = trace.meta;
+    if (end) Object.assign(trace, ends[end]);
+    (points[key] || []).forEach((value, i) => {
       if (value === null) return;
-      if (end) {
-        trace.x = [columns[x][i]]; trace.y = [value - minus];
-        trace.text = ['\u2002' + (percent ? Math.round(100 * value) + ' %' : number(value - minus, digits))];
-      } else {
-        trace.x.push(columns[x][i]);
-        trace.y.push(std ? value + sign * (columns[std][i] || 0) : value - minus);
-      }
+      trace.x.push(points[x][i]);
+      trace.y.push(std ? value + sign * (points[std][i] || 0) : value - minus);
     });
   }
   figure.layout.datarevision = (figure.layout.datarevision || 0) + 1;
@@ -71,24 +86,32 @@ function extend(figure, columns) {
 
 function showCharts(news) {
   const charts = [...element.querySelectorAll('.chart')];
-  for (const chart of charts) chart.hidden = !news.parts[chart.dataset.part];  // before drawing: it decides the width
+  // Before drawing, since it decides the width. What ended without a point has no curves to come.
+  for (const chart of charts) {
+    const part = news.parts[chart.dataset.part];
+    chart.hidden = !part || (part.empty && news.state !== 'none' && !ACTIVE.includes(news.state));
+  }
   for (const chart of charts.filter(chart => !chart.hidden)) {
     const part = news.parts[chart.dataset.part], node = chart.querySelector('.plot');
     setText(chart.querySelector('.waiting'), part.waiting);
-    if (part.figure) plot(node, part.figure);
-    else if (node.figure && part.rows) { extend(node.figure, part.points); draw(node); }
+    if (part.figure) {
+      part.figure.data.push(...(over[chart.dataset.part] || []));
+      plot(node, part.figure);
+    }
+    else if (node.figure && part.rows) { extend(node.figure, part); draw(node); }
   }
 }
 
 function side(name) {
   const box = el('div', 'answer ' + name);
-  box.append(el('span', 'who', name === 'base' ? 'base' : 'PPO'), el('p', 'text'), el('div', 'mark'));
+  box.append(el('span', 'who', name === 'base' ? 'base' : 'PPO'), el('p', 'text'), el('div', 'mark'), el('p', 'fooled'));
   return box;
 }
 
 function showCards() {
   const cards = $('.cards'), scores = samples.map(s => s.score).filter(s => s !== null);
   $('.pinned').hidden = !samples.length;
+  $('.simulated').hidden = !samples.some(s => s.gold !== undefined);
   if (!samples.length) return;
   const low = Math.min(...scores), high = Math.max(...scores);
   const at = steps[follow ? steps.length - 1 : +$('input').value];
@@ -107,7 +130,11 @@ function showCards() {
       if (box.print === print) continue;
       box.print = print;
       markChanges(box.querySelector('.text'), name === 'base' ? [[sample.response, false]] : sample.changes);
-      box.querySelector('.mark').replaceChildren(scoreBar(sample.score, low, high));
+      const bars = [scoreBar(sample.score, low, high)], rubric = sample.gold ?? null;
+      if (rubric !== null) bars.push(scoreBar(rubric, 0, 1, 'rubric'));
+      box.querySelector('.mark').replaceChildren(...bars);
+      const fooled = rubric !== null && rubric < 0.3 && sample.score > (low + high) / 2;
+      setText(box.querySelector('.fooled'), fooled ? 'High score, low rubric: this answer fools the reward model.' : '');
     }
   });
   const last = at === steps[0] ? 'before PPO' : 'update ' + at;
@@ -128,22 +155,87 @@ function apply(news) {
   if (news.error) {
     clearInterval(timer);
     $('.verdict').dataset.tone = 'bad';
+    setText($('.details'), '');
     return setText($('.verdict'), news.error);
   }
   const was = active;
   active = ACTIVE.includes(news.state);
+  const train = element.closest('.train');
+  if (train && active !== was) fold(active || phone.matches);
   seen = news.seen;
   showState(news); showCharts(news); showSamples(news.samples);
   if (news.leave) showWaysOut(news.leave);
+  $('.detail-curves').hidden = !Object.values(news.parts).some(part => part.empty === false);
+  if ($('.detail-curves').open && Object.values(news.parts).some(part => part.rows)) showDetails();
   if (!active) clearInterval(timer);
   if (was && !active) trigger('ended', {run});
 }
 
 function showWaysOut(leave) {
   texts = leave;
-  $('.leave').hidden = false;
+  $('.leave').hidden = $('.given-settings').hidden = false;
   setText($('.download'), 'Download run' + (leave.size < 0.1 ? '' : ', ' + megabytes(leave.size)));
 }
+
+// The run's settings, and other runs: theirs beside it, and their curves over its own.
+async function showSettings() {
+  const asked = run, found = await server.beside({run, others});
+  if (asked !== run) return;
+  const table = $('.given');
+  if (found.error) return table.tBodies[0].replaceChildren(el('tr', '', found.error));
+  const row = (tag, cells) => {
+    const line = el('tr');
+    line.append(...cells.map((cell, i) => el(i ? tag : 'th', '', cell)));
+    line.firstChild.scope = 'row';
+    return line;
+  };
+  table.tHead.replaceChildren(row('th', ['', ...found.names]));
+  table.tBodies[0].replaceChildren(...found.rows.map(({name, values, differs}) => {
+    const line = row('td', [name, ...values]);
+    line.classList.toggle('differs', differs);
+    return line;
+  }));
+  const choose = $('.given-settings select');
+  const option = (label, value) => Object.assign(el('option', '', label), {value});
+  const free = found.choices.filter(choice => !others.includes(choice.id));
+  choose.replaceChildren(option('choose a run', ''), ...free.map(choice => option(choice.label, choice.id)));
+  choose.disabled = others.length === 3 || !free.length;
+  $('.others').replaceChildren(...others.map(id => {
+    const button = el('button', '', found.labels[id] + ' \u00d7');
+    button.type = 'button';
+    button.title = 'Take it away again';
+    button.addEventListener('click', () => { others = others.filter(other => other !== id); showSettings(); });
+    return button;
+  }));
+  over = found.over;
+  for (const chart of element.querySelectorAll('.chart')) {
+    const node = chart.querySelector('.plot');
+    if (!node.figure) continue;
+    node.figure.data = node.figure.data.filter(trace => !trace.meta?.over).concat(over[chart.dataset.part] || []);
+    node.figure.layout.datarevision = (node.figure.layout.datarevision || 0) + 1;
+    draw(node);
+  }
+}
+$('.given-settings').addEventListener('toggle', event => { if (event.target.open) showSettings(); });
+$('.given-settings select').addEventListener('change', event => { others.push(event.target.value); showSettings(); });
+
+async function showDetails() {
+  const box = $('.detail-curves .charts'), found = await server.details({run});
+  const names = Object.keys(found);
+  if (box.childElementCount !== names.length)
+    box.replaceChildren(...names.map(name => {
+      const chart = el('figure', 'detail');
+      chart.append(el('figcaption', '', name), el('div', 'plot'));
+      return chart;
+    }));
+  names.forEach((name, i) => {
+    const chart = box.children[i], node = chart.querySelector('.plot');
+    setText(chart.querySelector('figcaption'), name);
+    node.style.height = found[name].layout.height + 'px';
+    plot(node, found[name]);
+  });
+}
+$('.detail-curves').addEventListener('toggle', event => { if (event.target.open) showDetails(); });
 
 const megabytes = size => number(size, size < 10 ? 1 : 0) + ' MB';
 
@@ -203,6 +295,7 @@ async function tick() {
 function attach() {
   if (props.value === run) return;
   reset(props.value);
+  if (element.closest('#live') && run) address({run});
   clearInterval(timer);
   timer = setInterval(tick, 1000);
   tick();

@@ -7,8 +7,10 @@ Plotly figure, which keeps a person's zoom and hover.
 Text of models and people reaches the document through `textContent` only.
 """
 
+import dataclasses
 import threading
 import time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,23 +19,29 @@ import plotly.graph_objects as go
 
 from rlhf import metrics
 from rlhf.compare.ceiling import Ceiling
-from rlhf.config import BadInput
+from rlhf.config import EVERYDAY, BadInput, default_of
+from rlhf.everyday import gold_score
 from rlhf.figures import curves, scores
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import ACTIVE, Run, Snapshot, find_run
+from rlhf.ui import run_choices, run_label
 from rlhf.ui.changes import with_changes
 from rlhf.ui.downloads import zip_of
 from rlhf.ui.headline import headline
 from rlhf.ui.scripts import PLOTLY_HEAD, script
+from rlhf.words import setting
 from rlhf.write import export
 
 
 CHART_HEIGHT = 420
 PATH_HEIGHT = 300
+PANELS = {"reward": curves.REWARD_PANELS, "dpo": curves.DPO_PANELS, "ppo": curves.PPO_PANELS}
+X = {"reward": metrics.STEP, "dpo": metrics.STEP, "ppo": metrics.EPISODE}
+"""What the curves of a stage are drawn over."""
 
 TEMPLATE = """
 <section class="live">
-  <p class="verdict" role="status"></p>
+  <div><p class="verdict" role="status"></p><p class="gloss details"></p></div>
   <div class="progress">
     <span class="pill"></span><ol class="phases"></ol><span class="clock"></span>
   </div>
@@ -57,6 +65,16 @@ TEMPLATE = """
       dark line is the largest average gain that any model can have at each distance, so the best training climbs along
       it.</p></figure>
   </div>
+  <details class="more given-settings" hidden>
+    <summary>Settings of this run, and comparison with others</summary>
+    <label>Lay another run over the curves <select></select></label><span class="others"></span>
+    <table class="given"><thead></thead><tbody></tbody></table>
+  </details>
+  <details class="more detail-curves" hidden>
+    <summary>More curves</summary>
+    <p class="gloss">What PPO and the optimizer do inside: clipping, the critic, gradients, learning rate.</p>
+    <div class="charts"></div>
+  </details>
   <div class="leave" hidden>
     <span class="said" role="status"></span>
     <button type="button" class="copy" data-what="command">Copy as command</button>
@@ -67,6 +85,10 @@ TEMPLATE = """
     <header><h3>Sample answers during training</h3>
       <label class="when"><span></span><input type="range" min="0" value="0" aria-label="PPO update to show"></label>
     </header>
+    <p class="gloss simulated" hidden>Typing errors are part of the questions. People are simulated here: they choose
+      by a rubric, which grades each answer from 0 to 1. PPO never sees it, only the score, which is the reward model’s
+      guess. An answer with a high score and a low grade has found a weakness of the reward model: that is called
+      reward hacking.</p>
     <div class="cards"></div>
   </div>
 </section>
@@ -91,7 +113,7 @@ def live_run(**kwargs: object) -> gr.HTML:
         html_template=TEMPLATE,
         js_on_load=script("live"),
         head=PLOTLY_HEAD,
-        server_functions=[poll, download],
+        server_functions=[poll, download, beside, details],
         apply_default_css=False,
         **kwargs,
     )
@@ -154,7 +176,7 @@ def _nothing() -> dict:
         "elapsed": None,
         "left": None,
         "speed": None,
-        "headline": {"tone": "none", "text": text},
+        "headline": {"tone": "none", "text": text, "details": ""},
         "parts": {"reward": waiting, "ppo": waiting},
         "samples": [],
         "seen": {},
@@ -173,7 +195,7 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
         "phases": _phases(run),
         "headline": headline(status, rows),
         "parts": {},
-        "samples": with_changes(samples, seen.get("samples", 0)),
+        "samples": _graded(with_changes(samples, seen.get("samples", 0)), run),
         "seen": {"samples": len(samples)},
     }
     # Sent once, and again when the run has ended and its zip has grown.
@@ -184,13 +206,26 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
     for kind, part in parts.items():
         frame = _frame(part, rows[kind])
         known = seen.get(kind, 0) if seen.get(f"{kind} frame") == frame else None
-        answer["parts"][kind] = _part(kind, run, rows[kind], known)
+        answer["parts"][kind] = _part(kind, run, rows[kind], known) | {"empty": not rows[kind]}
         answer["seen"] |= {kind: len(rows[kind]), f"{kind} frame": frame}
     ceiling = run.ceiling() if "ppo" in parts else {}
     if ceiling:
         answer["parts"]["ceiling"] = _path(Ceiling.read(ceiling), rows["ppo"], seen.get("ceiling"))
         answer["seen"]["ceiling"] = len(rows["ppo"])
     return answer
+
+
+def _graded(samples: list[dict], run: Run) -> list[dict]:
+    """The samples, in the embedded world each with its grade by the rubric, which training never sees."""
+    if run.policy_settings().get("dataset_name", EVERYDAY) != EVERYDAY:
+        return samples
+    graded = []
+    for sample in samples:
+        grade = {}
+        with suppress(KeyError):  # a question that is not of that world
+            grade["gold"] = gold_score(sample["prompt"].strip(), sample["response"])
+        graded.append(sample | grade)
+    return graded
 
 
 def _path(ceiling: Ceiling, rows: list[dict], seen: int | None) -> dict:
@@ -200,12 +235,57 @@ def _path(ceiling: Ceiling, rows: list[dict], seen: int | None) -> dict:
         return {"figure": figure, "rows": len(rows), "waiting": ""}
     fresh = rows[seen:]
     points = {key: [row.get(key) for row in fresh] for key in (metrics.KL, metrics.SCORE)}
-    return {"points": points, "rows": len(fresh), "waiting": ""}
+    ends = {metrics.SCORE: scores.path_end(rows, ceiling)}
+    return {"points": points, "ends": ends, "rows": len(fresh), "waiting": ""}
 
 
 def ways_out(run: Run) -> dict:
     """How to make this run again, as a command and as Python, and the size of its zip in MB."""
     return {"command": export.as_command(run), "python": export.as_python(run), "size": export.size_mb(run)}
+
+
+def beside(request: dict) -> dict:
+    """A run's settings, beside those of other runs {"run": id, "others": ids}, and the others' curves.
+
+    Without others, what differs from the defaults comes first; with them, what differs between the runs.
+    """
+    try:
+        run, *others = (find_run(str(name)) for name in (request.get("run"), *list(request.get("others") or ())[:3]))
+    except (AttributeError, BadInput, TypeError):
+        return {"error": "One of these runs is not there any more; choose another."}
+    kind = run.config().get("kind")
+    if kind not in KINDS:
+        return {"error": "This run has no settings that can be read."}
+    rows = []
+    for field in dataclasses.fields(KINDS[kind].settings):
+        if field.name == "output_dir":
+            continue
+        usual = default_of(field)
+        values = [one.config().get(field.name, usual) for one in (run, *others)]
+        differs = len(set(map(repr, values))) > 1 if others else values[0] != usual
+        label = {**KINDS[kind].front, "seed": "Seed"}.get(field.name, field.name.replace("_", " "))
+        shown = [*values, usual]
+        rows.append({"name": label, "values": [setting(value) for value in shown], "differs": differs})
+    rows.sort(key=lambda row: not row["differs"])
+    names = ["A, this run", *"BCD"[: len(others)]] if others else ["this run"]
+    over: dict[str, list] = {}
+    for other, name, dash in zip(others, "BCD", curves.DASHES, strict=False):
+        for stage, part in other.trainings().items():
+            traces = curves.overlay(PANELS[stage], rows_of(part), X[stage], name, dash)
+            over.setdefault(stage, []).extend(trace.to_plotly_json() for trace in traces)
+    labels = {one.id: f"{name}: {run_label(one)}" for one, name in zip(others, "BCD", strict=False)}
+    choices = [{"id": name, "label": label} for label, name in run_choices() if name != run.id]
+    return {"names": [*names, "default"], "rows": rows, "over": over, "labels": labels, "choices": choices}
+
+
+def details(request: dict) -> dict:
+    """The curves of a run {"run": id} that are logged and not among the main ones, as a figure by stage."""
+    try:
+        run = find_run(str(request.get("run")))
+    except (AttributeError, BadInput):
+        return {}
+    drawn = {kind: curves.detail_curves(kind, rows_of(part), X[kind]) for kind, part in run.trainings().items()}
+    return {KINDS[kind].label: figure.to_plotly_json() for kind, figure in drawn.items() if figure}
 
 
 def _clock(run: Snapshot) -> dict:
@@ -241,18 +321,17 @@ def _part(kind: str, run: Snapshot, rows: list[dict], seen: int | None) -> dict:
     waiting = "" if rows else _waiting(run, run.stages()[kind])
     if seen is None:
         return {"figure": figure_of(kind, run, rows).to_plotly_json(), "rows": len(rows), "waiting": waiting}
-    panels = {"reward": curves.REWARD_PANELS, "dpo": curves.DPO_PANELS, "ppo": curves.PPO_PANELS}[kind]
+    panels = PANELS[kind]
     keys = {metrics.STEP, metrics.EPISODE}
     keys |= {key for panel in panels for key in (panel.key, panel.held_out, panel.std) if key}
     fresh = rows[seen:]
     points = {key: [row.get(key) for row in fresh] for key in keys}
-    return {"points": points, "rows": len(fresh), "waiting": waiting}
+    ends = {panel.key: curves.end(panel, rows, X[kind]) for panel in panels} if fresh else {}
+    return {"points": points, "ends": ends, "rows": len(fresh), "waiting": waiting}
 
 
 def _waiting(run: Snapshot, part: Snapshot) -> str:
     """What an empty chart says."""
-    if run.status().get("state") not in ACTIVE:
-        return "Nothing was logged here."
     if part.status().get("state") in ACTIVE:
         status = part.status()  # while the ceiling is measured, the message says so and no step is counted
         measuring = status.get("message") and not status.get("total_steps")

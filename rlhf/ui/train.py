@@ -16,8 +16,10 @@ from rlhf.launch import jobs, limits
 from rlhf.launch.start import FILLED_IN, start_run
 from rlhf.runs.directory import VOLUME, list_runs, runs_root
 from rlhf.ui import example_id, is_active, note, run_choices, run_label, shown_run
-from rlhf.ui.lessons import LESSONS, lesson
+from rlhf.ui.expect import expectation, preset
+from rlhf.ui.lessons import IN_OTHER_WORDS, LESSONS, lesson
 from rlhf.ui.live import live_run
+from rlhf.ui.scripts import HEAD, script
 
 
 COMMAND_LINE = {
@@ -31,6 +33,13 @@ NAMES_FIRST = ("model_name_or_path", "dataset_name", "chat_template_kwargs")
 """What all else depends on."""
 LISTED = {"model_name_or_path": tuple(limits.ALLOWED_MODELS), "dataset_name": limits.ALLOWED_DATASETS}
 """Fields that make the program fetch what a person names: on a Space there is a list to choose from."""
+PRESETS = {"1": "1-minute run", "5": "5-minute run"}
+"""Buttons that fill the form for a run of about so many minutes."""
+SIZED = (
+    "total_episodes", "reward_max_steps", "num_train_epochs", "reward_batch_size", "num_prompts", "samples", "seeds",
+    "ceiling_samples", "ceiling_prompts", "model_name_or_path", "dataset_name",
+)  # fmt: skip
+"""What the time that a demo takes depends on."""
 FORGETS = "This Space forgets its runs when it sleeps or restarts: download what you want to keep."
 
 
@@ -40,6 +49,7 @@ class Form:
     def __init__(self, kind: str) -> None:
         self.kind, self.config = kind, KINDS[kind].settings
         self.knobs: dict[str, Component] = {}
+        self.labels: dict[str, str] = {}
         hidden = FILLED_IN | COMMAND_LINE | set(limits.NOT_OFFERED if limits.on_space() else ())
         front = {**KINDS[kind].front, "seed": "Seed"}
         fields = {field.name: field for field in dataclasses.fields(self.config) if field.name not in hidden}
@@ -67,7 +77,9 @@ class Form:
         button.click(_preview, named, shown, concurrency_limit=1, api_visibility="private")
 
     def _knob(self, field: dataclasses.Field, label: str) -> Component:
-        about = {"label": label, "info": field_docs(self.config)[field.name], "interactive": True}
+        self.labels[field.name] = label
+        info = " ".join(filter(None, (field_docs(self.config)[field.name], IN_OTHER_WORDS.get(field.name))))
+        about = {"label": label, "info": info, "interactive": True, "elem_id": f"{self.kind}-{field.name}"}
         hint = typing.get_type_hints(self.config)[field.name]
         if hint is bool:
             return gr.Checkbox(field.default, **about)
@@ -119,7 +131,7 @@ class TrainTab:
         self.started = gr.State(None)
         # A secret of this browser, by which it may stop what it has started, also after the page was reloaded.
         self.visitor = gr.BrowserState("", storage_key="rlhf-lab", secret="visitor")
-        self.outputs = [self.live, self.start, self.stop, self.reward_run]
+        self.outputs = [self.live, self.start, self.stop, self.reward_run, self.note]
 
     def _form(self) -> None:
         modes = [(KINDS[kind].choice, kind) for kind in startable()]
@@ -136,18 +148,30 @@ class TrainTab:
         with gr.Row(elem_classes="buttons"):
             self.start = gr.Button("Start training", variant="primary", min_width=150, elem_id="start")
             self.stop = gr.Button("Stop", variant="secondary", min_width=80, interactive=False, elem_id="stop")
-        self.note = gr.HTML(elem_id="train-note")
+            gr.HTML('<button type="button"></button>', elem_id="unfold", apply_default_css=False)
+        self.note = gr.HTML(
+            html_template='<p class="note" role="alert" hidden></p>',
+            js_on_load=script("note"),
+            head=HEAD,
+            elem_id="train-note",
+            apply_default_css=False,
+        )
         if limits.on_space():
             gr.HTML(_space_note(), apply_default_css=False)
+        with gr.Row(elem_classes="presets", visible=not limits.on_space()) as self.presets:
+            presets = {minutes: gr.Button(label, size="sm", min_width=80) for minutes, label in PRESETS.items()}
+        self.expected = gr.HTML(
+            lambda: f'<p class="gloss">{expectation({})}</p>', apply_default_css=False, elem_id="expected"
+        )
         self.forms, groups = {}, []
         for kind in startable():
-            with gr.Column(visible=kind == "demo", elem_classes="knobs") as group:
+            with gr.Column(visible=kind == "demo", elem_classes="knobs", elem_id=f"knobs-{kind}") as group:
                 self.forms[kind] = Form(kind)
             groups.append(group)
         self.mode.change(
             _switch,
             self.mode,
-            [*groups, self.reward_run, self.recipe],
+            [*groups, self.reward_run, self.recipe, self.presets, self.expected],
             show_progress="hidden",
             api_visibility="private",
         )
@@ -158,6 +182,27 @@ class TrainTab:
             list(demo.knobs.values()),
             show_progress="hidden",
             api_visibility="private",
+        )
+
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        knobs = list(demo.knobs.values())
+        for minutes, button in presets.items():
+            button.click(
+                lambda *values, minutes=minutes: demo.filled(
+                    _preset(minutes, dict(zip(demo.knobs, values, strict=True)))
+                ),
+                knobs,
+                knobs,
+                **quiet,
+            )
+        sizes = [demo.knobs[name] for name in SIZED if name in demo.knobs]
+        gr.on(
+            [knob.change for knob in sizes],
+            lambda *values: f'<p class="gloss">{expectation(dict(zip(demo.knobs, values, strict=True)))}</p>',
+            knobs,
+            self.expected,
+            trigger_mode="always_last",
+            **quiet,
         )
 
     def wire(self, picker: gr.Dropdown) -> None:
@@ -184,7 +229,9 @@ class TrainTab:
                 settings = {**read_recipe(values[self.recipe]), **settings}
             run = start_run(kind, settings, values[self.reward_run], values[self.visitor])
         except BadInput as error:
-            return gr.skip(), note(str(error)), gr.skip()
+            form = self.forms[kind]
+            where = f"{kind}-{error.field}" if error.field in form.knobs else None
+            return gr.skip(), {"text": error.with_labels(form.labels), "field": where}, gr.skip()
         return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
 
     def show(self, run_id: str | None) -> dict:
@@ -192,6 +239,7 @@ class TrainTab:
         active, trained = is_active(shown_run(run_id)), reward_runs()
         return {
             self.live: run_id,
+            self.note: "",  # what it said was about another run, or about what has been mended
             self.start: gr.Button(interactive=not active),
             self.stop: gr.Button(interactive=active),
             self.reward_run: gr.Dropdown(choices=trained, value=trained[0][1] if trained else None),
@@ -232,11 +280,20 @@ def _preview(dataset_name: str, model_name_or_path: str, template: str = "") -> 
     )
 
 
+def _preset(minutes: str, entered: dict[str, object]) -> dict[str, object]:
+    """The form with the sizes of a preset; what cannot be read in it goes back to its default."""
+    try:
+        return preset(minutes, entered)
+    except BadInput:
+        return preset(minutes, {})
+
+
 def _switch(kind: str) -> list:
     """Show the chosen kind's knobs, the choice of reward model where one is needed, and that of recipes for a demo."""
     reward_run = gr.Dropdown(visible=KINDS[kind].needs_reward_model)
     recipe = gr.Dropdown(visible=kind == "demo" and _recipes_offered())
-    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, recipe]
+    sized = [gr.Row(visible=kind == "demo" and not limits.on_space()), gr.HTML(visible=kind == "demo")]
+    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, recipe, *sized]
 
 
 def _recipes_offered() -> bool:
@@ -259,8 +316,8 @@ def _stop(run_id: str | None, visitor: str) -> tuple:
         if run is not None:
             jobs.stop(run, visitor)
     except BadInput as error:
-        return gr.skip(), note(str(error))
-    return gr.Button(interactive=False), note("It stops after this step and keeps what it has learned.")
+        return gr.skip(), {"text": str(error)}
+    return gr.Button(interactive=False), {"text": "It stops after this step and keeps what it has learned."}
 
 
 def _space_note() -> str:
