@@ -18,6 +18,7 @@ from rlhf.config import EVERYDAY, BadInput, CeilingArguments, CompareArguments, 
 from rlhf.data.load import read_questions
 from rlhf.everyday import gold_score
 from rlhf.kinds import KINDS
+from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import Messages, Prompt, PromptReader, fitting, give_chat_template
 from rlhf.models.scoring import AnswerScorer
 from rlhf.runs.directory import Run, write_json
@@ -34,12 +35,16 @@ def compare(args: CompareArguments) -> dict | None:
     entries = [args.contender(entry) for entry in args.models or () if entry != "base"]
     if not entries:
         raise BadInput("There is nothing to compare: give --models, for example ppo=DIR with a PPO run's directory.")
-    reward_path = args.reward_model_path or _reward_model_path([path for _, path, _ in entries if path])
+    args = _with_reward(args, [path for _, path, _ in entries if path])
+    reward_path = args.reward_model_path
     repeats = _repeats(entries, args.seeds)
-    paths = {"base": args.base_model_name_or_path, **{name: path for name, path, _ in entries if path}}
+    paths = {name: path for name, path, _ in entries if path} | {"base": args.base_model_name_or_path}
     tokenizer = _shared_tokenizer(paths)
-    base, _ = models.load_policy(paths["base"])
-    reward_model, reward_tokenizer = models.load_reward_model(reward_path, trained=True)
+    for path in paths.values():  # one at a time, the base last
+        base, _ = models.load_policy(path)
+        use_packed_attention(base)
+    reward_model, reward_tokenizer = models.load_reward_model(reward_path, trained=True, label=args.reward_label)
+    args = replace(args, reward_label=models.rewarded_label(reward_model))  # for the run to record
     prompts = _load_prompts(args, tokenizer)
     for reads in (tokenizer, reward_tokenizer):
         give_chat_template(reads, next(iter(prompts.values())))
@@ -93,12 +98,15 @@ def compare(args: CompareArguments) -> dict | None:
     return None  # stopped
 
 
-def _reward_model_path(paths: list[str]) -> str:
-    """The reward model that the first of these runs was trained with."""
+def _with_reward(args: CompareArguments, paths: list[str]) -> CompareArguments:
+    """The settings with the reward model that the first of these runs was trained with, unless they name one."""
+    if args.reward_model_path is not None:
+        return args
     for path in paths:
         reward_path = Run(path).reward_model_path()
         if reward_path is not None:
-            return reward_path
+            label = args.reward_label or Run(path).policy_settings().get("reward_label")
+            return replace(args, reward_model_path=reward_path, reward_label=label)
     raise BadInput("Which reward model should score? Give --reward_model_path.")
 
 
@@ -258,7 +266,11 @@ def ceiling(args: CeilingArguments) -> dict | None:
     Returns None if the run was stopped.
     """
     base, tokenizer = models.load_policy(args.model_name_or_path)
-    reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path, trained=True)
+    use_packed_attention(base)
+    reward_model, reward_tokenizer = models.load_reward_model(
+        args.reward_model_path, trained=True, label=args.reward_label
+    )
+    args = replace(args, reward_label=models.rewarded_label(reward_model))  # for the run to record
     prompts = split_prompts(args, "test")
     for reads in (tokenizer, reward_tokenizer):
         give_chat_template(reads, prompts)

@@ -19,6 +19,10 @@ class BadInput(ValueError):
     """Something a person gave that cannot work; the message is one sentence that says what to do."""
 
 
+class Diverged(RuntimeError):
+    """A loss, score or gradient became NaN or infinite in training; the message names it and the step."""
+
+
 class FailedElsewhere(BadInput):
     """Another of several processes has failed, and has printed this sentence."""
 

@@ -30,6 +30,8 @@ class SweepArguments(CeilingSettings):
 
     reward_model_path: str | None = None
     """Reward model: a reward run, a demo run, a folder or a Hub name."""
+    reward_label: str | None = None
+    """Of a reward model with two labels the good one; by default the one that is called positive or good."""
     model_name_or_path: str = EVERYDAY
     """Model to start from, and the base of the comparison."""
     dataset_name: str = EVERYDAY
@@ -76,6 +78,7 @@ class SweepArguments(CeilingSettings):
         return PPOArguments(
             model_name_or_path=self.model_name_or_path,
             reward_model_path=self.reward_model_path,
+            reward_label=self.reward_label,
             dataset_name=self.dataset_name,
             output_dir=str(output_dir),
             total_episodes=self.total_episodes,
@@ -96,6 +99,7 @@ class SweepArguments(CeilingSettings):
             ],
             base_model_name_or_path=self.model_name_or_path,
             reward_model_path=self.reward_model_path,
+            reward_label=self.reward_label,
             dataset_name=self.dataset_name,
             output_dir=str(output_dir),
             num_prompts=self.num_prompts,
@@ -116,6 +120,8 @@ class DemoArguments(CeilingSettings, ModelSettings, PromptSettings):
     """Model to start from, and the base of the comparison: "everyday", a run directory, a folder or a Hub name."""
     reward_model_path: str | None = None
     """Reward model to use instead of training one."""
+    reward_label: str | None = None
+    """Of a reward model with two labels the good one; by default the one that is called positive or good."""
     dataset_name: str = EVERYDAY
     """Preference pairs and prompts: "everyday", a local file or a Hub name."""
     total_episodes: PositiveInt = PPOArguments.total_episodes

@@ -9,10 +9,13 @@ training.
 `RewardSource` is one reward of PPO, a model or a function; `score_responses` calls all of them, `combine` adds up.
 """
 
+import asyncio
 import inspect
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -75,8 +78,12 @@ def pair_ids(
     Whatever a chat template writes after the end token, often a line break, is dropped: PPO's responses stop there.
 
     Raises:
-        BadInput: conversations, but no chat template.
+        BadInput: no end token; or conversations, but no chat template.
     """
+    if tokenizer.eos_token is None:
+        raise BadInput(
+            "The tokenizer has no end token, so that no answer would end; give it an eos_token and save it."
+        )
     texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
     if isinstance(texts[0], str):
         return tokenizer([text.removesuffix(tokenizer.eos_token) + tokenizer.eos_token for text in texts])["input_ids"]
@@ -126,6 +133,8 @@ class AnswerScorer:
         self.model, self.tokenizer, self.reader = model, tokenizer or reader.tokenizer, reader
         self.same_tokenizer = tokenizer is None or tokenizer.get_vocab() == reader.tokenizer.get_vocab()
         self.at_last_token = scores_at_last_token(model)
+        if self.at_last_token:
+            use_packed_attention(model)
 
     def __call__(self, prompts: list[Prompt], answers: list[list[int]], ended: list[bool]) -> torch.Tensor:
         """Scores (B,) of B answers, given as the policy's token ids, with the end token where they ended."""
@@ -227,6 +236,8 @@ class RewardSource:
         }
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in self.accepts.values())
         scores = self.source(**{name: value for name, value in arguments.items() if takes_all or name in self.accepts})
+        if inspect.iscoroutine(scores):
+            scores = asyncio.run_coroutine_threadsafe(scores, _event_loop()).result()
         return self._checked(scores, answers)
 
     def _checked(self, scores: object, answers: list[list[int]]) -> list:
@@ -257,6 +268,17 @@ class RewardSource:
                         "finite number, or None for no opinion."
                     )
         return scores
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """Where async reward functions run: a notebook's thread has a loop of its own, which is busy running the training.
+
+    Always the same one, since what they keep from call to call, such as a connection, belongs to a loop.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
 
 
 def _as_floats(score: object) -> float | None | list[float]:

@@ -205,7 +205,9 @@ class PPOTrainer(Trainer):
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = 0.0
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            # Transformers 5.24 has given it another name, and warns of this one.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
             model.train()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -423,7 +425,7 @@ class PPOTrainer(Trainer):
                 base = torch.cat([ranks.gather(rollout.raw_scores)[:size] for rollout, size in answered])
         if key is not None:
             self.base_eval_scores[key] = base
-        by_prompt = (scores.double().cpu().view(-1, samples).numpy() for scores in (base, of_policy["score"]))
+        by_prompt = (scores.cpu().double().view(-1, samples).numpy() for scores in (base, of_policy["score"]))
         comparison = paired(*by_prompt)
         return {
             **means,
