@@ -36,14 +36,16 @@ def compare(args: CompareArguments) -> dict | None:
     if not entries:
         raise BadInput("There is nothing to compare: give --models, for example ppo=DIR with a PPO run's directory.")
     args = _with_reward(args, [path for _, path, _ in entries if path])
-    reward_path = args.reward_model_path
     repeats = _repeats(entries, args.seeds)
     paths = {name: path for name, path, _ in entries if path} | {"base": args.base_model_name_or_path}
-    tokenizer = _shared_tokenizer(paths)
-    for path in paths.values():  # one at a time, the base last
-        base, _ = models.load_policy(path)
+    tokenizers = {}
+    for name, path in paths.items():  # one at a time, the base last
+        base, tokenizers[name] = models.load_policy(path)
         use_packed_attention(base)
-    reward_model, reward_tokenizer = models.load_reward_model(reward_path, trained=True, label=args.reward_label)
+    tokenizer = _shared_tokenizer(tokenizers)
+    reward_model, reward_tokenizer = models.load_reward_model(
+        args.reward_model_path, trained=True, label=args.reward_label
+    )
     args = replace(args, reward_label=models.rewarded_label(reward_model))  # for the run to record
     prompts = _load_prompts(args, tokenizer)
     for reads in (tokenizer, reward_tokenizer):
@@ -77,7 +79,7 @@ def compare(args: CompareArguments) -> dict | None:
         # 4. The most that any model could do.
         split = next(iter(prompts))
         holders = [run.parent(), *(Run(path) for path in paths.values())]
-        ceiling = known_ceiling([holder for holder in holders if holder], args, reward_path)
+        ceiling = known_ceiling([holder for holder in holders if holder], args, args.reward_model_path)
         if args.ceiling_samples and ceiling is None:
             chosen = evenly_spaced(prompts[split], args.ceiling_prompts)
             ceiling = write_ceiling(
@@ -85,7 +87,7 @@ def compare(args: CompareArguments) -> dict | None:
             )
 
         # 5. Summarise what was written.
-        reward = reward_report(reward_path)
+        reward = reward_report(args.reward_model_path)
         splits = _summarize(run, repeats, reward)
         for name, model, by_position in nats:
             splits[name]["models"][model]["kl_by_position"] = by_position
@@ -136,13 +138,12 @@ def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str
     return repeats
 
 
-def _shared_tokenizer(paths: dict[str, str]) -> PreTrainedTokenizerBase:
+def _shared_tokenizer(tokenizers: dict[str, PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
     """The base's tokenizer.
 
     Raises:
         BadInput: one of the models has another vocabulary.
     """
-    tokenizers = {name: models.load_tokenizer(models.resolve(path, "policy")) for name, path in paths.items()}
     for name, other in tokenizers.items():
         if other.get_vocab() != tokenizers["base"].get_vocab():
             raise BadInput(f"{name} has another vocabulary than the base; compare it with the model it came from.")

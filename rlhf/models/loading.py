@@ -59,8 +59,8 @@ def explained(tried: str, advice: str) -> Iterator[None]:
     except BadInput:
         raise
     except Exception as error:
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:200].rstrip(".")
-        # Where a library did not foresee an error, its message alone says little: "'vocab'", "list index out of range".
+        said = " ".join(str(error).split())[:300].rstrip(".:")
+        # Where a library did not foresee an error, its message alone says little, such as "'vocab'".
         foreseen = said and isinstance(error, OSError | ValueError | RuntimeError | ImportError)
         raise BadInput(
             f"{tried}: {said if foreseen else f'{type(error).__name__} {said}'.strip()}; {advice}."
@@ -287,7 +287,7 @@ def _with_adapters(model: PreTrainedModel, path: str) -> PreTrainedModel:
             from peft import PeftModel
         except ImportError as error:
             raise BadInput(f"{path} holds adapters, which need PEFT: run `pip install peft`.") from error
-        model = merged(PeftModel.from_pretrained(model, path)).to(dtype)
+        model = merged(PeftModel.from_pretrained(model, path)).to(dtype).requires_grad_(True)
     model.name_or_path = path  # the adapters say best which weights these are, see `revision`
     return model
 
@@ -480,7 +480,7 @@ def check_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rol
     known, last = model.get_input_embeddings().weight.size(0), max(tokenizer.get_vocab().values())
     if last >= known:
         raise BadInput(
-            f"The embedding of {role} has {known} rows, and its tokenizer writes {last + 1} tokens, the last one being "
+            f"The embedding of {role} has {known} rows, and its tokenizer writes {last + 1} tokens, the last one "
             f"{tokenizer.convert_ids_to_tokens(last)!r}: they do not belong together; load both from the same folder "
             "or name, or give the new tokens rows by resize_token_embeddings and save the model."
         )
