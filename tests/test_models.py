@@ -469,7 +469,8 @@ def test_a_training_that_diverges_says_so_and_saves_nothing(command, world, tmp_
     """B18"""
     model = AutoModelForCausalLM.from_pretrained(world / "policy")
     with torch.no_grad():
-        model.model.layers[0].mlp.down_proj.weight.mul_(1e38)  # finite, but not what is computed with it
+        for layer in (model.model.layers[0].self_attn.q_proj, model.model.layers[0].self_attn.k_proj):
+            layer.weight.mul_(1e25)  # finite, but not what is computed with it
     shutil.copytree(world / "policy", tmp_path / "policy")
     model.save_pretrained(tmp_path / "policy")
     given = ("--model_name_or_path", tmp_path / "policy", "--dataset_name", world / "texts.jsonl", "--save_steps", 1)

@@ -138,7 +138,9 @@ class AnswerScorer:
 
     def __call__(self, prompts: list[Prompt], answers: list[list[int]], ended: list[bool]) -> torch.Tensor:
         """Scores (B,) of B answers, given as the policy's token ids, with the end token where they ended."""
-        if self.same_tokenizer and self.at_last_token:
+        # A policy with more rows in its embedding than it has tokens may sample what no text stands for.
+        known = self.model.get_input_embeddings().weight.size(0)
+        if self.same_tokenizer and self.at_last_token and max(map(max, answers)) < known:
             rows = [prompt.ids + answer for prompt, answer in zip(prompts, answers, strict=True)]
             return score_ids(self.model, rows, prompt_lengths=[len(prompt.ids) for prompt in prompts])
         texts = self.reader.tokenizer.batch_decode(answers, skip_special_tokens=True)

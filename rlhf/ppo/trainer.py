@@ -176,6 +176,11 @@ class PPOTrainer(Trainer):
             return None
         # The log-ratio compares token by token: the reference must know the policy's tokens.
         models.check_policy(ref_model, self.processing_class, "ref_model")
+        rows, own = (each.get_input_embeddings().weight.size(0) for each in (ref_model, self.model))
+        if rows != own:
+            raise BadInput(
+                f"The embedding of ref_model has {rows} rows, that of the policy {own}: they must be equal."
+            )
         return _without_dropout(ref_model, args.device).requires_grad_(False)
 
     def _prepare_critic(self, value_model: str | PreTrainedModel | None) -> ValueHead | PreTrainedModel | None:
