@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -296,10 +297,7 @@ class OnApple(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        leaves = any(kwargs.get(name) == torch.device("cpu") for name in ("device",))
-        if kwargs.get("device") == torch.device("mps"):
-            del kwargs["device"]
-            return cls(function(*args, **kwargs, device="cpu"))
+        leaves = kwargs.get("device") == torch.device("cpu")
         inner = torch.utils._pytree.tree_map_only(cls, lambda tensor: tensor.inner, (args, kwargs))
         found = function(*inner[0], **inner[1])
         if leaves:
@@ -309,12 +307,22 @@ class OnApple(torch.Tensor):
         return cls(found)
 
 
+class Returns(TorchFunctionMode):
+    """Inside, a tensor of the CPU may be sent to such a GPU."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.to and args[1:] == (torch.device("mps"),) and not isinstance(args[0], OnApple):
+            return OnApple(args[0])
+        return function(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("greedy", [False, True])
 def test_apples_gpus_sample_the_tokens_that_the_cpu_samples(greedy):
     """B37: they have no float64."""
     torch.manual_seed(0)
     logits, uniform = torch.randn(64, 500) * 3, torch.rand(64)
-    token, logprob = sample_token(OnApple(logits), OnApple(uniform), greedy=greedy)
+    with Returns():
+        token, logprob = sample_token(OnApple(logits), OnApple(uniform), greedy=greedy)
     assert (token.device.type, logprob.device.type) == ("mps", "mps")
     expected = sample_token(logits, uniform, greedy=greedy)
     assert torch.equal(token.inner, expected[0]) and torch.equal(logprob.inner, expected[1])
