@@ -292,6 +292,13 @@ def _with_adapters(model: PreTrainedModel, path: str) -> PreTrainedModel:
     return model
 
 
+def _check_causal(name: str, config: dict) -> None:
+    """Refuse what Transformers would make a language model of, or a classifier, that has never been trained as one."""
+    architecture = _architecture(config)
+    if architecture.endswith(("ForSequenceClassification", "ForMaskedLM")):
+        raise BadInput(f"{name} is no causal language model ({architecture}); choose one that is.")
+
+
 def load_policy(
     name_or_path: str, quantization_config: object | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -302,8 +309,7 @@ def load_policy(
     """
     path = resolve(name_or_path, "policy")
     config = read_config(path)
-    if _architecture(config).endswith(("ForSequenceClassification", "ForMaskedLM")):
-        raise BadInput(f"{name_or_path} is no causal language model ({_architecture(config)}); choose one that is.")
+    _check_causal(name_or_path, config)
     quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
     return _load(AutoModelForCausalLM, name_or_path, path, config, dtype=dtype, **quantized)
 
@@ -332,6 +338,8 @@ def load_reward_model(
             f"{name_or_path} is a language model, not a reward model; train one from it with `python -m rlhf reward`, "
             "or give a sequence classifier."
         )
+    if not has_head:
+        _check_causal(name_or_path, config)
     # Adapters bring the head along, so that their base has none yet.
     brings_head = has_head and not _is_adapter(config)
     labels = {} if brings_head else {"num_labels": 1}
