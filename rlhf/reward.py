@@ -29,6 +29,10 @@ from rlhf.models.scoring import score_ids
 
 QUICK_EVAL_PAIRS = 256
 """Held-out pairs for the evaluations during training; the final report uses all."""
+CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(RewardConfig, name)
+)
+"""How this version of Transformers calls the setting."""
 SHOWN_MISTAKES = 10
 """Pairs in the report with the most negative margins."""
 
@@ -113,7 +117,8 @@ def training_arguments(args: PairTrainingSettings, checkpoints: Path) -> dict[st
         # TRL's defaults suit large models on a GPU, these small ones on a CPU.
         "bf16": args.dtype == "bfloat16",
         "use_cpu": not on_gpu and args.dtype == "bfloat16",  # required by Transformers for bf16 on a CPU
-        "gradient_checkpointing": False,
+        # Transformers 5.24 has given it another name, and warns of the old one.
+        CHECKPOINTING: False,
         "dataloader_pin_memory": on_gpu,
         "disable_tqdm": True,
         "report_to": "none",

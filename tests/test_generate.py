@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -17,7 +18,7 @@ from transformers import (
 )
 
 from rlhf.config import BadInput
-from rlhf.models.generate import Generation, generate, stream
+from rlhf.models.generate import Generation, generate, sample_token, stream
 from rlhf.models.packed import batches_by_length, hidden_states, logits_at, pack, pack_responses, use_packed_attention
 from rlhf.models.prompts import question_prompt
 
@@ -281,3 +282,49 @@ def test_the_oldest_turns_of_a_conversation_give_way(base):
     assert len(some.ids) <= 40 and some.raw == whole.raw[-len(some.raw) :]
     assert some.raw[0]["role"] == "user"
     assert question_prompt(tokenizer, "And now?", 8, history).raw == whole.raw[-1:]
+
+
+class OnApple(torch.Tensor):
+    """A tensor that says it is on an Apple GPU, computes on the CPU, and refuses float64 as PyTorch does there."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device="mps")
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        leaves = kwargs.get("device") == torch.device("cpu")
+        inner = torch.utils._pytree.tree_map_only(cls, lambda tensor: tensor.inner, (args, kwargs))
+        found = function(*inner[0], **inner[1])
+        if leaves:
+            return found
+        if found.dtype == torch.double:
+            raise TypeError("the MPS framework doesn't support float64")
+        return cls(found)
+
+
+class Returns(TorchFunctionMode):
+    """Inside, a tensor of the CPU may be sent to such a GPU."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.to and args[1:] == (torch.device("mps"),) and not isinstance(args[0], OnApple):
+            return OnApple(args[0])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_apples_gpus_sample_the_tokens_that_the_cpu_samples(greedy):
+    """B37: they have no float64."""
+    torch.manual_seed(0)
+    logits, uniform = torch.randn(64, 500) * 3, torch.rand(64)
+    with Returns():
+        token, logprob = sample_token(OnApple(logits), OnApple(uniform), greedy=greedy)
+    assert (token.device.type, logprob.device.type) == ("mps", "mps")
+    expected = sample_token(logits, uniform, greedy=greedy)
+    assert torch.equal(token.inner, expected[0]) and torch.equal(logprob.inner, expected[1])
+    with pytest.raises(TypeError, match="float64"):
+        OnApple(logits).double()

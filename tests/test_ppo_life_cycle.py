@@ -1,13 +1,14 @@
 """The life cycle of a run: its steps and passes over the prompts, what callbacks hear, and what changes on the way."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import TrainerCallback
 from worlds import PROMPTS, AfterStep, Listener, quick, updates_of, weights
 
-from rlhf.ppo import Diverged
+from rlhf.ppo import Diverged, PPOConfig
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -178,3 +179,23 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_spoils_nothing(tmp_path)
     with pytest.raises(Diverged, match="update 1"):
         trainer.train()
     assert torch.equal(weights(trainer), before)
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_recomputing_activations_calls_nothing_that_will_go_away(tmp_path):
+    """P4: the setting is called by the name that this version of Transformers gives it."""
+    name = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if hasattr(PPOConfig, n))
+    quick(tmp_path, total_episodes=16, value_head="separate", **{name: True}).train()
+
+
+def test_the_parts_of_trls_wrapper_are_where_the_table_says(tmp_path):
+    """P3"""
+    trainer = quick(tmp_path, total_episodes=16)
+    trainer.train()
+    for part in ("policy", "value_model"):
+        with pytest.raises(AttributeError, match=part):
+            getattr(trainer.model, part)
+    table = (Path(__file__).parent.parent / "rlhf" / "ppo" / "README.md").read_text(encoding="utf-8")
+    (row,) = (line for line in table.splitlines() if "`trainer.model.policy`" in line)
+    places = [place.strip("` ").removeprefix("trainer.") for place in row.split("|")[2].split(",")]
+    assert [type(getattr(trainer, place)).__name__ for place in places] == ["GPT2LMHeadModel", "ValueHead"]

@@ -1,5 +1,6 @@
 """Rewards: functions and models, alone and added up, and answers that are no scores."""
 
+import asyncio
 import copy
 
 import pytest
@@ -127,6 +128,42 @@ def test_no_opinion_counts_for_nothing(tmp_path):
     assert line["rewards/sometimes/mean"] == 10.0
     expected = (sum(map(fours, asked.ids)) + 5.0 * opinions) / 16
     assert line["objective/scores_raw"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_async_reward_functions_are_awaited_also_beside_a_running_loop(tmp_path):
+    """B36"""
+    loops = set()
+
+    async def slow(prompts, completions, completion_ids):
+        loops.add(id(asyncio.get_running_loop()))
+        await asyncio.sleep(0)
+        return [fours(tuple(ids)) for ids in completion_ids]
+
+    class Judge:
+        async def __call__(self, completion_ids, **columns):
+            return [1.0 for _ in completion_ids]
+
+    async def wrong(completion_ids, **columns):
+        return [0.0]
+
+    async def notebook():
+        trainer = quick(tmp_path, reward_funcs=[slow, Judge()])
+        trainer.train()
+        with pytest.raises(BadInput, match="wrong returned 1 scores"):
+            quick(tmp_path, reward_funcs=wrong).train()
+        return trainer
+
+    line, plain = updates_of(asyncio.run(notebook()))[0], quick(tmp_path)
+    plain.train()
+    expected = updates_of(plain)[0]["objective/scores"] + 1.0
+    assert line["objective/scores"] == pytest.approx(expected, abs=1e-5)
+    assert len(loops) == 1
+
+
+def test_a_judge_with_fewer_rows_than_the_policy_reads_what_it_knows(tmp_path):
+    """B09"""
+    policy = undecided(40)
+    quick(tmp_path, policy, processing_class=tokenizer_of(SIZE), reward_funcs=classifier()).train()
 
 
 def test_functions_and_models_add_up_by_their_weights(tmp_path):

@@ -18,6 +18,7 @@ from rlhf.config import EVERYDAY, BadInput, CeilingArguments, CompareArguments, 
 from rlhf.data.load import read_questions
 from rlhf.everyday import gold_score
 from rlhf.kinds import KINDS
+from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import Messages, Prompt, PromptReader, end_ids, fitting, give_chat_template
 from rlhf.models.scoring import AnswerScorer
 from rlhf.runs.directory import Run, write_json
@@ -34,20 +35,26 @@ def compare(args: CompareArguments) -> dict | None:
     entries = [args.contender(entry) for entry in args.models or () if entry != "base"]
     if not entries:
         raise BadInput("There is nothing to compare: give --models, for example ppo=DIR with a PPO run's directory.")
-    reward_path = args.reward_model_path or _reward_model_path([path for _, path, _ in entries if path])
+    args = _with_reward(args, [path for _, path, _ in entries if path])
     repeats = _repeats(entries, args.seeds)
-    paths = {"base": args.base_model_name_or_path, **{name: path for name, path, _ in entries if path}}
-    tokenizer = _shared_tokenizer(paths)
-    base, _ = models.load_policy(paths["base"])
-    reward_model, reward_tokenizer = models.load_reward_model(reward_path, trained=True)
+    paths = {name: path for name, path, _ in entries if path} | {"base": args.base_model_name_or_path}
+    tokenizers = {}
+    for name, path in paths.items():  # one at a time, the base last
+        base, tokenizers[name] = models.load_policy(path)
+        use_packed_attention(base)
+    tokenizer = _shared_tokenizer(tokenizers)
+    reward_model, reward_tokenizer = models.load_reward_model(
+        args.reward_model_path, trained=True, label=args.reward_label
+    )
+    args = replace(args, reward_label=models.rewarded_label(reward_model))  # for the run to record
     prompts = _load_prompts(args, tokenizer)
     for reads in (tokenizer, reward_tokenizer):
         give_chat_template(reads, next(iter(prompts.values())))
-    ends = end_ids(base, tokenizer)
-    reader = PromptReader(tokenizer, prompt_room(args, base), args.chat_template_kwargs, ends)
+    reader = PromptReader(tokenizer, prompt_room(args, base), args.chat_template_kwargs, end_ids(base, tokenizer))
     prompts = _select_prompts(args, prompts, reader)
-    scorer = AnswerScorer(reward_model, reward_tokenizer, reader)
-    sampler = answers.AnswerSampler(scorer, args.response_length, args.temperature)
+    sampler = answers.AnswerSampler(
+        AnswerScorer(reward_model, reward_tokenizer, reader), args.response_length, args.temperature
+    )
 
     run = open_run(args, "compare")
     with recorded(run):
@@ -75,15 +82,20 @@ def compare(args: CompareArguments) -> dict | None:
         # 4. The most that any model could do.
         split = next(iter(prompts))
         holders = [run.parent(), *(Run(path) for path in paths.values())]
-        ceiling = known_ceiling([holder for holder in holders if holder], args, reward_path)
+        ceiling = known_ceiling([holder for holder in holders if holder], args, args.reward_model_path)
         if args.ceiling_samples and ceiling is None:
-            chosen = evenly_spaced(prompts[split], args.ceiling_prompts)
             ceiling = write_ceiling(
-                run, base, sampler, chosen, samples=args.ceiling_samples, has_gold=has_gold, seed=args.seed
+                run,
+                base,
+                sampler,
+                evenly_spaced(prompts[split], args.ceiling_prompts),
+                samples=args.ceiling_samples,
+                has_gold=has_gold,
+                seed=args.seed,
             )
 
         # 5. Summarise what was written.
-        reward = reward_report(reward_path)
+        reward = reward_report(args.reward_model_path)
         splits = _summarize(run, repeats, reward)
         for name, model, by_position in nats:
             splits[name]["models"][model]["kl_by_position"] = by_position
@@ -96,12 +108,15 @@ def compare(args: CompareArguments) -> dict | None:
     return None  # stopped
 
 
-def _reward_model_path(paths: list[str]) -> str:
-    """The reward model that the first of these runs was trained with."""
+def _with_reward(args: CompareArguments, paths: list[str]) -> CompareArguments:
+    """The settings with the reward model that the first of these runs was trained with, unless they name one."""
+    if args.reward_model_path is not None:
+        return args
     for path in paths:
         reward_path = Run(path).reward_model_path()
         if reward_path is not None:
-            return reward_path
+            label = args.reward_label or Run(path).policy_settings().get("reward_label")
+            return replace(args, reward_model_path=reward_path, reward_label=label)
     raise BadInput("Which reward model should score? Give --reward_model_path.")
 
 
@@ -131,13 +146,12 @@ def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str
     return repeats
 
 
-def _shared_tokenizer(paths: dict[str, str]) -> PreTrainedTokenizerBase:
+def _shared_tokenizer(tokenizers: dict[str, PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
     """The base's tokenizer.
 
     Raises:
         BadInput: one of the models has another vocabulary.
     """
-    tokenizers = {name: models.load_tokenizer(models.resolve(path, "policy")) for name, path in paths.items()}
     for name, other in tokenizers.items():
         if other.get_vocab() != tokenizers["base"].get_vocab():
             raise BadInput(f"{name} has another vocabulary than the base; compare it with the model it came from.")
@@ -261,7 +275,11 @@ def ceiling(args: CeilingArguments) -> dict | None:
     Returns None if the run was stopped.
     """
     base, tokenizer = models.load_policy(args.model_name_or_path)
-    reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path, trained=True)
+    use_packed_attention(base)
+    reward_model, reward_tokenizer = models.load_reward_model(
+        args.reward_model_path, trained=True, label=args.reward_label
+    )
+    args = replace(args, reward_label=models.rewarded_label(reward_model))  # for the run to record
     prompts = split_prompts(args, "test")
     for reads in (tokenizer, reward_tokenizer):
         give_chat_template(reads, prompts)

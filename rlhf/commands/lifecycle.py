@@ -7,8 +7,15 @@ from dataclasses import asdict
 from tqdm.auto import tqdm
 
 from rlhf import ranks
-from rlhf.config import BadInput, CompareArguments, DemoArguments, DPOArguments, PPOArguments, RewardArguments
-from rlhf.ppo import Diverged
+from rlhf.config import (
+    BadInput,
+    CompareArguments,
+    DemoArguments,
+    Diverged,
+    DPOArguments,
+    PPOArguments,
+    RewardArguments,
+)
 from rlhf.runs.directory import Run, WatchedRun, catch_signals
 
 

@@ -1,6 +1,6 @@
 """`reward`, `ppo` and `dpo`: load and check everything, make the run directory, train, save."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -66,10 +66,10 @@ def reward(args: RewardArguments) -> dict:
         train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
         if not ranks.is_main_process():  # the rest is done by one process
             return {}
-        # 3. Save, then measure on all held-out pairs.
+        # 3. Measure on all held-out pairs, then save.
+        measured = report(model, held_out, gold)
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
-        measured = report(model, held_out, gold)
         write_json(run.path / "summary.json", {"reward_model": measured})
         write_card(run.path / "model")
         run.log(
@@ -96,7 +96,10 @@ def ppo(args: PPOArguments) -> dict:
     if not args.allow_chance_reward:
         _check_reward(args.reward_model_path)
     policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=_frozen(args))
-    reward_model, reward_tokenizer = models.load_reward_model(args.reward_model_path, trained=True)
+    reward_model, reward_tokenizer = models.load_reward_model(
+        args.reward_model_path, trained=True, label=args.reward_label
+    )
+    args = replace(args, reward_label=models.rewarded_label(reward_model))  # for the run to record
     prompts = split_prompts(args, "ppo")
     for reads in (tokenizer, reward_tokenizer):
         give_chat_template(reads, prompts)

@@ -1,7 +1,7 @@
 """Settings of every command, explained and checked; a recipe holds those of a whole demo under one name."""
 
 from rlhf.config.ceiling import CeilingArguments, CeilingSettings
-from rlhf.config.checking import BadInput, FailedElsewhere, Settings, build, default_of, field_docs, typed
+from rlhf.config.checking import BadInput, Diverged, FailedElsewhere, Settings, build, default_of, field_docs, typed
 from rlhf.config.compare import CompareArguments
 from rlhf.config.dpo import DPOArguments
 from rlhf.config.pipelines import DemoArguments, SweepArguments
@@ -21,6 +21,7 @@ __all__ = [
     "CompareArguments",
     "DPOArguments",
     "DemoArguments",
+    "Diverged",
     "FailedElsewhere",
     "ModelSettings",
     "PPOArguments",

@@ -36,6 +36,8 @@ class CeilingArguments(PromptSettings):
     """The base: "everyday", a run directory, a folder or a Hub name."""
     reward_model_path: str | None = None
     """Reward model: a reward run, a demo run, a folder or a Hub name."""
+    reward_label: str | None = None
+    """Of a reward model with two labels the good one; by default the one that is called positive or good."""
     dataset_name: str = EVERYDAY
     """Test prompts, alone or in preference pairs: "everyday", a local file or a Hub name."""
     output_dir: str | None = None

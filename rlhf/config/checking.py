@@ -36,6 +36,10 @@ class BadInput(ValueError):
         return re.sub(pattern, lambda name: f"“{labels[name[1]]}”", str(self)) if names else str(self)
 
 
+class Diverged(RuntimeError):
+    """A loss, score or gradient became NaN or infinite in training; the message names it and the step."""
+
+
 class FailedElsewhere(BadInput):
     """Another of several processes has failed, and has printed this sentence."""
 

@@ -20,6 +20,8 @@ class CompareArguments(CeilingSettings, PromptSettings):
     """The base: all models are compared with it, and best-of-N samples from it."""
     reward_model_path: str | None = None
     """Reward model that scores all answers; by default the one that the first run among the models was trained on."""
+    reward_label: str | None = None
+    """Of a reward model with two labels the good one; by default the one that is called positive or good."""
     dataset_name: str = EVERYDAY
     """Test prompts, alone or in preference pairs: "everyday", a local file or a Hub name."""
     prompts_file: str | None = None

@@ -30,6 +30,8 @@ class SweepArguments(CeilingSettings, TemplateSettings):
 
     reward_model_path: str | None = None
     """Reward model: a reward run, a demo run, a folder or a Hub name."""
+    reward_label: str | None = None
+    """Of a reward model with two labels the good one; by default the one that is called positive or good."""
     model_name_or_path: str = EVERYDAY
     """Model to start from, and the base of the comparison."""
     dataset_name: str = EVERYDAY
@@ -76,6 +78,7 @@ class SweepArguments(CeilingSettings, TemplateSettings):
         return PPOArguments(
             model_name_or_path=self.model_name_or_path,
             reward_model_path=self.reward_model_path,
+            reward_label=self.reward_label,
             dataset_name=self.dataset_name,
             chat_template_kwargs=self.chat_template_kwargs,
             output_dir=str(output_dir),
@@ -97,6 +100,7 @@ class SweepArguments(CeilingSettings, TemplateSettings):
             ],
             base_model_name_or_path=self.model_name_or_path,
             reward_model_path=self.reward_model_path,
+            reward_label=self.reward_label,
             dataset_name=self.dataset_name,
             chat_template_kwargs=self.chat_template_kwargs,
             output_dir=str(output_dir),
@@ -118,6 +122,8 @@ class DemoArguments(CeilingSettings, ModelSettings, PromptSettings):
     """Model to start from, and the base of the comparison: "everyday", a run directory, a folder or a Hub name."""
     reward_model_path: str | None = None
     """Reward model to use instead of training one."""
+    reward_label: str | None = None
+    """Of a reward model with two labels the good one; by default the one that is called positive or good."""
     dataset_name: str = EVERYDAY
     """Preference pairs and prompts: "everyday", a local file or a Hub name."""
     total_episodes: PositiveInt = PPOArguments.total_episodes

@@ -15,6 +15,7 @@ from rlhf.models.loading import (
     padding_id,
     resolve,
     revision,
+    rewarded_label,
     size_mb,
 )
 
@@ -32,5 +33,6 @@ __all__ = [
     "padding_id",
     "resolve",
     "revision",
+    "rewarded_label",
     "size_mb",
 ]

@@ -60,9 +60,12 @@ def sample_token(logits: torch.Tensor, uniform: torch.Tensor, *, greedy: bool) -
     else:
         # Inverse transform sampling: the first token whose cumulative probability exceeds uniform * total, where the
         # total is 1 only up to rounding. In float32, rare tokens of a large vocabulary would never be drawn.
-        cumulative = probabilities.cumsum(dim=-1, dtype=torch.double)
-        token = torch.searchsorted(cumulative, (uniform.double() * cumulative[:, -1]).unsqueeze(1), right=True)
-        token = token.squeeze(1).clamp(max=logits.size(1) - 1)
+        # Apple's GPUs have no float64 at all, so for them the CPU adds up.
+        exact = torch.device("cpu") if logits.device.type == "mps" else logits.device
+        cumulative = probabilities.to(exact).cumsum(dim=-1, dtype=torch.double)
+        threshold = uniform.to(exact).double() * cumulative[:, -1]
+        token = torch.searchsorted(cumulative, threshold.unsqueeze(1), right=True)
+        token = token.squeeze(1).clamp(max=logits.size(1) - 1).to(logits.device)
     return token, probabilities.gather(1, token.unsqueeze(1)).squeeze(1).log()
 
 

@@ -1,10 +1,14 @@
 """Loading tokenizers, policies and reward models: by Hub name, local folder, run directory, or "everyday".
 
 Weights are loaded from safetensors only, and no code from a model folder is run. A Hub name is looked up once before
-anything is loaded, so that a wrong name or a missing network is reported at once.
+anything is loaded, so that a wrong name or a missing network is reported at once. Whatever a library raises on the way
+is told as one sentence (`explained`), and a model is handed out only if it is whole and fits its tokenizer.
 """
 
 import hashlib
+import json
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -18,16 +22,16 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from rlhf.config import ASSETS, EVERYDAY, BadInput, ModelSettings
@@ -37,8 +41,33 @@ from rlhf.runs.directory import Run
 
 BASE = ASSETS / "base"
 Role = Literal["policy", "reward"]
+CONFIGS = ("adapter_config.json", "config.json")
+"""What describes a model folder. Where both are there, it holds adapters, as Transformers takes it too."""
 HUB_SECONDS = 5.0
 """Timeout of that look-up."""
+
+
+@contextmanager
+def explained(tried: str, advice: str) -> Iterator[None]:
+    """Tell whatever a library raises inside as one sentence: what was tried, what it said, what to do.
+
+    Transformers, Tokenizers, safetensors, PEFT and the Hub's client raise errors of every type about a damaged or
+    foreign folder, so all types are caught.
+    """
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:300].rstrip(".:")
+        # Where a library did not foresee an error, its message alone says little, such as "'vocab'".
+        foreseen = said and isinstance(error, OSError | ValueError | RuntimeError | ImportError)
+        raise BadInput(
+            f"{tried}: {said if foreseen else f'{type(error).__name__} {said}'.strip()}; {advice}."
+        ) from error
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
 
 
 def resolve(name_or_path: str, role: Role) -> str:
@@ -52,17 +81,15 @@ def resolve(name_or_path: str, role: Role) -> str:
     if name_or_path == EVERYDAY:
         return str(BASE)
     path = Path(name_or_path)
-    if not (path / "status.json").exists():
-        return name_or_path if path.is_dir() else _on_hub(name_or_path)
+    with explained(f"No model could be loaded from {name_or_path[:80]!r}", "give a folder or a Hub name"):
+        is_run, is_folder = (path / "status.json").exists(), path.is_dir()
+    if not is_run:
+        return name_or_path if is_folder else _on_hub(name_or_path)
     folder = Run(path).model(role)
     if folder:
         return str(folder)
     what = "a reward model" if role == "reward" else "a policy"
     raise BadInput(f"The run {path} holds no finished model that can serve as {what}; choose another run.")
-
-
-def _is_classifier(config: dict) -> bool:
-    return (config.get("architectures") or [""])[0].endswith("ForSequenceClassification")
 
 
 def _on_hub(path: str) -> str:
@@ -75,7 +102,10 @@ def _on_hub(path: str) -> str:
     """
     instead = f"give a folder that holds config.json and model.safetensors, a run directory, or {EVERYDAY!r}"
     try:
-        get_hf_file_metadata(hf_hub_url(path, "config.json"), timeout=HUB_SECONDS)
+        try:
+            get_hf_file_metadata(hf_hub_url(path, CONFIGS[-1]), timeout=HUB_SECONDS)
+        except EntryNotFoundError:
+            get_hf_file_metadata(hf_hub_url(path, CONFIGS[0]), timeout=HUB_SECONDS)
     except HFValidationError as error:
         raise BadInput(f"{path!r} is neither a folder nor a Hub name such as openai-community/gpt2.") from error
     except GatedRepoError as error:
@@ -89,70 +119,184 @@ def _on_hub(path: str) -> str:
     except EntryNotFoundError as error:
         raise BadInput(f"{path} on the Hub has no config.json, so Transformers cannot load it; {instead}.") from error
     except Exception as error:  # errors of the client's HTTP library, which is not always the same
-        cached = try_to_load_from_cache(path, "config.json")
-        if not isinstance(cached, str):
+        cached = [try_to_load_from_cache(path, name) for name in CONFIGS]
+        folders = [Path(file).parent for file in cached if isinstance(file, str)]
+        if not folders:
             why = "HF_HUB_OFFLINE is set" if isinstance(error, OfflineModeIsEnabled) else "the Hub does not answer"
             raise BadInput(
                 f"No model could be loaded from {path!r}: there is no such folder, {why}, and it is not in the cache; "
                 f"go online, or {instead}."
             ) from error
-        return str(Path(cached).parent)
+        return str(folders[0])
     return path
 
 
+# What a folder says of itself ----------------------------------------------------------------------------------------
+
+
+def _file(path: str, name: str) -> str | None:
+    """A file of a model folder or Hub name on this computer; None if it has no such file."""
+    with explained(f"{name} of {path} could not be fetched", "check the name and the network"):
+        return cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+
+
 def read_config(path: str) -> dict:
-    """The config.json of a model folder or Hub name.
+    """The settings of a model folder or Hub name: adapter_config.json where it holds adapters, else config.json.
 
     Raises:
-        BadInput: there is none, or the model needs code of its own.
+        BadInput: there is none, it cannot be read, or the model needs code of its own.
     """
-    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
-        raise BadInput(f"No model could be loaded from {path!r}: the folder holds no config.json.")
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(path)
-    except OSError as error:
-        raise BadInput(f"The config.json of {path} could not be read: {_first_line(error)}") from error
-    foreign = [key for key in config if key == "auto_map" or key.endswith("_implementation_internal")]
+    name, file = next(((name, file) for name in CONFIGS if (file := _file(path, name))), (None, None))
+    if file is None:
+        raise BadInput(
+            f"No model could be loaded from {path!r}: it holds no config.json; give the folder that a model was saved "
+            "to."
+        )
+    with explained(f"The {name} of {path} could not be read", "save or download the model again"):
+        config = json.loads(Path(file).read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or not isinstance(config.get("architectures") or [], list):
+            raise ValueError("it holds no settings of a model")
+    # Transformers would fetch and run these, an implementation of attention for one if it is named as on the Hub.
+    foreign = [
+        key
+        for key, value in _entries(config)
+        if key == "auto_map"
+        or key.endswith("_implementation_internal")
+        or (key.endswith("_implementation") and "/" in str(value))
+    ]
     if foreign:
         raise BadInput(
-            f"{path} needs code of its own ({foreign[0]} in its config.json), which is not run here; choose a model "
+            f"{path} needs code of its own ({foreign[0]} in its {name}), which is not run here; choose a model "
             "whose architecture is part of Transformers."
         )
     return config
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+def _entries(config: dict) -> Iterator[tuple[str, object]]:
+    """Names and values of a config and of the configs inside it."""
+    for key, value in config.items():
+        yield key, value
+        if isinstance(value, dict):
+            yield from _entries(value)
 
 
-def _load(loader: type, path: str, **kwargs: object) -> PreTrainedModel | PreTrainedTokenizerBase | tuple:
-    read_config(path)
+def _is_adapter(config: dict) -> bool:
+    return "peft_type" in config
+
+
+def _architecture(config: dict) -> str:
+    """What a model is, as its config names it; of adapters, what they make of their base."""
+    if _is_adapter(config):
+        return "ForSequenceClassification" if config.get("task_type") == "SEQ_CLS" else ""
+    return str((config.get("architectures") or [""])[0])
+
+
+def _adapted(path: str, config: dict) -> str:
+    """The folder or Hub name of the model that adapters were trained on.
+
+    Raises:
+        BadInput: they name none, or it cannot be found.
+    """
+    name = config.get("base_model_name_or_path")
     try:
-        return loader.from_pretrained(path, trust_remote_code=False, **kwargs)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadInput(
-            f"No model could be loaded from {path!r}: it must be one of Transformers' architectures for this purpose, "
-            f"with its weights as safetensors. ({_first_line(error)})"
-        ) from error
+        base = resolve(str(name or ""), "policy") if name else None
+        if base is None or _is_adapter(read_config(base)):
+            raise BadInput("their adapter_config.json names no whole model as base_model_name_or_path.")
+    except BadInput as error:
+        raise BadInput(f"{path} holds adapters only, and they need the model they were trained on: {error}") from error
+    return base
+
+
+# Loading -------------------------------------------------------------------------------------------------------------
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub name; if it has no pad token, the end token serves as one."""
-    tokenizer = _load(AutoTokenizer, path)
+    """The tokenizer of a model folder or Hub name; if it has no pad token, the end token serves as one.
+
+    Adapters that were saved without one have that of their base.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    config = read_config(path)
+    if _is_adapter(config) and _file(path, "tokenizer_config.json") is None:
+        path = _adapted(path, config)
+    with explained(
+        f"No tokenizer could be loaded from {path!r}",
+        "it needs a tokenizer.json, perhaps a newer Tokenizers to read it (`pip install -U tokenizers`), or, with a "
+        "SentencePiece model alone, `pip install sentencepiece protobuf`",
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+            raise ValueError("there is no vocabulary")  # Transformers makes an empty one where the file is missing
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-@contextmanager
-def _quiet() -> None:
-    """Suppress the warning that a classifier made from a language model has a new score head: it is meant to."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+def _load(
+    auto: type, name: str, path: str, config: dict, new: Literal["head", "nothing"] = "nothing", **kwargs: object
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A whole model in eval mode, with adapters merged into it, and its tokenizer.
+
+    Raises:
+        BadInput: it cannot be loaded, weights are missing (other than those of a new head) or not finite, or the
+            tokenizer writes tokens that it does not know.
+    """
+    base = _adapted(path, config) if _is_adapter(config) else path
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what is missing is told below
     try:
-        yield
+        with explained(
+            f"No model could be loaded from {base!r}",
+            "it must be one of Transformers' architectures for this purpose, with its weights as safetensors",
+        ):
+            model, info = auto.from_pretrained(
+                base, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **kwargs
+            )
     finally:
-        transformers_logging.set_verbosity(level)
+        transformers_logging.set_verbosity(verbosity)
+    trunk = f"{model.base_model_prefix}."
+    missing = sorted(key for key in info["missing_keys"] if new == "nothing" or key.startswith(trunk))
+    if missing:
+        raise BadInput(
+            f"The weights of {name} are incomplete ({', '.join(missing[:3])}); download or save the model again."
+        )
+    if _is_adapter(config):
+        model = _with_adapters(model, path)
+    broken = next((key for key, weight in model.named_parameters() if not weight.isfinite().all()), None)
+    if broken:
+        raise BadInput(
+            f"The weights of {name} are not finite ({broken}): its training has diverged; choose another model, or "
+            "train it again with a lower learning_rate."
+        )
+    tokenizer = load_tokenizer(path)
+    check_tokens(model, tokenizer, name)
+    return model.eval(), tokenizer
+
+
+def _with_adapters(model: PreTrainedModel, path: str) -> PreTrainedModel:
+    """A model with the adapters of a folder or Hub name merged into it."""
+    if _file(path, "adapter_model.safetensors") is None:
+        raise BadInput(f"The adapters in {path} are incomplete: there is no adapter_model.safetensors.")
+    dtype = model.dtype
+    with explained(
+        f"The adapters in {path} could not be loaded onto {model.name_or_path}", "merge them where they were trained"
+    ):
+        try:
+            from peft import PeftModel
+        except ImportError as error:
+            raise BadInput(f"{path} holds adapters, which need PEFT: run `pip install peft`.") from error
+        model = merged(PeftModel.from_pretrained(model, path)).to(dtype).requires_grad_(True)
+    model.name_or_path = path  # the adapters say best which weights these are, see `revision`
+    return model
+
+
+def _check_causal(name: str, config: dict) -> None:
+    """Refuse what Transformers would make a language model of, or a classifier, that has never been trained as one."""
+    architecture = _architecture(config)
+    if architecture.endswith(("ForSequenceClassification", "ForMaskedLM")):
+        raise BadInput(f"{name} is no causal language model ({architecture}); choose one that is.")
 
 
 def load_policy(
@@ -161,71 +305,87 @@ def load_policy(
     """A causal language model in eval mode, and its tokenizer.
 
     Raises:
-        BadInput: there is no such model, or it cannot be loaded.
+        BadInput: there is no such model, it cannot be loaded, or it does not fit its tokenizer.
     """
     path = resolve(name_or_path, "policy")
+    config = read_config(path)
+    _check_causal(name_or_path, config)
     quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
-    model = _load(AutoModelForCausalLM, path, dtype=dtype, use_safetensors=True, **quantized)
-    return model.eval(), load_tokenizer(path)
+    return _load(AutoModelForCausalLM, name_or_path, path, config, dtype=dtype, **quantized)
 
 
 def load_reward_model(
-    name_or_path: str, dtype: torch.dtype = torch.float32, *, trained: bool = False
+    name_or_path: str, dtype: torch.dtype = torch.float32, *, trained: bool = False, label: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence classifier with one score, in eval mode, and its tokenizer.
 
-    A classifier with two labels scores the log-odds of the positive one. A language model gets a new score head, to be
-    trained.
+    A classifier with two labels scores the log-odds of the good one. A language model gets a new score head, to be
+    trained. `rewarded_label` says what the score stands for.
 
     Args:
         trained: refuse a language model, whose scores would be random.
+        label: the good one of two labels; by default the one that is called positive or good.
 
     Raises:
-        BadInput: more than two labels, a head whose weights are missing, or, with `trained`, a language model.
+        BadInput: the model cannot be loaded, does not fit its tokenizer, has more than two labels or two of which none
+            is plainly good, or, with `trained`, is a language model.
     """
     path = resolve(name_or_path, "reward")
-    has_head = _is_classifier(read_config(path))
+    config = read_config(path)
+    has_head = _architecture(config).endswith("ForSequenceClassification")
     if trained and not has_head:
         raise BadInput(
             f"{name_or_path} is a language model, not a reward model; train one from it with `python -m rlhf reward`, "
             "or give a sequence classifier."
         )
-    labels = {} if has_head else {"num_labels": 1}
-    with _quiet():
-        model, info = _load(
-            AutoModelForSequenceClassification,
-            path,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            **labels,
-        )
-    if has_head and info["missing_keys"]:
-        missing = ", ".join(sorted(info["missing_keys"])[:3])
-        raise BadInput(f"The weights of {name_or_path} are incomplete ({missing}); download or save the model again.")
+    if not has_head:
+        _check_causal(name_or_path, config)
+    # Adapters bring the head along, so that their base has none yet.
+    brings_head = has_head and not _is_adapter(config)
+    labels = {} if brings_head else {"num_labels": 1}
+    new = "nothing" if brings_head else "head"
+    model, tokenizer = _load(
+        AutoModelForSequenceClassification, name_or_path, path, config, new, dtype=dtype, **labels
+    )
     if model.config.num_labels > 1:
-        _score_by_log_odds(model, name_or_path)
-    tokenizer = load_tokenizer(path)
+        _score_by_log_odds(model, name_or_path, label)
+    elif label not in (None, rewarded_label(model)):
+        raise BadInput(f"{name_or_path} has one score and no label {label!r}; leave reward_label out.")
     if not has_head or model.config.pad_token_id is None:
         model.config.pad_token_id = padding_id(tokenizer)
-    return model.eval(), tokenizer
+    if tokenizer.pad_token is None and not hasattr(model, "score"):
+        raise BadInput(f"The tokenizer of {name_or_path} has no pad token, which an encoder reads batches with.")
+    return model, tokenizer
 
 
-def _score_by_log_odds(model: PreTrainedModel, name: str) -> None:
-    """Fold the two outputs of a trained classifier into one, the positive label's logit minus the other's."""
-    labels = model.config.id2label
+def _score_by_log_odds(model: PreTrainedModel, name: str, label: str | None) -> None:
+    """Fold the two outputs of a trained classifier into one, the good label's logit minus the other's."""
+    labels = {str(label): index for index, label in model.config.id2label.items()}
     if len(labels) != 2:
         raise BadInput(
-            f"{name} has {len(labels)} labels ({', '.join(map(str, labels.values()))[:80]}); a reward model needs one "
-            "score, or two labels of which one is the good one."
+            f"{name} has {len(labels)} labels ({', '.join(labels)[:80]}); a reward model needs one score, or two "
+            "labels of which one is the good one."
         )
-    positive = next((index for index, label in labels.items() if str(label).lower().startswith("pos")), 1)
+    good = [label] if label in labels else [each for each in labels if each.lower().startswith(("pos", "good"))]
+    if len(good) != 1 or label not in (None, *good):
+        raise BadInput(
+            f"{name} has two labels, {' and '.join(labels)}: say by reward_label which of them is to become more "
+            "probable."
+        )
+    index = labels[good[0]]
     head = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 2][-1]
     with torch.no_grad():
-        head.weight = nn.Parameter(head.weight[[positive]] - head.weight[[1 - positive]])
+        head.weight = nn.Parameter(head.weight[[index]] - head.weight[[1 - index]])
         if head.bias is not None:
-            head.bias = nn.Parameter(head.bias[[positive]] - head.bias[[1 - positive]])
-    head.out_features = model.num_labels = model.config.num_labels = 1
+            head.bias = nn.Parameter(head.bias[[index]] - head.bias[[1 - index]])
+    model.config.id2label, model.config.label2id = {0: good[0]}, {good[0]: 0}  # num_labels follows
+    head.out_features = model.num_labels = 1
+
+
+def rewarded_label(model: PreTrainedModel) -> str | None:
+    """The label whose log-odds a reward model scores; None where its score has no name."""
+    label = str((model.config.id2label or {}).get(0, "LABEL_0"))
+    return None if label == "LABEL_0" else label
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -253,7 +413,9 @@ def lora(args: ModelSettings, model: PreTrainedModel, task_type: Literal["CAUSAL
     wanted = args.lora_target_modules.replace(",", " ").split()
     if wanted != ["all-linear"]:
         layers = {
-            name.split(".")[-1] for name, module in model.named_modules() if name and not list(module.children())
+            name.split(".")[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear | nn.Embedding | Conv1D)
         }
         unknown = [name for name in wanted if name not in layers]
         if unknown or not wanted:
@@ -271,8 +433,20 @@ def lora(args: ModelSettings, model: PreTrainedModel, task_type: Literal["CAUSAL
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """The plain model with its adapters merged in float32: in bfloat16 small changes would be rounded away."""
-    return model.float().merge_and_unload() if is_peft(model) else model
+    """The plain model with its adapters merged in float32: in bfloat16 small changes would be rounded away.
+
+    If the adapters change one of two layers that share their weights, such as the head of a model that is tied to its
+    embedding, the two are separated, so that merging does not change the other.
+    """
+    if not is_peft(model):
+        return model
+    plain = plain_model(model)
+    layers = plain.get_input_embeddings(), plain.get_output_embeddings()
+    if all(layers) and layers[0].weight is layers[1].weight and any(hasattr(each, "lora_A") for each in layers):
+        head = layers[1].get_base_layer() if hasattr(layers[1], "get_base_layer") else layers[1]
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        plain.config.get_text_config().tie_word_embeddings = plain.config.tie_word_embeddings = False
+    return model.float().merge_and_unload()
 
 
 def size_mb(model: PreTrainedModel) -> float:
@@ -298,33 +472,48 @@ def revision(model: PreTrainedModel) -> str:
 
 
 def context_size(model: PreTrainedModel) -> int:
-    """The most tokens that the model can read, prompt and response together."""
-    return model.config.max_position_embeddings
+    """The most tokens that the model can read, prompt and response together; without positions (Bloom), any number."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
 
-def check_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, role: str = "model") -> None:
-    """Check that a policy is a causal language model whose vocabulary has the size of the tokenizer's.
+# Models and tokenizers that fit together -----------------------------------------------------------------------------
+
+
+def check_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, role: str) -> None:
+    """Check that a model knows every token that a tokenizer writes; it may well have room for more.
 
     Raises:
-        BadInput: it is not. A model may have up to a tenth more embeddings than its tokenizer has tokens, never fewer.
+        BadInput: it does not.
+    """
+    known, last = model.get_input_embeddings().weight.size(0), max(tokenizer.get_vocab().values())
+    if last >= known:
+        raise BadInput(
+            f"The embedding of {role} has {known} rows, and its tokenizer writes {last + 1} tokens, the last one "
+            f"{tokenizer.convert_ids_to_tokens(last)!r}: they do not belong together; load both from the same folder "
+            "or name, or give the new tokens rows by resize_token_embeddings and save the model."
+        )
+
+
+def check_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, role: str = "the model") -> None:
+    """Check that a policy is a causal language model that knows its tokenizer's tokens.
+
+    Raises:
+        BadInput: it is not.
     """
     if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
-        raise BadInput(f"The {role} must be a Transformers causal language model, not a {type(model).__name__}.")
+        raise BadInput(
+            f"{role[0].upper()}{role[1:]} must be a Transformers causal language model, not a {type(model).__name__}."
+        )
     if tokenizer is None:
         raise BadInput("The policy's tokenizer is missing: give processing_class, or the model by name.")
-    embeddings, tokens = model.get_input_embeddings().weight.size(0), len(tokenizer)
-    if tokens > embeddings or tokens < 0.9 * embeddings:
-        raise BadInput(
-            f"The {role} knows {embeddings} tokens and the tokenizer {tokens}: they do not belong together; load both "
-            "from the same folder or name."
-        )
+    check_tokens(model, tokenizer, role)
 
 
 def check_value_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Check that a model can predict a value at each of the policy's tokens.
 
     Raises:
-        BadInput: it is no classifier with one score, or has fewer embeddings than the policy's tokenizer has tokens.
+        BadInput: it is no classifier with one score, or does not know the policy's tokens.
     """
     inner = plain_model(model)
     if not isinstance(inner, PreTrainedModel) or not hasattr(inner, "score") or inner.config.num_labels != 1:
@@ -332,9 +521,4 @@ def check_value_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             f"The value model must be a sequence classifier with num_labels=1, not a {type(inner).__name__}; or leave "
             "value_model out."
         )
-    embeddings = model.get_input_embeddings().weight.size(0)
-    if embeddings < len(tokenizer):
-        raise BadInput(
-            f"The value model knows {embeddings} tokens and the policy's tokenizer {len(tokenizer)}: they must be the "
-            "same."
-        )
+    check_tokens(model, tokenizer, "the value model")

@@ -10,10 +10,13 @@ BERT, reads prompt and answer as these two.
 `RewardSource` is one reward of PPO, a model or a function; `score_responses` calls all of them, `combine` adds up.
 """
 
+import asyncio
 import inspect
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -114,10 +117,14 @@ class AnswerScorer:
         self.model, self.tokenizer, self.reader = model, tokenizer or reader.tokenizer, reader
         self.same_tokenizer = tokenizer is None or tokenizer.get_vocab() == reader.tokenizer.get_vocab()
         self.at_last_token = scores_at_last_token(model)
+        if self.at_last_token:
+            use_packed_attention(model)
 
     def __call__(self, prompts: list[Prompt], answers: list[list[int]], ended: list[bool]) -> torch.Tensor:
         """Scores (B,) of B answers, given as the policy's token ids, with the end token where they ended."""
-        if self.same_tokenizer and self.at_last_token:
+        # A policy with more rows in its embedding than it has tokens may sample what no text stands for.
+        known = self.model.get_input_embeddings().weight.size(0)
+        if self.same_tokenizer and self.at_last_token and max(map(max, answers)) < known:
             rows = [
                 prompt.ids + self.reader.closed(prompt, answer)
                 for prompt, answer in zip(prompts, answers, strict=True)
@@ -222,6 +229,8 @@ class RewardSource:
         }
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in self.accepts.values())
         scores = self.source(**{name: value for name, value in arguments.items() if takes_all or name in self.accepts})
+        if inspect.iscoroutine(scores):
+            scores = asyncio.run_coroutine_threadsafe(scores, _event_loop()).result()
         return self._checked(scores, answers)
 
     def _checked(self, scores: object, answers: list[list[int]]) -> list:
@@ -252,6 +261,17 @@ class RewardSource:
                         "finite number, or None for no opinion."
                     )
         return scores
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """Where async reward functions run: a notebook's thread has a loop of its own, which is busy running the training.
+
+    Always the same one, since what they keep from call to call, such as a connection, belongs to a loop.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
 
 
 def _as_floats(score: object) -> float | None | list[float]:

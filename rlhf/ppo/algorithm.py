@@ -25,6 +25,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from rlhf import ranks
+from rlhf.config import Diverged
 from rlhf.models.generate import Generation
 from rlhf.models.prompts import Prompt
 from rlhf.models.scoring import RewardScores
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
 
 SAMPLE, SHUFFLE, SHOW = range(3)
 """What an update draws random numbers for; each has a generator of its own."""
-
-
-class Diverged(RuntimeError):
-    """A loss, score or gradient became NaN or infinite; the message names it and the update."""
 
 
 @dataclass

@@ -185,6 +185,11 @@ class PPOTrainer(Trainer):
             return None
         # The log-ratio compares token by token: the reference must know the policy's tokens.
         models.check_policy(ref_model, self.processing_class, "ref_model")
+        rows, own = (each.get_input_embeddings().weight.size(0) for each in (ref_model, self.model))
+        if rows != own:
+            raise BadInput(
+                f"The embedding of ref_model has {rows} rows, that of the policy {own}: they must be equal."
+            )
         return _without_dropout(ref_model, args.device).requires_grad_(False)
 
     def _prepare_critic(self, value_model: str | PreTrainedModel | None) -> ValueHead | PreTrainedModel | None:
@@ -214,7 +219,9 @@ class PPOTrainer(Trainer):
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = 0.0
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            # Transformers 5.24 has given it another name, and warns of this one.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
             model.train()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -432,7 +439,7 @@ class PPOTrainer(Trainer):
                 base = torch.cat([ranks.gather(rollout.raw_scores)[:size] for rollout, size in answered])
         if key is not None:
             self.base_eval_scores[key] = base
-        by_prompt = (scores.double().cpu().view(-1, samples).numpy() for scores in (base, of_policy["score"]))
+        by_prompt = (scores.cpu().double().view(-1, samples).numpy() for scores in (base, of_policy["score"]))
         comparison = paired(*by_prompt)
         return {
             **means,

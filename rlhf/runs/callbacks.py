@@ -1,16 +1,22 @@
 """How a trainer writes its run directory: metrics, progress, sample answers; and how it notices a request to stop."""
 
+import math
 from collections.abc import Callable
 
+import torch
 from tqdm.auto import tqdm
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
 from rlhf import metrics, ranks
+from rlhf.config import Diverged
 from rlhf.runs.directory import Run
 
 
 class RunCallback(TrainerCallback):
     """For Transformers trainers and for PPOTrainer alike.
+
+    A training on pairs that diverges ends here with `Diverged`, before anything of it is saved; PPO sees to that
+    itself.
 
     Args:
         run: the directory to write.
@@ -33,6 +39,19 @@ class RunCallback(TrainerCallback):
             disable=not ranks.is_main_process(),
         )
 
+    def on_pre_optimizer_step(
+        self,
+        args: object,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Check the gradients, while the weights are still those of the last good step."""
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+            raise Diverged(f"The gradient was not finite at step {state.global_step + 1}; lower learning_rate.")
+
     def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Stamp the step; a stop request takes effect on every rank after the same step."""
         self.bar.update(state.global_step - self.bar.n)
@@ -43,8 +62,11 @@ class RunCallback(TrainerCallback):
             control.should_training_stop = True
 
     def on_log(self, args: object, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: object) -> None:
-        """Append a line to the curves."""
+        """Append a line to the curves, and check the losses."""
         self.run.log({metrics.STEP: state.global_step, **logs})
+        losses = (logs[name] for name in (metrics.LOSS, metrics.EVAL_LOSS) if name in logs)
+        if not all(map(math.isfinite, losses)):
+            raise Diverged(f"The loss was not finite at step {state.global_step}; lower learning_rate.")
         shown = {"loss": metrics.LOSS, "accuracy": metrics.ACCURACY, "score": metrics.SCORE, "kl": metrics.KL}
         self.bar.set_postfix({name: f"{logs[key]:.3f}" for name, key in shown.items() if key in logs})
 

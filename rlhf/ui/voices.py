@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,14 +46,14 @@ class Voice:
         return PromptReader(self.tokenizer, None, self.chat_template_kwargs, end_ids(self.model, self.tokenizer))
 
 
-def _stamp(source: Path) -> int:
-    """Changes when a model in this folder is written anew."""
-    weights = source / "model.safetensors"
-    return weights.stat().st_mtime_ns if weights.exists() else 0
+def _stamp(source: Path) -> tuple:
+    """Changes when a file of the model in this folder is written anew, even one with the time of the old one."""
+    files = sorted(source.iterdir()) if source.is_dir() else ()
+    return tuple((file.name, status.st_ctime_ns, status.st_size) for file in files if (status := file.stat()))
 
 
 @lru_cache(maxsize=6)
-def _load(role: str, source: str, stamp: int) -> tuple[object, object, str]:
+def _load(role: str, source: str, label: str | None, stamp: tuple) -> tuple[object, object, str]:
     """A model, its tokenizer and a fingerprint of its weights; `stamp` tells a model from the one it replaced."""
     import torch
 
@@ -62,7 +62,8 @@ def _load(role: str, source: str, stamp: int) -> tuple[object, object, str]:
     # Half of the cores: a run under way and the page itself need the others.
     torch.set_num_threads(max(1, limits.cores() // 2))
     reward = role == "reward"
-    model, tokenizer = models.load_reward_model(source, trained=True) if reward else models.load_policy(source)
+    load_it = partial(models.load_reward_model, trained=True, label=label) if reward else models.load_policy
+    model, tokenizer = load_it(source)
     digest = hashlib.sha256()
     for weights in model.state_dict().values():
         digest.update(weights.contiguous().numpy().tobytes())
@@ -72,10 +73,10 @@ def _load(role: str, source: str, stamp: int) -> tuple[object, object, str]:
 _loading = threading.Lock()
 
 
-def load(role: str, source: str, folder: Path) -> tuple[object, object, str]:
+def load(role: str, source: str, folder: Path, label: str | None = None) -> tuple[object, object, str]:
     """As `_load`, but two people who ask at once wait for one load; the files are in `folder`, if on this computer."""
     with _loading:
-        return _load(role, source, _stamp(folder))
+        return _load(role, source, label, _stamp(folder))
 
 
 def base_name(run: Run) -> str:
@@ -114,7 +115,8 @@ def ppo_voice(run: Run) -> Voice:
 def reward_model_of(run: Run) -> tuple[object, object] | None:
     """The reward model that PPO was trained against, and its tokenizer; None if the run names none."""
     source = run.reward_model_path()
-    return load("reward", source, run.model("reward") or Path(source))[:2] if source else None
+    label = run.policy_settings().get("reward_label")
+    return load("reward", source, run.model("reward") or Path(source), label)[:2] if source else None
 
 
 def absent(run: Run | None) -> str:
@@ -160,17 +162,20 @@ def ask(voices: dict[str, Voice], question: str, turns: list[dict]) -> "dict[str
         for turn in turns:
             history.append({"role": "user", "content": turn["question"]})
             history.append({"role": "assistant", "content": turn[name]["text"]})
-        room = context_size(voice.model) - MAX_NEW_TOKENS
+        context = context_size(voice.model)
+        room = context - min(MAX_NEW_TOKENS, context // 2)
         prompts[name] = question_prompt(voice.tokenizer, question, room, history, voice.chat_template_kwargs)
     return prompts
 
 
 def _answer(voice: Voice, prompt: "Prompt", seed: int) -> Iterator[tuple[str, list[int]]]:
     """The growing answer, as text and as ids."""
+    from rlhf.models import context_size
     from rlhf.models.generate import stream
 
     reader = voice.reader()
-    settings = {"eos_id": reader.end_ids, "max_new_tokens": MAX_NEW_TOKENS, "temperature": TEMPERATURE}
+    longest = min(MAX_NEW_TOKENS, context_size(voice.model) - len(prompt.ids))
+    settings = {"eos_id": reader.end_ids, "max_new_tokens": longest, "temperature": TEMPERATURE}
     for ids in stream(voice.model, prompt.ids, seed=seed, **settings):
         yield reader.text(ids).strip(), ids
 
