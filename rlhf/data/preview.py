@@ -28,6 +28,10 @@ class Preview:
     held_out: int
     dropped: dict[str, int]
     """Fault -> number of rows left out for it."""
+    unused: list[str]
+    """Columns that are not used."""
+    margin: bool
+    """Whether there is a column `margin`, which reward training uses as TRL's loss does."""
     conversational: bool
     first: list[dict[str, str]]
     """Prompt, chosen and rejected of the first pairs, as readable text."""
@@ -50,7 +54,7 @@ def preview(dataset_name: str, model_name_or_path: str | None = None) -> Preview
     Raises:
         BadInput: the data or the model's tokenizer cannot be read.
     """
-    train, held_out, dropped = read_preferences(dataset_name)
+    train, held_out, unused = read_preferences(dataset_name)
     pairs = train.select(range(0, len(train), -(-len(train) // MEASURED_PAIRS)))
     texts = [{side: readable(pair[side]) for side in SIDES} for pair in pairs]
     tokens = None
@@ -62,10 +66,12 @@ def preview(dataset_name: str, model_name_or_path: str | None = None) -> Preview
         tokens = _quantiles(longer)
     return Preview(
         dataset_name=dataset_name,
-        rows=len(train) + len(held_out) + dropped.total(),
+        rows=len(train) + len(held_out) + unused.rows.total(),
         train=len(train),
         held_out=len(held_out),
-        dropped=dict(dropped.most_common()),
+        dropped=dict(unused.rows.most_common()),
+        unused=unused.columns,
+        margin="margin" in train.column_names,
         conversational=isinstance(pairs[0]["prompt"], list),
         first=[
             {side: readable(pair[side]) for side in SIDES}

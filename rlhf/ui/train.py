@@ -206,6 +206,8 @@ def _preview(dataset_name: str, model_name_or_path: str) -> str:
     except BadInput as error:
         return note(str(error))
     left_out = "".join(f"; left out, {escape(fault)}: {count:,}" for fault, count in data.dropped.items())
+    if data.unused:
+        left_out += f"; columns that are not used: {escape(', '.join(data.unused))}"
     kind = "conversations" if data.conversational else "texts"
     head = "".join(f"<th scope='col'>{name}</th>" for name in data.tokens)
     rows = {**data.characters, "tokens, in all": data.tokens}
