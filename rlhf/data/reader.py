@@ -19,7 +19,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow.parquet
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_dataset
 from datasets.data_files import sanitize_patterns
 from datasets.exceptions import DatasetNotFoundError
 from datasets.utils.metadata import MetadataConfigs
@@ -164,10 +164,10 @@ def lines_of(path: Path) -> list[str]:
 def _csv_rows(text: str) -> tuple[list[str], list[dict]]:
     """The columns and rows of a table whose cells are separated by what its first line has most of."""
 
-    def cells(separator: str) -> csv.DictReader:
-        return csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    def cells(separator: str, strict: bool = False) -> csv.DictReader:
+        return csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=strict)
 
-    table = cells(max(",;\t|", key=lambda separator: len(cells(separator).fieldnames or ())))
+    table = cells(max(",;\t|", key=lambda separator: len(cells(separator).fieldnames or ())), strict=True)
     try:
         return list(table.fieldnames or ()), list(table)
     except csv.Error as error:
@@ -197,13 +197,23 @@ def _read_folder(folder: Path, config: str | None, called: str) -> dict[str, Tab
     Raises:
         BadInput: there is nothing to read, or no such configuration.
     """
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        saved = load_from_disk(folder)
-        saved = {"train": saved} if isinstance(saved, Dataset) else saved
-        return {split: Table(part.column_names, part) for split, part in saved.items()}
+    saved = {"train": folder}
+    if (folder / "dataset_dict.json").exists():
+        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        saved = {split: folder / split for split in splits}
+    if all((part / "state.json").exists() for part in saved.values()):
+        # Datasets cannot load a split that was empty when it was saved.
+        filled = {
+            split: Dataset.load_from_disk(part)
+            for split, part in saved.items()
+            if json.loads((part / "state.json").read_text(encoding="utf-8"))["_data_files"]
+        }
+        if not filled:
+            raise ValueError("it has no rows")
+        return {split: Table(part.column_names, part) for split, part in filled.items()}
     readme = folder / "README.md"
     configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(readme).data) if readme.exists() else {}
-    name = config or (configs and configs.get_default_config_name())
+    name = config or (configs.get_default_config_name() if configs else None)
     if name not in configs and (configs or config):
         names = ", ".join(configs) or "none"
         raise BadInput(

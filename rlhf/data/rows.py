@@ -29,6 +29,8 @@ _MESSAGES_AS_TEXT = re.compile(
 """How a cell of a table begins that holds messages."""
 
 
+_NUMPY_GAP = re.compile(r"""(["']\})\s+\{(?=["'](?:role|content|from|value)["'])""")
+"""Between the messages of an array as NumPy prints it, where a list has a comma."""
 _MESSAGE_KEYS = (("role", "content"), ("from", "value"))
 """The keys of a message, in TRL's form and in ShareGPT's."""
 
@@ -71,10 +73,14 @@ def _are_messages(value: object) -> bool:
 
 def _parsed(text: str) -> object:
     """What a cell of a table holds as JSON or as Python prints it, lists or NumPy's arrays."""
-    for parse in (json.loads, ast.literal_eval):
+    with_commas = _NUMPY_GAP.sub(r"\1, {", text)
+    for parse, written in (
+        (json.loads, text),
+        (ast.literal_eval, text.strip()),
+        (ast.literal_eval, with_commas.strip()),
+    ):
         try:
-            # NumPy puts line breaks between messages, where a list has commas.
-            return parse(text if parse is json.loads else re.sub(r"\}\s*\n\s*\{", "}, {", text.strip()))
+            return parse(written)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
     raise Unusable("a conversation as text that cannot be parsed")
