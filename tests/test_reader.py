@@ -208,6 +208,21 @@ def test_b27_configurations_are_named_after_a_colon(tmp_path):
             load_preferences(str(name))
 
 
+def test_b27_configurations_of_the_hub_too(tmp_path, monkeypatch):
+    for name, answer in (("x", "So."), ("y", "Yes.")):
+        jsonl(tmp_path / "set" / name / "train.jsonl", pairs(chosen=answer))
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}/train.jsonl\n" for name in "xy")
+    (tmp_path / "set" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    for name in "xy":
+        datasets.load_dataset(str(tmp_path / "set"), name, cache_dir=str(tmp_path / "made"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "made" / "set").rename(tmp_path / "cache" / "someone___set")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    assert all_pairs("someone/set:y")[0]["chosen"] == "Yes."
+    with pytest.raises(BadInput, match="x, y.*name a configuration as someone/set:NAME"):
+        load_preferences("someone/set")
+
+
 def test_b29_windows_1252_is_decoded_with_a_word_and_what_is_no_text_is_refused(tmp_path):
     questions = ["Où est-ce – là ?", "Schön?"]
     (tmp_path / "q.txt").write_bytes("\r\n".join(questions).encode("cp1252"))
