@@ -221,7 +221,7 @@ def test_a_hub_that_is_silent_is_not_asked_again_and_again(fetched):
         ("plain.jsonl.gz", "x", "could not be read as json"),
         ("header.csv", "prompt,chosen,rejected\n", "could not be read as csv"),
         ("column.csv", "prompt,chosen\na,b\n", "has no column rejected; it needs chosen and rejected"),
-        ("numbers.csv", "prompt,chosen,rejected\na,1,2\n", "Only 0 of 1 rows of"),
+        ("blank.csv", "prompt,chosen,rejected\na,1,\n", "Only 0 of 1 rows of"),
         ("equal.csv", "prompt,chosen,rejected\na,b,b\n", "row 1 cannot (chosen equals rejected)"),
         ("one.csv", "prompt,chosen,rejected\na,b,c\na,d,e\n", "has pairs for one prompt only"),
         ("missing.csv", None, "There is no file"),

@@ -20,7 +20,7 @@ from rlhf.config import (
     PPOSettings,
     RewardArguments,
 )
-from rlhf.data.load import fingerprint, load_beginnings, load_preferences, load_prompts, pinned_prompts
+from rlhf.data.load import fingerprint, load_preferences, load_prompts, pinned_prompts
 from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import PromptReader, end_ids, fitting, give_chat_template, readable
 from rlhf.models.scoring import AnswerScorer, scores_at_last_token
@@ -166,7 +166,7 @@ def dpo(args: DPOArguments) -> dict:
     from rlhf.reward import gold_margins, label_ceiling, tokenized
 
     # 1. Load and check everything before the run's directory is made.
-    train, held_out = load_preferences(args.dataset_name)
+    train, held_out = load_preferences(args.dataset_name, margins=False)  # DPO's loss has none
     policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=_frozen(args))
     adapters = models.lora(args, policy, "CAUSAL_LM")
     data_fingerprint = fingerprint(readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
@@ -217,10 +217,8 @@ def _frozen(args: RewardArguments | PPOArguments | DPOArguments) -> torch.dtype:
 
 
 def split_prompts(args: PPOArguments | CompareArguments, split: str) -> list:
-    """Prompts of a split: the texts of a column, whole or only their first words."""
-    if args.prompt_column == "prompt" and args.prompt_words is None:
-        return load_prompts(args.dataset_name, split)
-    return load_beginnings(args.dataset_name, split, args.prompt_column, args.prompt_words)
+    """Prompts of a split: the texts or conversations of a column, whole or only their first words."""
+    return load_prompts(args.dataset_name, split, args.prompt_column, args.prompt_words)
 
 
 def prompt_room(args: PPOArguments | CompareArguments, policy: PreTrainedModel) -> int:

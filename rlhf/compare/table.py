@@ -24,6 +24,8 @@ FEW_PROMPTS = 20
 """With fewer, bootstrap intervals over prompts are too narrow to be trusted."""
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t")
 
+csv.field_size_limit(2**31 - 1)  # by default a cell of more than 131,072 characters cannot be read back
+
 
 class Writer:
     """Writes a `scores.csv` of the rows' `COLUMNS`. A text that a spreadsheet would run gets a leading apostrophe."""

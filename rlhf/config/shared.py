@@ -59,8 +59,8 @@ class PairTrainingSettings(ModelSettings, TemplateSettings):
     model_name_or_path: str = EVERYDAY
     """Model to start from: "everyday", a run directory, a folder or a Hub name."""
     dataset_name: str = EVERYDAY
-    """Preference pairs in any format that TRL documents: "everyday", a local file (JSONL, gzipped or not, CSV,
-    Parquet) or a Hub name."""
+    """Preference pairs in any format that TRL documents: "everyday", a local file (JSON, JSONL, CSV, TSV,
+    Parquet, gzipped or not), a folder, or a Hub name; `name:config` picks a configuration."""
     output_dir: str | None = None
     """Run directory; by default a new one under runs/."""
     learning_rate: LearningRate = 5e-4

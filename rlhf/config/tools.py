@@ -64,8 +64,8 @@ class PreviewArguments(TemplateSettings):
     """Settings of `python -m rlhf preview`: a look at preference pairs before anything is trained on them."""
 
     dataset_name: str = EVERYDAY
-    """Preference pairs in any format that TRL documents: "everyday", a local file (JSONL, gzipped or not, CSV,
-    Parquet) or a Hub name."""
+    """Preference pairs in any format that TRL documents: "everyday", a local file (JSON, JSONL, CSV, TSV,
+    Parquet, gzipped or not), a folder, or a Hub name; `name:config` picks a configuration."""
     model_name_or_path: str | None = None
     """Model whose tokenizer also counts tokens; nothing else of it is loaded."""
 

@@ -1,4 +1,4 @@
-"""Preference pairs and prompts: loaded from many formats (`load`), and previewed before training (`preview`)."""
+"""Preference pairs and prompts: read from files (`reader`, `rows`), loaded (`load`), and previewed (`preview`)."""
 
 from rlhf.data.load import load_preferences, load_prompts
 

@@ -1,9 +1,7 @@
 """Loads preferences and prompts as columns `prompt`, `chosen`, `rejected`, either all texts or all conversations.
 
-They come from the embedded world, a local file or the Hub, in any format that TRL documents: with the prompt in a
-column of its own, or with `chosen` and `rejected` as whole dialogues that begin with the same prompt. TRL's
-`extract_prompt` compares texts letter by letter, so that a prompt may end within the first word of an answer; here it
-ends where the answer begins. The embedded world's prompts end with a line break, which separates question and answer.
+They come from the embedded world, a local file or folder or the Hub (`reader`), in any format that TRL documents and
+some others (`rows`). The embedded world's prompts end with a line break, which separates question and answer.
 """
 
 import hashlib
@@ -12,16 +10,14 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import takewhile
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import datasets
-from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset
-from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from datasets import Dataset, Features, List, Value
 
 from rlhf.config import ASSETS, EVERYDAY, BadInput
+from rlhf.data.reader import KINDS, Table, kind_of, lines_of, read
+from rlhf.data.rows import PAIR_COLUMNS, PROMPT_COLUMNS, Unusable, check_same_kind, checked, pair_of, prompt_of
 from rlhf.everyday import prompt_splits
 from rlhf.models.prompts import Messages, readable
 
@@ -34,16 +30,9 @@ TEST_SPLITS = ("test", "validation", "test_prefs", "eval")
 """Names of splits; the first that exists is used. UltraFeedback has "_prefs"."""
 USABLE = 0.1
 """A data set of which no more than this share can be used is refused: it is of another format, not merely untidy."""
-_READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-_OPTIONS = {"csv": {"keep_default_na": False}}
-"""An answer may be "None" or "NA", which pandas would read as missing."""
-_ASSISTANT = "\n\nAssistant:"
-"""Before an answer in the transcripts of Anthropic's HH-RLHF."""
 TEXT = Value("string")
 CONVERSATION = List({"role": Value("string"), "content": Value("string")})
 PINNED_PROMPTS = 6
-
-# ---- One row
 
 
 def as_prompt(question: str) -> str:
@@ -51,191 +40,100 @@ def as_prompt(question: str) -> str:
     return f"{question}\n"
 
 
-class _Unusable(Exception):  # noqa: N818  (a row is left out, nothing fails)
-    """Why a row is left out, in a few words."""
+@dataclass
+class Unused:
+    """What of a data set is not used."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    """Fault -> number of rows left out for it."""
+    columns: list[str] = field(default_factory=list)
+
+    def add(self, other: "Unused") -> None:
+        """Add what is not used of another split."""
+        self.rows += other.rows
+        self.columns += [column for column in other.columns if column not in self.columns]
+
+    def warn(self, name: str, kept: int) -> None:
+        """Say how many rows of the data set were left out and why, and which columns are not used."""
+        if self.rows:
+            reasons = ", ".join(f"{fault} ({count})" for fault, count in self.rows.most_common())
+            total = self.rows.total()
+            warnings.warn(f"{total} of {kept + total} rows of {name} were left out: {reasons}.", stacklevel=3)
+        if self.columns:
+            warnings.warn(f"Columns of {name} that are not used: {', '.join(self.columns)}.", stacklevel=3)
 
 
-def _checked(value: object, what: str) -> str | Messages:
-    """A prompt or an answer, with messages reduced to role and content.
-
-    Raises:
-        _Unusable: it is empty, or neither a text nor a conversation.
-    """
-    if isinstance(value, list):
-        if not all(isinstance(message, dict) for message in value):
-            raise _Unusable("not text")
-        value = [{"role": message.get("role"), "content": message.get("content")} for message in value]
-        texts = [text for message in value for text in message.values()]
-    else:
-        texts = [value or ""]
-    if not all(isinstance(text, str) for text in texts):
-        raise _Unusable("not text")
-    if not (readable(value).strip() if value else ""):
-        raise _Unusable(f"empty {what}")
-    return value
+def _splits(data: dict[str, Table]) -> tuple[Table, Table | None]:
+    """The split for training and the one for evaluation, if there is one. Empty ones do not count."""
+    filled = {name: table for name, table in data.items() if len(table.rows)} or data
+    train, test = (
+        next((filled[name] for name in names if name in filled), None) for names in (TRAIN_SPLITS, TEST_SPLITS)
+    )
+    return next(iter(filled.values())) if train is None else train, test
 
 
-def _check_same_kind(*values: str | Messages) -> None:
-    if len(set(map(type, values))) > 1:
-        raise _Unusable("text beside a conversation")
+def _spelling(columns: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """Known column -> as the data spell it: in any case, with spaces around it."""
+    loosely = {column.strip().lower(): column for column in columns if column}
+    exactly = set(columns)
+    return {
+        name: name if name in exactly else loosely[name.lower()]
+        for name in known
+        if name in exactly or name.lower() in loosely
+    }
 
 
-def _up_to_user(messages: Messages) -> Messages:
-    """A conversation up to the last message of the user, which an assistant would answer."""
-    users = [index for index, message in enumerate(messages) if message["role"] == "user"]
-    return messages[: users[-1] + 1] if users else []
-
-
-def _shared_prompt(chosen: str | Messages, rejected: str | Messages) -> str | Messages:
-    """The prompt that two dialogues begin with, up to where the answers begin."""
-    if isinstance(chosen, list):
-        shared = takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
-        return _up_to_user([message for message, _ in shared])
-    shared = os.path.commonprefix([chosen, rejected])
-    turn = shared.rfind(_ASSISTANT)
-    if turn >= 0:
-        return shared[: turn + len(_ASSISTANT)]
-    if any(side[len(shared) :][:1].isalnum() for side in (chosen, rejected)):
-        shared = re.sub(r"\w+$", "", shared)  # the answers' first words share their first letters
-    return shared.removesuffix(" ")
-
-
-def _pair(row: dict) -> dict[str, str | Messages]:
-    """One row of preferences, with an explicit prompt.
-
-    Raises:
-        _Unusable: it is incomplete, or holds no preference.
-    """
-    chosen, rejected = (_checked(row[side], "answer") for side in ("chosen", "rejected"))
-    _check_same_kind(chosen, rejected)
-    if chosen == rejected:
-        raise _Unusable("chosen equals rejected")
-    prompt = row.get("prompt")
-    # As in TRL, a prompt that is a text beside conversations only repeats their beginning.
-    if "prompt" not in row or (isinstance(prompt, str) and isinstance(chosen, list)):
-        prompt = _shared_prompt(chosen, rejected)
-        if not prompt:
-            raise _Unusable("no common prompt")
-        chosen, rejected = (_checked(side[len(prompt) :], "answer") for side in (chosen, rejected))
-    prompt = _checked(prompt, "prompt")
-    _check_same_kind(prompt, chosen)
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-
-
-def _prompt(row: dict) -> dict[str, str | Messages]:
-    """One row of prompts, or of conversations in a column `messages`.
-
-    Raises:
-        _Unusable: there is nothing to answer.
-    """
-    if "prompt" in row:
-        return {"prompt": _checked(row["prompt"], "prompt")}
-    messages = _checked(row["messages"], "conversation")
-    if isinstance(messages, str):
-        raise _Unusable("not a conversation")
-    return {"prompt": _checked(_up_to_user(messages), "prompt")}
-
-
-# ---- A whole data set
-
-
-def read(dataset_name: str) -> DatasetDict:
-    """Load a local file by its extension, or a folder of such files, or a data set of the Hub.
-
-    Raises:
-        BadInput: it does not exist or cannot be read.
-    """
-    path = Path(dataset_name)
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    reader = _READERS.get(suffix)
-    try:
-        if reader:
-            if not path.is_file():
-                raise BadInput(f"There is no file {dataset_name}; check the path.")
-            return load_dataset(reader, data_files=str(path), **_OPTIONS.get(reader, {}))
-        return load_dataset(dataset_name) if path.exists() else _fetch(dataset_name)
-    except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
-        raise BadInput(
-            f"{dataset_name} is neither a file ending in {', '.join(_READERS)} (or .gz of these) nor a data set that "
-            "could be fetched from the Hub; check the name, the extension and the network."
-        ) from error
-    except BadInput:
-        raise
-    except Exception as error:  # parsers raise all kinds of errors on a faulty file
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise BadInput(
-            f"{dataset_name} could not be read as {reader or 'a data set'} ({reason or 'it is empty'}); check its "
-            "contents."
-        ) from error
-
-
-def _fetch(name: str) -> DatasetDict:
-    """A data set from the Hub, or from the cache if the Hub does not answer.
-
-    The Hub is asked first, with a timeout: Datasets would retry for half a minute before it uses the cache.
-    """
-    offline = datasets.config.HF_HUB_OFFLINE
-    try:
-        if not offline:
-            HfApi().dataset_info(name, timeout=10)
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise DatasetNotFoundError(name) from error
-    except Exception:  # errors of the client's HTTP library, which is not always the same
-        datasets.config.HF_HUB_OFFLINE = True
-    try:
-        return load_dataset(name)
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline
-
-
-def _splits(data: DatasetDict) -> tuple[Dataset, Dataset | None]:
-    """The split for training and the one for evaluation, if there is one."""
-    train, test = (next((data[name] for name in names if name in data), None) for names in (TRAIN_SPLITS, TEST_SPLITS))
-    return next(iter(data.values())) if train is None else train, test
-
-
-def _require_columns(data: Dataset, columns: tuple[str, ...], name: str, needs: str) -> None:
-    missing = [column for column in columns if column not in data.column_names]
+def _require_columns(table: Table, columns: tuple[str, ...], name: str, needs: str) -> None:
+    found = _spelling(table.columns, columns)
+    missing = [column for column in columns if column not in found]
     if missing:
-        raise BadInput(
-            f"{name} has no column {', '.join(missing)}; it needs {needs}, and has {', '.join(data.column_names)}."
-        )
+        has = ", ".join(filter(None, table.columns))
+        raise BadInput(f"{name} has no column {', '.join(missing)}; it needs {needs}, and has {has}.")
 
 
-def _usable(data: Dataset, name: str, make: Callable[[dict], dict]) -> tuple[Dataset, Counter]:
-    """Convert all rows with `make`; returns those that could be used, and counts of the faults of the others.
+def _filled(table: Table) -> list[str]:
+    """The columns that hold anything in any row."""
+    empty = set(table.columns)
+    for row in table.rows:
+        empty -= {column for column in empty if row.get(column) not in (None, "", [])}
+        if not empty:
+            break
+    return [column for column in table.columns if column not in empty]
 
-    All must be texts or all conversations, whichever the first usable row is.
+
+def _usable(table: Table, name: str, make: Callable[[dict], dict], known: tuple[str, ...]) -> tuple[Dataset, Unused]:
+    """Convert all rows with `make`, which takes `known` columns; also says what of the table is not used.
+
+    All must be texts or all conversations, whichever the first usable row is. A column that is empty throughout counts
+    as absent.
 
     Raises:
         BadInput: almost none can be used.
     """
-    columns = ("prompt",) if make is _prompt else ("prompt", "chosen", "rejected")
-
-    def attempt(row: dict, first_prompt: str | Messages | None = None) -> dict:
+    filled = _filled(table)
+    spelling = _spelling(filled, known)
+    if "prompt" in spelling:  # it says what the others would
+        spelling = {column: spelling[column] for column in spelling if column not in ("messages", "conversations")}
+    usable, faults = [], []
+    for row in table.rows:
+        fault = None
         try:
-            converted = make(row)
-            if first_prompt is not None:
-                _check_same_kind(converted["prompt"], first_prompt)
-        except _Unusable as fault:
-            return {**dict.fromkeys(columns), "fault": str(fault)}
-        return {**converted, "fault": None}
-
-    first_prompt = next((row["prompt"] for row in map(attempt, data) if not row["fault"]), "")
-    kind = TEXT if isinstance(first_prompt, str) else CONVERSATION
-    converted = data.map(
-        attempt,
-        fn_kwargs={"first_prompt": first_prompt},
-        remove_columns=data.column_names,
-        features=Features({**dict.fromkeys(columns, kind), "fault": Value("string")}),
-        load_from_cache_file=False,  # it may stem from an earlier version of this code
-        desc=f"Reading {name}",
-    )
-    faults = list(converted["fault"])
-    kept = [row for row, fault in enumerate(faults) if fault is None]
-    if len(kept) <= USABLE * len(faults):
+            if None in row:
+                raise Unusable("more cells than columns")
+            made = make({column: row.get(spelt) for column, spelt in spelling.items()})
+            if usable:
+                check_same_kind(made["prompt"], usable[0]["prompt"])
+            usable.append(made)
+        except Unusable as error:
+            fault = str(error)
+        faults.append(fault)
+    if len(usable) <= USABLE * len(faults):
         _refuse(name, faults)
-    return converted.remove_columns("fault").select(kept), Counter(filter(None, faults))
+    kind = TEXT if isinstance(usable[0]["prompt"], str) else CONVERSATION
+    features = {column: Value("float64") if column == "margin" else kind for column in usable[0]}
+    columns = {column: [row[column] for row in usable] for column in features}
+    unused = [column or "one without a name" for column in filled if column not in spelling.values()]
+    return Dataset.from_dict(columns, Features(features)), Unused(Counter(filter(None, faults)), unused)
 
 
 def _refuse(name: str, faults: list[str | None]) -> None:
@@ -254,36 +152,23 @@ def _refuse(name: str, faults: list[str | None]) -> None:
     )
 
 
-def dropped_sentence(dataset_name: str, kept: int, dropped: Counter) -> str:
-    """A sentence on how many rows were left out and why; empty if none were."""
-    if not dropped:
-        return ""
-    reasons = ", ".join(f"{fault} ({count})" for fault, count in dropped.most_common())
-    return f"{dropped.total()} of {kept + dropped.total()} rows of {dataset_name} were left out: {reasons}."
-
-
-def _warn(dataset_name: str, kept: int, dropped: Counter) -> None:
-    if dropped:
-        warnings.warn(dropped_sentence(dataset_name, kept, dropped), stacklevel=3)
-
-
-def read_preferences(dataset_name: str) -> tuple[Dataset, Dataset, Counter]:
-    """As `load_preferences`, with counts of the faults of the rows that were left out instead of a warning.
+def read_preferences(dataset_name: str, margins: bool = True) -> tuple[Dataset, Dataset, Unused]:
+    """As `load_preferences`, with what is not used instead of warnings.
 
     Raises:
         BadInput: the data cannot be read, a column is missing, or almost no pair can be used.
     """
     splits = _splits(read(str(PREFERENCES) if dataset_name == EVERYDAY else dataset_name))
     needs = "chosen and rejected, with the prompt in a column prompt or at the start of both"
-    dropped = Counter()
+    unused = Unused()
     parts = []
-    for part in splits:
-        if part is not None:
-            _require_columns(part, ("chosen", "rejected"), dataset_name, needs)
-            part, dropped_here = _usable(part, dataset_name, _pair)
-            dropped += dropped_here
-            parts.append(part)
-    return *(parts if len(parts) == 2 else _hold_out(parts[0], dataset_name)), dropped
+    for part in filter(None, splits):
+        _require_columns(part, ("chosen", "rejected"), dataset_name, needs)
+        known = PAIR_COLUMNS if margins else tuple(column for column in PAIR_COLUMNS if column != "margin")
+        pairs, unused_here = _usable(part, dataset_name, pair_of, known)
+        unused.add(unused_here)
+        parts.append(pairs)
+    return *(parts if len(parts) == 2 else _hold_out(parts[0], dataset_name)), unused
 
 
 def _hold_out(pairs: Dataset, name: str) -> tuple[Dataset, Dataset]:
@@ -299,51 +184,74 @@ def _hold_out(pairs: Dataset, name: str) -> tuple[Dataset, Dataset]:
     )
 
 
-def load_preferences(dataset_name: str) -> tuple[Dataset, Dataset]:
+def load_preferences(dataset_name: str, margins: bool = True) -> tuple[Dataset, Dataset]:
     """Preference pairs -> (train, held out) with `prompt`, `chosen`, `rejected`, as TRL's RewardTrainer takes them.
 
     The held-out part is the first split named test, validation, test_prefs or eval; if there is none, the pairs of
-    every tenth prompt. Rows that cannot be used are left out with a warning.
+    every tenth prompt. Rows that cannot be used are left out with a warning, and columns that are not used are named.
+
+    Args:
+        dataset_name: "everyday", a file, a folder or a name on the Hub.
+        margins: keep a column `margin`, by which TRL's loss of a reward model wants the chosen answer to lead.
 
     Raises:
         BadInput: the data cannot be read, a column is missing, or almost no pair can be used.
     """
-    train, held_out, dropped = read_preferences(dataset_name)
-    _warn(dataset_name, len(train) + len(held_out), dropped)
+    train, held_out, unused = read_preferences(dataset_name, margins)
+    unused.warn(dataset_name, len(train) + len(held_out))
     return train, held_out
 
 
-def _read_prompts(part: Dataset, name: str) -> tuple[Dataset, Counter]:
-    """A split with a column `prompt`, and counts of the faults of the rows that were left out.
+def _read_prompts(part: Table, name: str, column: str) -> tuple[Dataset, Unused]:
+    """A split with a column `prompt`, and what of it is not used.
 
     Raises:
         BadInput: no column holds prompts, or almost no row can be used.
     """
-    if {"chosen", "rejected"} <= set(part.column_names):
-        return _usable(part, name, _pair)
-    if "messages" not in part.column_names:
+    if column != "prompt":
+        _require_columns(part, (column,), name, column)
+        known = (column, "system", "history")
+        as_messages = "messages" if column.lower() in ("messages", "conversations") else "prompt"
+        return _usable(part, name, lambda row: prompt_of({as_messages: row.pop(column, None), **row}), known)
+    if len(_spelling(part.columns, ("chosen", "rejected"))) == 2:
+        return _usable(part, name, pair_of, PAIR_COLUMNS)
+    if not _spelling(part.columns, ("messages", "conversations")):
         _require_columns(part, ("prompt",), name, "prompt, or messages, or chosen and rejected")
-    return _usable(part, name, _prompt)
+    return _usable(part, name, prompt_of, PROMPT_COLUMNS)
 
 
-def load_prompts(dataset_name: str, split: str) -> list[str | Messages]:
+def load_prompts(
+    dataset_name: str, split: str, column: str = "prompt", words: int | None = None
+) -> list[str | Messages]:
     """Distinct prompts of a split, as texts or conversations: "ppo", "test", or "unseen" (embedded world only).
 
     They come from a column `prompt`, from `messages` up to the user's last, or from preference pairs. In data without
     a test split (see `load_preferences`), the first 80 % are "ppo" and the rest "test".
 
+    Args:
+        dataset_name: "everyday", a file, a folder or a name on the Hub.
+        split: which of the prompts.
+        column: the one that holds them.
+        words: take only the first so many words of each text.
+
     Raises:
-        BadInput: the data cannot be read, or contain no prompts.
+        BadInput: the data cannot be read or contain no prompts, or conversations where words were asked for.
     """
-    if dataset_name == EVERYDAY:
+    if dataset_name == EVERYDAY and column == "prompt" and words is None:
         return [as_prompt(question) for question in prompt_splits()[split]]
     if split == "unseen":
         return []
-    train, test = _splits(read(dataset_name))
-    rows, dropped = _read_prompts(test if split == "test" and test is not None else train, dataset_name)
-    _warn(dataset_name, len(rows), dropped)
+    train, test = _splits(read(str(PREFERENCES) if dataset_name == EVERYDAY else dataset_name))
+    rows, unused = _read_prompts(test if split == "test" and test is not None else train, dataset_name, column)
+    unused.warn(dataset_name, len(rows))
+    prompts = list(rows["prompt"])
+    if words is not None:
+        if isinstance(prompts[0], list):
+            raise BadInput(f"{dataset_name} holds conversations, of which prompt_words takes no part; leave it out.")
+        beginning = re.compile(rf"\s*\S+(\s+\S+){{0,{words - 1}}}")
+        prompts = [beginning.match(prompt)[0] for prompt in prompts]
     # Distinct as they are written in scores.csv, where a prompt is identified by its text.
-    prompts = list({readable(prompt).strip(): prompt for prompt in rows["prompt"]}.values())
+    prompts = list({readable(prompt).strip(): prompt for prompt in prompts}.values())
     if test is not None:
         return prompts
     cut = max(1, round(0.8 * len(prompts)))
@@ -354,40 +262,31 @@ def read_questions(path: str) -> list[str]:
     """A person's own questions: the distinct lines of a text file, or the column `prompt` of a table.
 
     Raises:
-        BadInput: there is no such file or column, or fewer than two questions.
+        BadInput: there is no such file or column, it is no text, or holds fewer than two questions.
     """
-    file = Path(path)
-    if not file.is_file():
+    file = Path(os.path.expanduser(path))
+    if not os.path.isfile(file):
         raise BadInput(f"There is no file {path}; check the path.")
-    if file.suffix == ".txt" or not file.stat().st_size:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    else:
-        table = read(path)["train"]
+    if file.suffix.lower() == ".txt" or not file.stat().st_size:
+        questions = lines_of(file)
+    elif kind_of(file):
+        table = read(str(file), file.name)["train"]
         _require_columns(table, ("prompt",), file.name, "prompt")
-        lines = map(str, table["prompt"])
-    questions = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        questions = []
+        for number, row in enumerate(table.rows, start=1):
+            try:
+                question = checked(row.get(_spelling(table.columns, ("prompt",))["prompt"]), "question")
+            except Unusable:
+                continue
+            if isinstance(question, list):
+                raise BadInput(f"Row {number} of {file.name} holds a conversation; a question must be a text.")
+            questions.append(question)
+    else:
+        raise BadInput(f"{file.name} is no file of questions; give one ending in .txt, {', '.join(KINDS)}.")
+    questions = list(dict.fromkeys(question.strip() for question in questions if question.strip()))
     if len(questions) < 2:
         raise BadInput(f"{file.name} holds {'one question' if questions else 'no question'}; a comparison needs two.")
     return questions
-
-
-def load_beginnings(dataset_name: str, split: str, column: str, words: int | None) -> list[str]:
-    """Prompts made of the first `words` words of the texts in a column, or of whole texts; see `load_prompts`.
-
-    Raises:
-        BadInput: the data cannot be read or has no such column.
-    """
-    if split == "unseen":
-        return []
-    train, test = _splits(read(dataset_name))
-    part = test if split == "test" and test is not None else train
-    _require_columns(part, (column,), dataset_name, column)
-    beginnings = (" ".join(str(text or "").split()[:words]) for text in part[column])
-    prompts = list(dict.fromkeys(filter(None, beginnings)))
-    if test is not None:
-        return prompts
-    cut = max(1, round(0.8 * len(prompts)))
-    return prompts[:cut] if split == "ppo" else prompts[cut:]
 
 
 def pinned_prompts(prompts: list) -> list:

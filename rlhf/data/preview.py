@@ -27,6 +27,10 @@ class Preview:
     held_out: int
     dropped: dict[str, int]
     """Fault -> number of rows left out for it."""
+    unused: list[str]
+    """Columns that are not used."""
+    margin: bool
+    """Whether there is a column `margin`, which reward training uses as TRL's loss does."""
     conversational: bool
     first: list[dict[str, str]]
     """Prompt, chosen and rejected of the first pairs, as readable text."""
@@ -59,7 +63,7 @@ def preview(
     Raises:
         BadInput: the data or the model's tokenizer cannot be read, or its chat template refuses all conversations.
     """
-    train, held_out, dropped = read_preferences(dataset_name)
+    train, held_out, unused = read_preferences(dataset_name)
     pairs = train.select(range(0, len(train), -(-len(train) // MEASURED_PAIRS)))
     texts = [{side: readable(pair[side]) for side in SIDES} for pair in pairs]
     tokens, of_tokens = None, {}
@@ -81,10 +85,12 @@ def preview(
         }
     return Preview(
         dataset_name=dataset_name,
-        rows=len(train) + len(held_out) + dropped.total(),
+        rows=len(train) + len(held_out) + unused.rows.total(),
         train=len(train),
         held_out=len(held_out),
-        dropped=dict(dropped.most_common()),
+        dropped=dict(unused.rows.most_common()),
+        unused=unused.columns,
+        margin="margin" in train.column_names,
         conversational=isinstance(pairs[0]["prompt"], list),
         first=[
             {side: readable(pair[side]) for side in SIDES}

@@ -88,7 +88,7 @@ def _read_upload(path: str | None) -> tuple:
 
 def _start(chosen: list[str], text: str, samples: str, seeds: str, visitor: str) -> tuple:
     try:
-        run = start_comparison(chosen, text.splitlines(), samples, seeds, visitor)
+        run = start_comparison(chosen, text.split("\n"), samples, seeds, visitor)
     except BadInput as error:
         return gr.skip(), note(str(error)), gr.skip()
     return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id

@@ -258,6 +258,8 @@ def _preview(dataset_name: str, model_name_or_path: str, template: str = "") -> 
     except BadInput as error:
         return note(str(error))
     left_out = "".join(f"; left out, {escape(fault)}: {count:,}" for fault, count in data.dropped.items())
+    if data.unused:
+        left_out += f"; columns that are not used: {escape(', '.join(data.unused))}"
     kind = "conversations" if data.conversational else "texts"
     if data.moved:
         left_out += f"; in {data.moved:,} of {data.measured:,} a token would span the end of the prompt"
