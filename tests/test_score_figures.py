@@ -39,7 +39,12 @@ def over(kl, fit=FIT):
 def scatter():
     lengths, rng = [10] * 6 + [30] * 6 + [50] * 6, np.random.default_rng(0)
     base, other = rng.normal(0, 1, 18), rng.normal(1, 1, 18)
-    return scores.length_scatter(lengths, base, lengths, other, "score", "PPO"), base, other
+    return scores.length_scatter(answers(lengths, base), answers(lengths, other), "score", "PPO"), base, other
+
+
+def answers(tokens, values):
+    """Two to each question."""
+    return scores.Answers(tokens, values, [divmod(number, 2) for number in range(len(tokens))])
 
 
 def a_ceiling():
@@ -58,7 +63,7 @@ FIGURES = {
     "worse": lambda: scores.differences(np.array([-1.0, -0.5]), around(-0.75), "score", "PPO"),
     "equal": lambda: scores.differences([0.0, 0.0], Interval(0.0, 0.0, 0.0), "score", "PPO"),
     "lengths": lambda: scatter()[0],
-    "no lengths": lambda: scores.length_scatter([], [], [], [], "score", "PPO"),
+    "no lengths": lambda: scores.length_scatter(answers([], []), answers([], []), "score", "PPO"),
     "frontier": lambda: scores.frontier(points(), "score"),
     "frontier without gold": lambda: scores.frontier(points(gold=False), "score"),
     "frontier without best of n": lambda: scores.frontier(points(sizes=()), "score"),
@@ -169,8 +174,8 @@ def test_dots_know_their_answer_and_model():
     figure, base, _ = scatter()
     dots = trace(figure, "base")
     assert list(dots.y) == pytest.approx(base)
-    assert dots.customdata[3] == [3, "base"]
-    assert trace(figure, "PPO").customdata[17] == [17, "PPO"]
+    assert dots.customdata[3] == [1, 1, "base"]
+    assert trace(figure, "PPO").customdata[16] == [8, 0, "PPO"]
     assert [one.name for one in figure.data if one.meta == {"pick": True}] == ["base", "PPO"]
 
 
@@ -186,7 +191,7 @@ def test_trend_is_the_average_of_each_bin_of_length():
 def test_both_models_share_the_bins_of_length_and_small_ones_are_left_out():
     # The pooled lengths are 1..80, so a bin holds ten of them: the base fills four, the other four.
     base, other = [*range(1, 38), 78, 79, 80], [*range(38, 78)]
-    figure = scores.length_scatter(base, base, other, other, "score", "PPO")
+    figure = scores.length_scatter(answers(base, base), answers(other, other), "score", "PPO")
     assert trace(figure, "base, average").x == (5.5, 15.5, 25.5, 34.0)  # 31 to 37 are seven; 78 to 80 too few
     assert trace(figure, "PPO, average").x == (45.5, 55.5, 65.5, 74.0)  # 38 to 40 are too few
 

@@ -27,6 +27,7 @@ window.lab = (() => {
     const {data, layout} = document.body.classList.contains('dark') ? darken(node.figure) : node.figure;
     return Plotly.react(node, data, layout, config ??= {
       displaylogo: false, responsive: true, scrollZoom: false,
+      showSendToCloud: false, plotlyServerURL: '',  // "Share chart" would upload it
       modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'zoomIn2d', 'zoomOut2d', 'toImage'],
       modeBarButtonsToAdd: [save('png'), save('svg')],
     });
@@ -39,10 +40,38 @@ window.lab = (() => {
     node.figure = figure;
     node.classList.add('drawn');
     await draw(node);
+    describe(node);
     fit.observe(node);
   };
+  // A figure has its headings for a name, and its tools are one stop of the Tab key, as in any toolbar.
+  const describe = node => {
+    const words = node.figure.layout.annotations?.map(note => note.text.replaceAll(/<[^>]*>/g, ' ')) ?? [];
+    node.setAttribute('role', 'figure');
+    node.setAttribute('aria-label', words.join('; ').replaceAll(/\s+/g, ' ').trim() || 'A figure');
+    node.querySelectorAll('.main-svg').forEach(svg => svg.setAttribute('aria-hidden', true));
+    node.querySelector('.modebar')?.setAttribute('aria-label', 'Tools of the figure');
+    node.querySelectorAll('.modebar-btn').forEach((button, i) => { button.tabIndex = i ? -1 : 0; });
+  };
+  document.addEventListener('keydown', event => {
+    const step = {ArrowRight: 1, ArrowLeft: -1}[event.key], bar = event.target.closest('.modebar');
+    if (!step || !bar) return;
+    const buttons = [...bar.querySelectorAll('.modebar-btn')], at = buttons.indexOf(event.target);
+    buttons.at((at + step) % buttons.length).focus();
+    event.preventDefault();
+  });
   new MutationObserver(() => document.querySelectorAll('.drawn').forEach(draw))
     .observe(document.body, {attributeFilter: ['class']});
+
+  // A link to a place on this page: by itself it would lead away, since Gradio's page has a base address.
+  document.addEventListener('click', event => {
+    const link = event.target.closest('a[href^="#"]');
+    if (!link) return;
+    event.preventDefault();
+    const place = document.querySelector(link.getAttribute('href'));
+    place.tabIndex = -1;
+    place.focus({preventScroll: true});
+    place.scrollIntoView({behavior: 'smooth'});
+  });
 
   // Fills a node with runs of [text, whether its words are new].
   const markChanges = (node, runs) =>

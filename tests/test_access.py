@@ -1,0 +1,180 @@
+"""The page in a browser, on the shipped example: by keyboard, with axe, and down to every answer."""
+
+import shutil
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from rlhf.runs import directory as runs
+from rlhf.ui import scores
+
+
+TABS = ("Train", "Chat", "Scores", "About")
+SIZES = {"projector": (1280, 720), "phone": (400, 800)}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The address of a served page that shows the example."""
+    import app
+
+    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
+        patch.setenv("RLHF_RUNS", str(tmp_path_factory.mktemp("runs")))
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        demo = app.build_app()
+        demo.launch(**app.launch_options(), prevent_thread_lock=True, server_port=port, quiet=True)
+        yield f"http://127.0.0.1:{port}"
+        demo.close()
+
+
+@pytest.fixture(scope="module")
+def browser(site):
+    """A page for all tests of this file, with a list of everything that it has asked for."""
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="Browser tests need Playwright: pip install -r tests/requirements.txt"
+    )
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_api.sync_playwright() as playwright:
+        if found is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("Browser tests need a browser: apt-get install chromium, or playwright install chromium")
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.asked, page.problems = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def page(site, browser):
+    browser.set_viewport_size({"width": 1280, "height": 900})
+    yield browser
+    assert browser.problems == []
+
+
+def open_tab(page, site, tab, query="?run=example"):
+    """Load the page anew and open a tab of it."""
+    page.goto(f"{site}/{query}")
+    page.wait_for_selector(".chart[data-part=ppo] .main-svg")
+    page.get_by_role("tab", name=tab).click()
+    if tab == "Scores":
+        page.wait_for_selector("#lengths .main-svg")
+    return page
+
+
+def questions():
+    return scores.read_questions(runs.EXAMPLE / "scores.csv", "test", "score", "ppo")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scores: from a point to its answer
+
+
+def click_point(page, figure, trace, number):
+    """Click a point as Plotly reports it, from the figure's own data."""
+    return page.evaluate(
+        """([figure, trace, number]) => {
+            const node = document.querySelector(figure + ' .plot'), data = node.data[trace];
+            node.emit('plotly_click', {points: [{data, customdata: data.customdata[number]}]});
+            return data.y[number];
+        }""",
+        [figure, trace, number],
+    )
+
+
+@pytest.mark.parametrize("side, trace", [("base", 0), ("ppo", 1)])
+def test_a_click_on_any_answers_point_shows_that_answer(page, site, side, trace):
+    open_tab(page, site, "Scores")
+    asked = questions()
+    for number in (0, 517, 1023):
+        score = click_point(page, "#lengths", trace, number)
+        question, nth = divmod(number, 4)
+        row = (asked[question].base if side == "base" else asked[question].other)[nth]
+        assert row["score"] == pytest.approx(score)
+        card = page.locator(".pairs .turn.picked")
+        assert card.locator("h4 > span").first.inner_text() == row["prompt"]
+        assert card.locator(".answer.picked .text").inner_text() == " ".join(row["response"].split())
+        assert card.locator(f".answer.picked.{side}").count() == 1
+        assert card.locator(".pager").inner_text().split("\n")[1] == f"Answer {nth + 1} of 4"
+
+
+def test_a_question_says_the_number_of_its_point_and_every_answer_can_be_reached(page, site):
+    open_tab(page, site, "Scores")
+    gain = click_point(page, "#differences", 0, 200)
+    card = page.locator(".pairs .turn.picked")
+    assert card.locator(".gain").inner_text() == f"{gain:+.2f}"
+    assert "averages of 4 answers each" in page.locator(".pairs .count").inner_text()
+    seen = []
+    for _ in range(4):
+        seen.append(card.locator(".ppo .score b").all_inner_texts())
+        card.get_by_role("button", name="Next answer").click()
+    wanted = next(q for q in questions() if q.other[0]["prompt"] == card.locator("h4 > span").first.inner_text())
+    assert [[float(one.replace("−", "-")) for one in both] for both in seen] == [
+        [pytest.approx(row["score"], abs=0.006), pytest.approx(row["gold"], abs=0.006)] for row in wanted.other
+    ]
+    page.get_by_label("Order").select_option("fooled")
+    first = page.locator(".pairs .turn").first.locator(".ppo .score")
+    score, rubric = (float(bar.locator("b").inner_text()) for bar in first.all())
+    assert score > 3 and rubric < 0.5
+    page.get_by_label("Order").select_option("gain")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_main_figure_of_scores_is_whole_on_a_projector_and_begins_on_a_phone(page, site, size, theme):
+    width, height = SIZES[size]
+    page.set_viewport_size({"width": width, "height": height})
+    open_tab(page, site, "Scores", f"?run=example&__theme={theme}")
+    box = page.locator("#distributions .plot").bounding_box()
+    assert box["y"] + (box["height"] if size == "projector" else 150) <= height
+    assert page.locator(".scores .verdict").bounding_box()["height"] < (35 if size == "projector" else 90)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures and their tools
+
+
+def test_no_tool_of_a_figure_uploads_it_and_the_page_asks_nobody_else(page, site):
+    for tab in TABS:
+        open_tab(page, site, tab)
+    open_tab(page, site, "Scores")
+    tools = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(button => button.dataset.title)")
+    assert {"Save as PNG", "Save as SVG"} <= set(tools)
+    assert not any(word in tool.lower() for tool in tools for word in ("share", "cloud", "studio", "upload"))
+    assert page.evaluate("[...document.querySelectorAll('.drawn')].map(node => node._context.plotlyServerURL)") == (
+        [""] * page.locator(".drawn").count()
+    )
+    assert {urlsplit(url).netloc for url in page.asked if url.startswith("http")} == {urlsplit(site).netloc}
+
+
+def focused(page):
+    return page.evaluate(
+        "(({tagName, textContent, ariaLabel, className, type}) => ({tagName, words: ariaLabel || textContent.trim(), "
+        "className, type}))(document.activeElement)"
+    )
+
+
+def test_the_tools_of_a_figure_are_one_stop_of_the_tab_key_and_arrows_go_through_them(page, site):
+    open_tab(page, site, "Scores")
+    stops = page.evaluate(
+        "[...document.querySelectorAll('.drawn')].map(n => [...n.querySelectorAll('*')]"
+        ".filter(x => x.tabIndex >= 0).length)"
+    )
+    assert set(stops) == {1}
+    labels = page.evaluate("[...document.querySelectorAll('.drawn')].map(n => [n.role, n.ariaLabel])")
+    assert all(role == "figure" and len(label) > 10 for role, label in labels), labels
+    page.locator("#differences .modebar-btn").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert focused(page)["className"].startswith("modebar-btn")
+    page.keyboard.press("Tab")
+    assert page.evaluate("!document.activeElement.closest('#differences')")
+    page.get_by_role("link", name="Read the answers").press("Enter")
+    page.keyboard.press("Tab")
+    assert focused(page)["words"] == "Find a word"
