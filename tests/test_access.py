@@ -9,6 +9,7 @@ import pytest
 
 from rlhf.runs import directory as runs
 from rlhf.ui import scores
+from rlhf.ui.chat import tally
 
 
 TABS = ("Train", "Chat", "Scores", "About")
@@ -178,3 +179,160 @@ def test_the_tools_of_a_figure_are_one_stop_of_the_tab_key_and_arrows_go_through
     page.get_by_role("link", name="Read the answers").press("Enter")
     page.keyboard.press("Tab")
     assert focused(page)["words"] == "Find a word"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Chat
+
+
+def ask(page, question):
+    turns = page.locator(".turns .turn").count()
+    page.get_by_label("Your question").fill(question)
+    page.get_by_label("Your question").press("Enter")
+    page.locator(f".turns .turn:nth-child({turns + 1}) .ppo .score b").wait_for()
+
+
+def test_a_conversation_outlives_a_reload_until_it_is_cleared(page, site):
+    open_tab(page, site, "Chat")
+    ask(page, "Hi there!")
+    ask(page, "How do I clean an oven?")
+    page.locator("#clear").wait_for()
+    before = page.locator(".turns .text").all_inner_texts(), page.locator(".dialogue .verdict").inner_text()
+    assert len(before[0]) == 4 and "of 2 questions" in before[1]
+    open_tab(page, site, "Chat")
+    page.locator(".turns .turn").nth(1).wait_for()
+    assert (page.locator(".turns .text").all_inner_texts(), page.locator(".dialogue .verdict").inner_text()) == before
+    ask(page, "Thanks!")
+    page.get_by_role("button", name="Clear").click()
+    page.wait_for_function("!document.querySelector('.turns .turn')")
+    open_tab(page, site, "Chat")
+    page.wait_for_timeout(500)
+    assert page.locator(".turns .turn").count() == 0
+
+
+def test_how_long_a_question_may_be_is_said_before_and_nothing_of_it_is_cut_off(page, site):
+    open_tab(page, site, "Chat")
+    hint = page.locator("#room p")
+    most = int(hint.inner_text().removeprefix("A question may have up to about ").split()[0])
+    box = page.get_by_label("Your question")
+    box.fill("word " * 1000)
+    assert hint.inner_text() == f"4,999 of about {most} characters: probably too long"
+    page.locator("#ask").click()
+    note = page.locator("#chat-note .note")
+    note.wait_for()
+    assert note.inner_text() == "The question has 4,999 characters; Chat takes 2,000 at most. Please shorten it."
+    assert len(box.input_value()) == 5000
+    box.fill("How do I clean an oven? " * 40)
+    page.locator("#ask").click()
+    page.locator("#chat-note .note", has_text="959 characters; this model reads about").wait_for()
+    assert 0.5 * most < int(note.inner_text().split("about ")[1].split()[0]) < 2 * most
+
+
+def turn(base, ppo, scores):
+    sides = [{"text": text, "score": score} for text, score in zip((base, ppo), scores, strict=True)]
+    return {"question": "", "base": sides[0], "ppo": sides[1]}
+
+
+def test_the_same_answer_is_called_the_same():
+    same, other = turn("Hello.", "Hello.", (1.0, 1.0)), turn("No.", "Yes.", (0.5, 1.5))
+    assert tally([same]) == "Base and PPO gave the very same answer."
+    assert tally([same, same]) == "Base and PPO gave the very same answer to all 2 questions."
+    assert tally([same, other]).endswith("is 0.50 higher. To 1 of them both gave the same answer.")
+    assert tally([turn("No.", "Yes.", (1.0, 1.001))]).endswith("on 0 of 1 question; on average both score the same.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# For everybody
+
+
+def test_text_runs_the_way_its_script_does(page, site):
+    """B42: an answer in Arabic or Hebrew begins at the right, in every tab."""
+    open_tab(page, site, "Train")
+    page.locator(".card").first.wait_for()
+    assert page.locator(".card :is(h4, .text):not([dir=auto])").count() == 0
+    page.get_by_role("tab", name="Chat").click()
+    ask(page, "\u05de\u05d4 \u05e9\u05dc\u05d5\u05de\u05da?")
+    assert page.locator(".turns :is(h3, .text):not([dir=auto])").count() == 0
+    assert page.locator(".turns h3").last.evaluate("node => getComputedStyle(node).direction") == "rtl"
+    box = page.get_by_label("Your question")
+    assert box.evaluate("node => getComputedStyle(node).unicodeBidi") == "plaintext"
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("tab", name="Scores").click()
+    page.locator(".pairs .turn").first.wait_for()
+    assert page.locator(".pairs :is(h4 > :first-child, .text):not([dir=auto])").count() == 0
+    assert page.locator(".mistakes article bdi").count() == 3 * page.locator(".mistakes article").count() > 0
+
+
+UNFOLD = """() => {
+    for (const fold of document.querySelectorAll("button.label-wrap:not(.open)")) if (fold.offsetParent) fold.click();
+    for (const fold of document.querySelectorAll("details")) fold.open = true;
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_violation_in_any_tab_folded_or_unfolded(page, site, theme):
+    axe = pytest.importorskip("axe_playwright_python", reason="pip install -r tests/requirements.txt")
+    open_tab(page, site, "Train", f"?run=example&__theme={theme}")
+    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
+    found = []
+    for tab in TABS:
+        page.get_by_role("tab", name=tab).click()
+        if tab == "Chat":
+            ask(page, "Hi there!")
+        if tab == "Scores":
+            page.wait_for_selector("#lengths .main-svg")
+        for unfolded in (False, True):
+            if unfolded:
+                page.evaluate(UNFOLD)
+            page.wait_for_timeout(700)  # what fades in has its colours then
+            for fault in page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]:
+                found += [(tab, unfolded, fault["id"], node["html"][:200]) for node in fault["nodes"]]
+        if tab == "Chat":
+            page.get_by_role("button", name="Clear").click()
+    assert found == []
+
+
+def stops(page, most=80):
+    """What the Tab key reaches from the top of the page, and whether each shows that it has the focus."""
+    page.evaluate("document.activeElement?.blur(); window.scrollTo(0, 0)")
+    page.locator(".brand").focus()
+    reached = []
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        seen = page.evaluate(
+            """() => {
+                const node = document.activeElement;
+                const isMarked = one => {
+                    const style = getComputedStyle(one);
+                    return style.outlineStyle === 'solid' && style.opacity > 0;
+                };
+                const around = [node, node.closest('label'), node.closest('.wrap'), node.parentElement];
+                const words = node.ariaLabel || node.textContent.trim() || node.value || node.placeholder;
+                return {node: node.tagName, words, marked: around.some(one => one && isMarked(one))};
+            }"""
+        )
+        if seen["node"] == "BODY":
+            break
+        reached.append(seen)
+    return reached
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_every_stop_of_the_tab_key_can_be_seen(page, site, tab):
+    open_tab(page, site, tab)
+    reached = stops(page)
+    assert [one for one in reached if not one["marked"]] == []
+    words = [one["words"] for one in reached]
+    if tab == "Scores":
+        assert "Read the answers" in words[:12], words
+
+
+def test_a_list_closes_when_the_tab_key_leaves_it(page, site):
+    open_tab(page, site, "Train")
+    for name in ("#run", "#recipe"):
+        page.locator(f"{name} input").focus()
+        page.keyboard.press("ArrowDown")
+        page.locator("ul.options").wait_for()
+        page.keyboard.press("Tab")
+        page.wait_for_function("!document.querySelector('ul.options')", timeout=3000)
+        assert page.evaluate(f"!document.activeElement.closest('{name}')")

@@ -169,7 +169,7 @@ def averages(questions: list[Question], measure: str, split: str, other: str, su
         rows.append(("Reward model size, MB", f"{reward_model['size_mb']:.1f}"))
     count = models[other]["samples"]
     caption = f"{len(questions)} questions, {count} {'answer' if count == 1 else 'answers'} to each"
-    return _table(("", "Base", model_name(other)), rows, caption)
+    return _table(("Base", model_name(other)), rows, caption)
 
 
 def _described(values: list[float]) -> dict[str, float]:
@@ -179,14 +179,15 @@ def _described(values: list[float]) -> dict[str, float]:
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], caption: str) -> str:
-    def line(cells: tuple[str, ...], tag: str) -> str:
+    def line(cells: tuple[str, ...]) -> str:
         first, *others = (escape(minus(cell)) if cell[:1] == "-" else escape(cell) for cell in cells)
-        span = 1 + (len(head) - len(cells))  # a lone value belongs to no column
-        tds = "".join(f'<{tag} colspan="{span}">{cell}</{tag}>' for cell in others)
+        span = 1 + len(head) - len(others)  # a lone value belongs to no column
+        tds = "".join(f'<td colspan="{span}">{cell}</td>' for cell in others)
         return f'<tr><th scope="row">{first}</th>{tds}</tr>'
 
-    body = "".join(line(row, "td") for row in rows)
-    return f'<table class="averages"><caption>{escape(caption)}</caption>{line(head, "th")}{body}</table>'
+    body = "".join(line(row) for row in rows)
+    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    return f'<table class="averages"><caption>{escape(caption)}</caption><tr><td></td>{names}</tr>{body}</table>'
 
 
 def missing(run: Run | None) -> str:
@@ -207,9 +208,9 @@ def worst_pairs(worst: list[dict]) -> str:
     for pair in worst:
         margin = minus(f"{pair['margin']:.1f}")
         shown.append(
-            f"<article><h4>{escape(pair['prompt'])}<span>{margin}</span></h4>"
-            f"<p><b>People preferred</b> {escape(pair['chosen'])}</p>"
-            f"<p><b>The reward model preferred</b> {escape(pair['rejected'])}</p></article>"
+            f"<article><h3><bdi>{escape(pair['prompt'])}</bdi><span>{margin}</span></h3>"
+            f"<p><b>People preferred</b> <bdi>{escape(pair['chosen'])}</bdi></p>"
+            f"<p><b>The reward model preferred</b> <bdi>{escape(pair['rejected'])}</bdi></p></article>"
         )
     return (
         '<details class="mistakes"><summary>Where the reward model is most wrong</summary>'
@@ -247,7 +248,7 @@ def openings(questions: list[Question], other: str) -> str:
         (f"{opening} …", *(percent(count[opening] / count.total()) for count in counts))
         for opening, _ in counts[1].most_common(OPENINGS)
     ]
-    return _table(("", "Base", model_name(other)), rows, f"How answers begin: the commonest {OPENING_WORDS} words")
+    return _table(("Base", model_name(other)), rows, f"How answers begin: the commonest {OPENING_WORDS} words")
 
 
 def _ceiling(run: Run, of_split: dict) -> Ceiling | None:
