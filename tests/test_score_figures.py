@@ -33,7 +33,7 @@ def points(gold=True, sizes=(4, 16)):
 
 def over(kl, fit=FIT):
     kl = np.asarray(kl, float)
-    return scores.overoptimization(kl, kl / 4, np.sqrt(kl) / 5, fit, [f"step {x:.0f}" for x in kl])
+    return scores.overoptimization(kl, kl / 4, FIT.predict(kl), fit, [f"step {x:.0f}" for x in kl])
 
 
 def scatter():
@@ -310,13 +310,25 @@ def test_curve_is_the_fit_over_the_measured_range():
     assert "turns down" not in words(figure)
 
 
-@pytest.mark.parametrize("furthest, end", [(25.0, 25.0), (18.0, FIT.turnover_kl)], ids=["within", "just beyond"])
-def test_turn_of_the_gold_score_is_marked_and_the_curve_reaches_it(furthest, end):
-    figure = over([1, 4, furthest])
+@pytest.mark.parametrize(
+    "last, end", [((19.0, 25.0), 25.0), ((18.0,), FIT.turnover_kl)], ids=["within", "just beyond"]
+)
+def test_turn_of_the_gold_score_is_marked_and_the_curve_reaches_it(last, end):
+    figure = over([1, 4, *last])
     assert trace(figure, "fit").x[-1] == pytest.approx(end)
     assert {line.yref for line in lines(figure, x0=FIT.turnover_kl, x1=FIT.turnover_kl)} == {"y domain", "y2 domain"}
     assert "gold score turns down at about 20 nats" in words(figure)
     assert figure.layout.xaxis.range[1] > end
+
+
+def test_nothing_is_said_of_a_turn_that_the_measured_points_contradict():
+    sweep = Run(EXAMPLE).sweep()
+    trained = [point for point in sweep["points"] if "kl_coef" in point]
+    kl, proxy, gold = ([point[name]["value"] for point in trained] for name in ("kl", "score", "gold"))
+    fit = Overoptimization(**sweep["fit"])
+    assert fit.turnover_kl < kl[int(np.argmax(gold))]  # 3.8 nats, and the best lies at 6.2
+    figure = scores.overoptimization(kl, proxy, gold, fit, kl)
+    assert "turns down" not in words(figure) and not lines(figure, yref="y2 domain", x0=fit.turnover_kl)
 
 
 def test_both_gains_stand_in_panels_over_one_axis():

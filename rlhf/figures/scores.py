@@ -404,7 +404,8 @@ def overoptimization(
     figure = blank(height)
     furthest = max([0.0, *kl])
     turn = fit.turnover_kl if fit else None
-    if turn is not None and turn > FURTHEST_TURN * furthest:
+    # A turn far beyond the points is a guess, and one before the best of them contradicts what was measured.
+    if turn is not None and not kl[int(np.argmax(gold))] <= turn <= FURTHEST_TURN * furthest:
         turn = None
     end = max(furthest, turn or 0.0)
     fitted = []

@@ -62,12 +62,6 @@ window.lab = (() => {
   new MutationObserver(() => document.querySelectorAll('.drawn').forEach(draw))
     .observe(document.body, {attributeFilter: ['class']});
 
-  // Gradio's lists stay open when the Tab key leaves them.
-  document.addEventListener('keydown', event => {
-    if (event.key === 'Tab' && event.target.matches('input[role=listbox]'))
-      event.target.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true}));
-  }, true);
-
   // A link to a place on this page: by itself it would lead away, since Gradio's page has a base address.
   document.addEventListener('click', event => {
     const link = event.target.closest('a[href^="#"]');
