@@ -68,7 +68,7 @@ BRAND = """
 <a class="brand" href="?" aria-label="RLHF Lab">
 <svg viewBox="0 0 40 28" width="40" height="28" aria-hidden="true">
 <path class="base" d="M1 26C9 26 9 6 15 6s6 20 14 20"/><path class="ppo" d="M11 26c8 0 8-24 14-24s6 24 14 24"/></svg>
-<span><b>RLHF Lab</b><small>Watch a language model learn from what people prefer</small></span></a>
+<span><h1>RLHF Lab</h1><small>Watch a language model learn from what people prefer</small></span></a>
 """
 
 
@@ -83,14 +83,20 @@ def build_app() -> gr.Blocks:
                     [], label="Run", show_label=False, container=False, elem_id="run", filterable=False
                 )
                 origin = gr.HTML(elem_id="origin", apply_default_css=False)
+        # Conversations stay in the browser. Outside the tabs: what is in one exists only once that tab was opened.
+        kept = gr.BrowserState({}, storage_key="rlhf-lab-chat", secret="chat")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Train", id="train"):
+                gr.HTML("<h2>Train</h2>", elem_classes="spoken", apply_default_css=False)
                 train = TrainTab()
             with gr.Tab("Chat", id="chat"):
-                chat = ChatTab()
+                gr.HTML("<h2>Chat</h2>", elem_classes="spoken", apply_default_css=False)
+                chat = ChatTab(kept)
             with gr.Tab("Scores", id="scores"):
+                gr.HTML("<h2>Scores</h2>", elem_classes="spoken", apply_default_css=False)
                 scores = ScoresTab()
             with gr.Tab("About", id="about"):
+                gr.HTML("<h2>About</h2>", elem_classes="spoken", apply_default_css=False)
                 AboutTab()
         _wire(demo, picker, origin, train, chat, scores)
         add_endpoints()
@@ -103,11 +109,11 @@ def _wire(
     """Whenever the shown run changes, `show` fills every tab from that run's directory."""
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
 
-    def show(run_id: str | None) -> dict:
-        return {origin: describe(run_id), **train.show(run_id), **chat.show(run_id), **scores.show(run_id)}
+    def show(run_id: str | None, kept: dict) -> dict:
+        return {origin: describe(run_id), **train.show(run_id), **chat.show(run_id, kept), **scores.show(run_id)}
 
     outputs = [origin, *train.outputs, *chat.outputs, *scores.outputs]
-    follow = {"fn": show, "inputs": picker, "outputs": outputs, **quiet}
+    follow = {"fn": show, "inputs": [picker, chat.kept], "outputs": outputs, **quiet}
     demo.load(_attach, train.visitor, [picker, train.visitor], **quiet).then(**follow)
     picker.input(**follow)
     picker.focus(lambda: gr.Dropdown(choices=run_choices()), None, picker, **quiet)

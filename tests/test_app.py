@@ -162,10 +162,16 @@ def test_scores_sentence_says_how_sure_it_is(root):
     demo = make_demo(root / LIVE_ID, "finished")
     make_comparison(demo.path)
     of_split = demo.summary()["splits"]["test"]
-    text = scores.sentence(of_split["against_base"]["ppo"]["score"], "score", "test", "PPO")
-    assert text.startswith("On 30 unseen questions, PPO scored higher than the base model in 97 % of comparisons. On")
-    assert "scores its answers 0.77 higher" in text
-    assert "95 % intervals: 90 to 100 % of comparisons" in scores.certainty(of_split, "score", "ppo")
+    against = of_split["against_base"]["ppo"]["score"]
+    said = scores.sentence(against, "score", "PPO")
+    assert said == "PPO scores higher than the base model in 97 % of comparisons, 0.77 higher on average."
+    assert scores.interval_words(against, "test").endswith("to +0.80, from 30 new questions.")
+    assert "it is 90 to 100 %" in scores.certainty(of_split, "score", "ppo")
+    gain = {"value": -0.1, "ci_low": -0.4, "ci_high": 0.2}
+    said = scores.sentence({**against, "gain": gain}, "gold", "PPO")
+    assert said.startswith("By the rubric, too close to call: PPO") and said.endswith("0.10 lower on average.")
+    same = scores.sentence({**against, "gain": dict.fromkeys(gain, 0.0)}, "score", "PPO")
+    assert same == "PPO and the base model score the same on every question."
 
 
 def test_the_scores_tab_shows_the_numbers_of_the_summary_and_computes_no_interval(root, monkeypatch):
@@ -179,7 +185,7 @@ def test_the_scores_tab_shows_the_numbers_of_the_summary_and_computes_no_interva
         for measure in ("score", "gold"):
             shown = tab.view("example", measure, split, "ppo")
             against, model = of_split["against_base"]["ppo"][measure], of_split["models"]["ppo"]
-            assert f"On {against['n']} " in shown[tab.sentence]
+            assert f"from {against['n']} " in shown[tab.sentence]
             assert f"in {100 * against['win_rate']['value']:.0f} % of comparisons" in shown[tab.sentence]
             for end in ("ci_low", "ci_high"):
                 assert f"{against['gain'][end]:+.2f}" in shown[tab.sentence]
@@ -471,7 +477,7 @@ def test_scores_can_be_searched_switched_and_downloaded(page, site):
     open_page(page, site, "?run=example")
     page.get_by_role("tab", name="Scores").click()
     page.wait_for_selector("#distributions .main-svg")
-    assert page.locator(".scores .verdict").inner_text().startswith("On 30 unseen questions, PPO scored higher than")
+    assert page.locator(".scores .verdict").inner_text().startswith("PPO scores higher than the base model")
     assert page.locator(".scores .note").inner_text() == "Beware of <b>this</b>."
     page.wait_for_selector("#reliability .main-svg")
     assert page.locator("#sweep").count() == 0  # no sweep lies in this run's directory
@@ -485,7 +491,7 @@ def test_scores_can_be_searched_switched_and_downloaded(page, site):
     assert page.locator(".pairs .turn").count() == 1
     assert "<b>bold</b>" in page.locator(".pairs .base .text").inner_text()
     page.get_by_text("Unseen topics", exact=True).click()
-    page.wait_for_function("document.querySelector('.scores .verdict').textContent.includes('unseen topics')")
+    page.wait_for_function("document.querySelector('.scores .sure').textContent.includes('unseen topics')")
     with page.expect_download() as download:
         page.get_by_role("button", name="Download CSV").click()
     assert Path(download.value.path()).read_text() == (runs.EXAMPLE / "scores.csv").read_text()

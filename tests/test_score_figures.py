@@ -33,13 +33,18 @@ def points(gold=True, sizes=(4, 16)):
 
 def over(kl, fit=FIT):
     kl = np.asarray(kl, float)
-    return scores.overoptimization(kl, kl / 4, np.sqrt(kl) / 5, fit, [f"step {x:.0f}" for x in kl])
+    return scores.overoptimization(kl, kl / 4, FIT.predict(kl), fit, [f"step {x:.0f}" for x in kl])
 
 
 def scatter():
     lengths, rng = [10] * 6 + [30] * 6 + [50] * 6, np.random.default_rng(0)
     base, other = rng.normal(0, 1, 18), rng.normal(1, 1, 18)
-    return scores.length_scatter(lengths, base, lengths, other, "score", "PPO"), base, other
+    return scores.length_scatter(answers(lengths, base), answers(lengths, other), "score", "PPO"), base, other
+
+
+def answers(tokens, values):
+    """Two to each question."""
+    return scores.Answers(tokens, values, [divmod(number, 2) for number in range(len(tokens))])
 
 
 def a_ceiling():
@@ -58,7 +63,7 @@ FIGURES = {
     "worse": lambda: scores.differences(np.array([-1.0, -0.5]), around(-0.75), "score", "PPO"),
     "equal": lambda: scores.differences([0.0, 0.0], Interval(0.0, 0.0, 0.0), "score", "PPO"),
     "lengths": lambda: scatter()[0],
-    "no lengths": lambda: scores.length_scatter([], [], [], [], "score", "PPO"),
+    "no lengths": lambda: scores.length_scatter(answers([], []), answers([], []), "score", "PPO"),
     "frontier": lambda: scores.frontier(points(), "score"),
     "frontier without gold": lambda: scores.frontier(points(gold=False), "score"),
     "frontier without best of n": lambda: scores.frontier(points(sizes=()), "score"),
@@ -169,8 +174,8 @@ def test_dots_know_their_answer_and_model():
     figure, base, _ = scatter()
     dots = trace(figure, "base")
     assert list(dots.y) == pytest.approx(base)
-    assert dots.customdata[3] == [3, "base"]
-    assert trace(figure, "PPO").customdata[17] == [17, "PPO"]
+    assert dots.customdata[3] == [1, 1, "base"]
+    assert trace(figure, "PPO").customdata[16] == [8, 0, "PPO"]
     assert [one.name for one in figure.data if one.meta == {"pick": True}] == ["base", "PPO"]
 
 
@@ -186,7 +191,7 @@ def test_trend_is_the_average_of_each_bin_of_length():
 def test_both_models_share_the_bins_of_length_and_small_ones_are_left_out():
     # The pooled lengths are 1..80, so a bin holds ten of them: the base fills four, the other four.
     base, other = [*range(1, 38), 78, 79, 80], [*range(38, 78)]
-    figure = scores.length_scatter(base, base, other, other, "score", "PPO")
+    figure = scores.length_scatter(answers(base, base), answers(other, other), "score", "PPO")
     assert trace(figure, "base, average").x == (5.5, 15.5, 25.5, 34.0)  # 31 to 37 are seven; 78 to 80 too few
     assert trace(figure, "PPO, average").x == (45.5, 55.5, 65.5, 74.0)  # 38 to 40 are too few
 
@@ -306,13 +311,25 @@ def test_curve_is_the_fit_over_the_measured_range():
     assert "turns down" not in words(figure)
 
 
-@pytest.mark.parametrize("furthest, end", [(25.0, 25.0), (18.0, FIT.turnover_kl)], ids=["within", "just beyond"])
-def test_turn_of_the_gold_score_is_marked_and_the_curve_reaches_it(furthest, end):
-    figure = over([1, 4, furthest])
+@pytest.mark.parametrize(
+    "last, end", [((19.0, 25.0), 25.0), ((18.0,), FIT.turnover_kl)], ids=["within", "just beyond"]
+)
+def test_turn_of_the_gold_score_is_marked_and_the_curve_reaches_it(last, end):
+    figure = over([1, 4, *last])
     assert trace(figure, "fit").x[-1] == pytest.approx(end)
     assert {line.yref for line in lines(figure, x0=FIT.turnover_kl, x1=FIT.turnover_kl)} == {"y domain", "y2 domain"}
     assert "gold score turns down at about 20 nats" in words(figure)
     assert figure.layout.xaxis.range[1] > end
+
+
+def test_nothing_is_said_of_a_turn_that_the_measured_points_contradict():
+    sweep = Run(EXAMPLE).sweep()
+    trained = [point for point in sweep["points"] if "kl_coef" in point]
+    kl, proxy, gold = ([point[name]["value"] for point in trained] for name in ("kl", "score", "gold"))
+    fit = Overoptimization(**sweep["fit"])
+    assert fit.turnover_kl < kl[int(np.argmax(gold))]  # 3.8 nats, and the best lies at 6.2
+    figure = scores.overoptimization(kl, proxy, gold, fit, kl)
+    assert "turns down" not in words(figure) and not lines(figure, yref="y2 domain", x0=fit.turnover_kl)
 
 
 def test_both_gains_stand_in_panels_over_one_axis():

@@ -1,7 +1,7 @@
 """Figures of a comparison and of a reward model: numbers in, Plotly figure out.
 
-A point that a person may click belongs to a trace with `meta["pick"]`; its `customdata` begins with the index of its
-prompt.
+A point that a person may click belongs to a trace with `meta["pick"]`. Its `customdata` is the index of its question,
+and where it stands for one answer, also the answer's number among those to that question, and its model.
 """
 
 from collections.abc import Sequence
@@ -143,7 +143,7 @@ def differences(gains: Sequence[float], gain: Interval, name: str, other: str, h
         mode="markers",
         marker={"size": 6, "opacity": 0.75, "color": [_color_of_sign(value) for value in values]},
         cliponaxis=False,
-        hovertemplate=f"{other} minus base: <b>%{{y:+.2f}}</b><br>{name}, on this prompt<extra></extra>",
+        hovertemplate=f"{other} minus base: <b>%{{y:+.2f}}</b><br>{name}, average of this question<extra></extra>",
         meta={"pick": True},
     )
     color = _color_of_sign(gain.value)
@@ -162,9 +162,9 @@ def differences(gains: Sequence[float], gain: Interval, name: str, other: str, h
         font={"color": PPO_INK if color == PPO else color},
         **upper_left if above else lower_right,
     )
-    heading(figure, f"{other} minus base", f"{name}; each dot is one prompt")
+    heading(figure, f"{other} minus base", f"{name}; each dot is one question")
     figure.update_xaxes(
-        title_text="share of prompts, sorted by difference",
+        title_text="share of questions, sorted by difference",
         range=[-0.005, 1.005],
         fixedrange=True,
         **percent_ticks(0, 1, 0.25),
@@ -175,26 +175,25 @@ def differences(gains: Sequence[float], gain: Interval, name: str, other: str, h
     return figure.update_yaxes(range=_around([*shown, label_end]), fixedrange=True, nticks=5)
 
 
-def length_scatter(
-    base_tokens: Sequence[int],
-    base_scores: Sequence[float],
-    other_tokens: Sequence[int],
-    other_scores: Sequence[float],
-    name: str,
-    other: str,
-    height: int = 300,
-) -> go.Figure:
-    """Score against length, one dot per answer: base (n,), (n,), other (m,), (m,); with the mean at each length."""
+@dataclass(frozen=True)
+class Answers:
+    """One model's answers, each sequence (n,)."""
+
+    tokens: Sequence[int]
+    scores: Sequence[float]
+    places: Sequence[tuple[int, int]]
+    """The index of the question, and the answer's number among those to it."""
+
+
+def length_scatter(base: Answers, other: Answers, name: str, other_name: str, height: int = 300) -> go.Figure:
+    """Score against length, one dot per answer; with the mean at each length."""
     figure = blank(height)
-    sides = (
-        ("base", base_tokens, base_scores, BASE, "circle"),
-        (other, other_tokens, other_scores, PPO, "diamond"),
-    )
-    for label, tokens, scores, color, symbol in sides:
+    sides = (("base", base, BASE, "circle"), (other_name, other, PPO, "diamond"))
+    for label, answers, color, symbol in sides:
         figure.add_scatter(
-            x=[int(count) for count in tokens],
-            y=[float(score) for score in scores],
-            customdata=[[index, label] for index in range(len(tokens))],
+            x=[int(count) for count in answers.tokens],
+            y=[float(score) for score in answers.scores],
+            customdata=[[*place, label] for place in answers.places],
             mode="markers",
             name=label,
             legendgroup=label,
@@ -204,10 +203,10 @@ def length_scatter(
             meta={"pick": True},
         )
     # Both share their bins, so one line above the other means a higher score at the same length.
-    pooled = [*base_tokens, *other_tokens]
+    pooled = [*base.tokens, *other.tokens]
     edges = np.quantile(pooled, np.linspace(0, 1, LENGTH_BINS + 1)[1:-1]) if pooled else np.zeros(0)
-    for label, tokens, scores, color, symbol in sides:
-        means = _bin_means(tokens, scores, edges)
+    for label, answers, color, symbol in sides:
+        means = _bin_means(answers.tokens, answers.scores, edges)
         figure.add_scatter(
             x=[length for length, _, _ in means],
             y=[score for _, score, _ in means],
@@ -406,7 +405,8 @@ def overoptimization(
     figure = blank(height)
     furthest = max([0.0, *kl])
     turn = fit.turnover_kl if fit else None
-    if turn is not None and turn > FURTHEST_TURN * furthest:
+    # A turn far beyond the points is a guess, and one before the best of them contradicts what was measured.
+    if turn is not None and not kl[int(np.argmax(gold))] <= turn <= FURTHEST_TURN * furthest:
         turn = None
     end = max(furthest, turn or 0.0)
     fitted = []

@@ -364,7 +364,10 @@ def question_prompt(
         ids = reader.encode(raw)
         if len(ids) <= room:
             return Prompt(raw, ids, {})
-    raise BadInput(f"The question is {len(ids)} tokens long, this model reads at most {room}; please shorten it.")
+    most = len(question) * room // len(ids)
+    raise BadInput(
+        f"The question has {len(question):,} characters; this model reads about {most:,} at most. Please shorten it."
+    )
 
 
 def report_refused(refused: dict[int, TemplateRefused], rows: int) -> None:

@@ -7,9 +7,11 @@ function turnNode(trained) {
   for (const name of ['base', 'ppo']) {
     const box = el('div', 'answer ' + name);
     box.append(el('span', 'who', name === 'base' ? 'base' : trained), el('p', 'text'), el('div', 'mark'));
+    box.querySelector('.text').dir = 'auto';
     pair.append(box);
   }
-  turn.append(el('h4'), pair);
+  turn.append(el('h3'), pair);
+  turn.firstChild.dir = 'auto';
   return turn;
 }
 
@@ -24,7 +26,7 @@ function show() {
   turns.classList.toggle('empty', !value.turns.length);
   value.turns.forEach((turn, i) => {
     const node = turns.children[i] || turns.appendChild(turnNode(value.trained));
-    setText(node.querySelector('h4'), turn.question);
+    setText(node.querySelector('h3'), turn.question);
     for (const name of ['base', 'ppo']) {
       const answer = turn[name], box = node.querySelector('.' + name);
       box.classList.toggle('writing', !answer.done);
@@ -37,5 +39,15 @@ function show() {
   });
   turns.scrollTop = turns.scrollHeight;
 }
+// A question that is too long says so while it is written.
+document.addEventListener('input', function count(event) {
+  if (!element.isConnected) return document.removeEventListener('input', count);
+  const hint = document.querySelector('#room p'), limit = props.value?.longest;
+  if (!event.target.matches('#question textarea') || !hint || !limit) return;
+  const length = event.target.value.trim().length, most = limit.toLocaleString('en');
+  hint.classList.toggle('over', length > limit);
+  hint.textContent = length > 0.8 * limit ? length.toLocaleString('en') + ' of about ' + most + ' characters'
+    + (length > limit ? ': probably too long' : '') : 'A question may have up to about ' + most + ' characters.';
+});
 watch('value', show);
 show();

@@ -2,7 +2,7 @@
 const node = element.querySelector('.plot');
 const pick = event => {
   const {data, customdata} = event.points[0];
-  if (data.meta?.pick) document.dispatchEvent(new CustomEvent('pick', {detail: customdata[0]}));
+  if (data.meta?.pick) document.dispatchEvent(new CustomEvent('pick', {detail: customdata}));
 };
 async function show() {
   if (!props.value) return;

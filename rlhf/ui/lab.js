@@ -26,7 +26,8 @@ window.lab = (() => {
   const draw = node => {
     const {data, layout} = document.body.classList.contains('dark') ? darken(node.figure) : node.figure;
     return Plotly.react(node, data, layout, config ??= {
-      displaylogo: false, responsive: true, scrollZoom: false, showSendToCloud: false,
+      displaylogo: false, responsive: true, scrollZoom: false,
+      showSendToCloud: false, plotlyServerURL: '',  // "Share chart" would upload it
       modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'zoomIn2d', 'zoomOut2d', 'toImage'],
       modeBarButtonsToAdd: [save('png'), save('svg')],
     });
@@ -35,34 +36,45 @@ window.lab = (() => {
   const fit = new ResizeObserver(changes => {
     for (const {target} of changes) if (target.offsetParent && target.layout) Plotly.Plots.resize(target);
   });
-  // One stop of the Tab key for a figure's tools, arrows between them, as WAI-ARIA has it for a toolbar.
-  const toolbar = node => {
-    const bar = node.querySelector('.modebar');
-    if (!bar || bar.toolbar) return;
-    bar.toolbar = true;
-    bar.setAttribute('role', 'toolbar');
-    bar.setAttribute('aria-label', 'Tools of this figure');
-    const tools = [...bar.querySelectorAll('.modebar-btn')];
-    const stop = at => tools.forEach((tool, i) => { tool.tabIndex = i === at ? 0 : -1; });
-    stop(0);
-    bar.addEventListener('keydown', event => {
-      const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
-      if (!step) return;
-      const at = (tools.indexOf(document.activeElement) + step + tools.length) % tools.length;
-      event.preventDefault();
-      stop(at);
-      tools[at].focus();
-    });
-  };
   const plot = async (node, figure) => {
     node.figure = figure;
     node.classList.add('drawn');
     await draw(node);
-    toolbar(node);
+    describe(node);
     fit.observe(node);
   };
+  // A figure has its headings for a name, and its tools are one stop of the Tab key, as in any toolbar.
+  const describe = node => {
+    const words = node.figure.layout.annotations?.map(note => note.text.replaceAll(/<[^>]*>/g, ' ')) ?? [];
+    node.setAttribute('role', 'figure');
+    node.setAttribute('aria-label', words.join('; ').replaceAll(/\s+/g, ' ').trim() || 'A figure');
+    node.querySelectorAll('.main-svg').forEach(svg => svg.setAttribute('aria-hidden', true));
+    node.querySelector('.modebar')?.setAttribute('role', 'toolbar');
+    node.querySelector('.modebar')?.setAttribute('aria-label', 'Tools of the figure');
+    node.querySelectorAll('.modebar-btn').forEach((button, i) => { button.tabIndex = i ? -1 : 0; });
+  };
+  document.addEventListener('keydown', event => {
+    const step = {ArrowRight: 1, ArrowLeft: -1}[event.key], bar = event.target.closest('.modebar');
+    if (!step || !bar) return;
+    const buttons = [...bar.querySelectorAll('.modebar-btn')], at = buttons.indexOf(event.target);
+    const next = buttons.at((at + step) % buttons.length);
+    [event.target.tabIndex, next.tabIndex] = [-1, 0];
+    next.focus();
+    event.preventDefault();
+  });
   new MutationObserver(() => document.querySelectorAll('.drawn').forEach(draw))
     .observe(document.body, {attributeFilter: ['class']});
+
+  // A link to a place on this page: by itself it would lead away, since Gradio's page has a base address.
+  document.addEventListener('click', event => {
+    const link = event.target.closest('a[href^="#"]');
+    if (!link) return;
+    event.preventDefault();
+    const place = document.querySelector(link.getAttribute('href'));
+    place.tabIndex = -1;
+    place.focus({preventScroll: true});
+    place.scrollIntoView({behavior: 'smooth'});
+  });
 
   // Fills a node with runs of [text, whether its words are new].
   const markChanges = (node, runs) =>

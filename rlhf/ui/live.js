@@ -105,6 +105,7 @@ function showCharts(news) {
 function side(name) {
   const box = el('div', 'answer ' + name);
   box.append(el('span', 'who', name === 'base' ? 'base' : 'PPO'), el('p', 'text'), el('div', 'mark'), el('p', 'fooled'));
+  box.querySelector('.text').dir = 'auto';
   return box;
 }
 
@@ -121,6 +122,7 @@ function showCards() {
     if (!card) {
       card = el('article', 'card');
       card.append(el('h4'), side('base'), side('ppo'));
+      card.firstChild.dir = 'auto';
       cards.append(card);
     }
     setText(card.querySelector('h4'), before.prompt);

@@ -1,7 +1,6 @@
 """The Scores tab: is the difference real? Two models' scores on the same unseen questions."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -33,13 +32,13 @@ GLOSS = {
     "unseen": "Unseen topics: they occur neither in reward training nor in PPO.",
     "own": "Your own questions: the embedded world’s rubric cannot score them.",
 }
-ASKED = {"test": "unseen questions", "unseen": "questions about unseen topics", "own": "questions of your own"}
+ASKED = {"test": "new questions", "unseen": "questions about unseen topics", "own": "questions of your own"}
 """Splits, as a sentence calls them."""
 OPENING_WORDS, OPENINGS = 3, 6
 """Words of an answer's opening, and how many openings are listed."""
 MAPPED = 12
 """The most models whose names fit in one figure."""
-FIGURE_HEIGHT = 380
+FIGURE_HEIGHT = 360
 SMALL_HEIGHT = 320
 
 TABLE_TEMPLATE = """
@@ -48,7 +47,7 @@ TABLE_TEMPLATE = """
     <input type="search" placeholder="Find a word in questions or answers" aria-label="Find a word">
     <select aria-label="Order">
       <option value="gain">Largest gain first</option><option value="loss">Largest loss first</option>
-      <option value="prompt">By question</option>
+      <option value="fooled">High score, low rubric first</option><option value="prompt">By question</option>
     </select>
   </header>
   <p class="count" role="status"></p>
@@ -59,7 +58,7 @@ TABLE_TEMPLATE = """
 
 
 def pair_table(**kwargs: object) -> gr.HTML:
-    """Questions with both answers and their scores, searched and sorted in the browser."""
+    """Questions with all answers of both models and their scores, searched and sorted in the browser."""
     return gr.HTML(
         html_template=TABLE_TEMPLATE, js_on_load=script("scores"), head=HEAD, apply_default_css=False, **kwargs
     )
@@ -93,29 +92,39 @@ def read_questions(path: Path, split: str, measure: str, other: str) -> list[Que
     return [Question(both["base"], both[other]) for both in sides.values() if len(both) == 2]
 
 
-def sentence(against: dict, measure: str, split: str, name: str) -> str:
+def sentence(against: dict, measure: str, name: str) -> str:
     """Is the difference real? In words that a pupil of sixteen understands.
 
     Args:
         against: one measure of one model in `against_base` of `summary.json`.
         name: the model, as a sentence calls it.
     """
-    scorer = "the rubric" if measure == "gold" else "the reward model"
-    gain = against["gain"]["value"]
+    gain, scorer = against["gain"], "By the rubric, " if measure == "gold" else ""
+    if gain["ci_low"] == gain["ci_high"] == 0:
+        return f"{scorer}{name} and the base model score the same on every question."
+    close = "too close to call: " if gain["ci_low"] <= 0 <= gain["ci_high"] else ""
+    text = (
+        f"{scorer}{close}{name} scores higher than the base model in {percent(against['win_rate']['value'])} of "
+        f"comparisons, {abs(gain['value']):.2f} {'higher' if gain['value'] >= 0 else 'lower'} on average."
+    )
+    return text[0].upper() + text[1:]
+
+
+def interval_words(against: dict, split: str) -> str:
+    """How sure the average difference is, in a line."""
+    gain = against["gain"]
     return (
-        f"On {against['n']} {ASKED[split]}, {name} scored higher than the base model in "
-        f"{percent(against['win_rate']['value'])} of comparisons. On average, {scorer} scores its answers "
-        f"{abs(gain):.2f} {'higher' if gain >= 0 else 'lower'}."
+        f"95 % interval of the average: {signed(gain['ci_low'])} to {signed(gain['ci_high'])}, from {against['n']} "
+        f"{ASKED[split]}."
     )
 
 
 def certainty(of_split: dict, measure: str, other: str) -> str:
-    """How sure these two numbers are: their intervals, and what the same training gained with other seeds."""
-    against = of_split["against_base"][other][measure]
-    wins, gain = against["win_rate"], against["gain"]
+    """What more there is to say: the interval of the wins, and what the same training gained with other seeds."""
+    wins = of_split["against_base"][other][measure]["win_rate"]
     text = (
-        f"95 % intervals: {100 * wins['ci_low']:.0f} to {100 * wins['ci_high']:.0f} % of comparisons (equal models "
-        f"would get 50 %; a tie counts half), {signed(gain['ci_low'])} to {signed(gain['ci_high'])} on average."
+        "A 95 % interval holds the true value in 95 of 100 such experiments. For the share of comparisons it is "
+        f"{100 * wins['ci_low']:.0f} to {100 * wins['ci_high']:.0f} %; equal models would get 50 %: a tie counts half."
     )
     for name, seeds in of_split.get("seeds", {}).items():
         if other in seeds["models"] and seeds[measure]:
@@ -160,7 +169,7 @@ def averages(questions: list[Question], measure: str, split: str, other: str, su
         rows.append(("Reward model size, MB", f"{reward_model['size_mb']:.1f}"))
     count = models[other]["samples"]
     caption = f"{len(questions)} questions, {count} {'answer' if count == 1 else 'answers'} to each"
-    return _table(("", "Base", model_name(other)), rows, caption)
+    return _table(("Base", model_name(other)), rows, caption)
 
 
 def _described(values: list[float]) -> dict[str, float]:
@@ -170,14 +179,15 @@ def _described(values: list[float]) -> dict[str, float]:
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], caption: str) -> str:
-    def line(cells: tuple[str, ...], tag: str) -> str:
+    def line(cells: tuple[str, ...]) -> str:
         first, *others = (escape(minus(cell)) if cell[:1] == "-" else escape(cell) for cell in cells)
-        span = 1 + (len(head) - len(cells))  # a lone value belongs to no column
-        tds = "".join(f'<{tag} colspan="{span}">{cell}</{tag}>' for cell in others)
+        span = 1 + len(head) - len(others)  # a lone value belongs to no column
+        tds = "".join(f'<td colspan="{span}">{cell}</td>' for cell in others)
         return f'<tr><th scope="row">{first}</th>{tds}</tr>'
 
-    body = "".join(line(row, "td") for row in rows)
-    return f'<table class="averages"><caption>{escape(caption)}</caption>{line(head, "th")}{body}</table>'
+    body = "".join(line(row) for row in rows)
+    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    return f'<table class="averages"><caption>{escape(caption)}</caption><tr><td></td>{names}</tr>{body}</table>'
 
 
 def missing(run: Run | None) -> str:
@@ -198,9 +208,9 @@ def worst_pairs(worst: list[dict]) -> str:
     for pair in worst:
         margin = minus(f"{pair['margin']:.1f}")
         shown.append(
-            f"<article><h4>{escape(pair['prompt'])}<span>{margin}</span></h4>"
-            f"<p><b>People preferred</b> {escape(pair['chosen'])}</p>"
-            f"<p><b>The reward model preferred</b> {escape(pair['rejected'])}</p></article>"
+            f"<article><h3><bdi>{escape(pair['prompt'])}</bdi><span>{margin}</span></h3>"
+            f"<p><b>People preferred</b> <bdi>{escape(pair['chosen'])}</bdi></p>"
+            f"<p><b>The reward model preferred</b> <bdi>{escape(pair['rejected'])}</bdi></p></article>"
         )
     return (
         '<details class="mistakes"><summary>Where the reward model is most wrong</summary>'
@@ -214,6 +224,13 @@ def _flat(questions: list[Question], column: str) -> tuple[list[float], list[flo
     """This column of all answers of the base, and of the other model."""
     sides = zip(*(question.values(column) for question in questions), strict=True)
     base, other = ([value for values in side for value in values] for side in sides)
+    return base, other
+
+
+def _places(questions: list[Question]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Question and number of each answer, in the order of `_flat`."""
+    sides = ([question.base for question in questions], [question.other for question in questions])
+    base, other = ([(q, n) for q, answers in enumerate(side) for n in range(len(answers))] for side in sides)
     return base, other
 
 
@@ -231,7 +248,7 @@ def openings(questions: list[Question], other: str) -> str:
         (f"{opening} …", *(percent(count[opening] / count.total()) for count in counts))
         for opening, _ in counts[1].most_common(OPENINGS)
     ]
-    return _table(("", "Base", model_name(other)), rows, f"How answers begin: the commonest {OPENING_WORDS} words")
+    return _table(("Base", model_name(other)), rows, f"How answers begin: the commonest {OPENING_WORDS} words")
 
 
 def _ceiling(run: Run, of_split: dict) -> Ceiling | None:
@@ -287,31 +304,51 @@ def _shifted(mean: float, gain: dict | None) -> Interval:
     return Interval(mean, mean + gain["ci_low"] - gain["value"], mean + gain["ci_high"] - gain["value"])
 
 
-def _headline(text: str, measure: str, split: str, details: str = "", cautions: Sequence[str] = ()) -> str:
-    warned = "".join(f'<p class="note" role="alert">{escape(caution)}</p>' for caution in cautions)
-    gloss = escape(f"{details} {GLOSS[measure]} {GLOSS[split]}".strip())
-    return f'<p class="verdict">{escape(text)}</p>{warned}<p class="gloss">{gloss}</p>'
+def _headline(against: dict, of_split: dict, measure: str, split: str, other: str) -> str:
+    """One sentence, its interval, what could mislead, and folded away all else that is known about it, as HTML."""
+    text, sure = sentence(against[measure], measure, model_name(other)), interval_words(against[measure], split)
+    warned = "".join(f'<p class="note" role="alert">{escape(caution)}</p>' for caution in against["cautions"])
+    more = escape(f"{certainty(of_split, measure, other)} {GLOSS[measure]} {GLOSS[split]}")
+    return (
+        f'<p class="verdict">{escape(text)}</p><div class="sure gloss"><p>{escape(sure)}</p>'
+        f'<details><summary>How sure is that?</summary><p>{more}</p></details><a href="#pairs">Read the answers</a>'
+        f"</div>{warned}"
+    )
 
 
 def _table_value(questions: list[Question], measure: str, other: str) -> dict:
-    """The first answer of each model to each question."""
+    """All answers of both models to each question, and the difference of their averages."""
     rows = []
     for index, question in enumerate(questions):
-        base, after = question.base[0], question.other[0]
+        before, after = question.values(measure)
+        # Each answer of the other model is marked where it differs from the base's answer that stands beside it.
+        beside = [question.base[min(number, len(question.base) - 1)] for number in range(len(question.other))]
         rows.append(
             {
                 "index": index,
-                "prompt": base["prompt"],
-                "base": base["response"],
-                "ppo": after["response"],
-                "changes": changed_words(base["response"], after["response"]),
-                "base_score": base[measure],
-                "ppo_score": after[measure],
+                "prompt": question.base[0]["prompt"],
+                "gain": float(np.mean(after) - np.mean(before)),
+                "base": [_answer(row, [[row["response"], False]]) for row in question.base],
+                "ppo": [
+                    _answer(row, changed_words(base["response"], row["response"]))
+                    for row, base in zip(question.other, beside, strict=True)
+                ],
             }
         )
-    scores = [row[key] for row in rows for key in ("base_score", "ppo_score")]
-    name = "rubric" if measure == "gold" else "score"
-    return {"rows": rows, "low": min(scores), "high": max(scores), "name": name, "other": model_name(other)}
+    scores = [score for side in _flat(questions, "score") for score in side]
+    return {
+        "rows": rows,
+        "low": min(scores),
+        "high": max(scores),
+        "measure": "rubric score" if measure == "gold" else "score",
+        "rubric": all(row["gold"] is not None for question in questions for row in (*question.base, *question.other)),
+        "other": model_name(other),
+    }
+
+
+def _answer(row: dict, text: list) -> dict:
+    """An answer as the table shows it: runs of [text, whether its words are new], and both scores."""
+    return {"text": text, "score": row["score"], "gold": row["gold"]}
 
 
 class ScoresTab:
@@ -429,28 +466,28 @@ class ScoresTab:
                 self.empty: "",
                 self.head: gr.Column(visible=True),
                 self.body: gr.Column(visible=False),
-                self.sentence: _headline(lack, measure, split),
+                self.sentence: f'<p class="verdict">{escape(lack)}</p>',
                 **nothing,
             }
         summary, name = run.summary(), model_name(other)
         of_split, reward_model = summary["splits"][split], summary.get("reward_model") or {}
         against = of_split["against_base"][other]
-        text, details = sentence(against[measure], measure, split, name), certainty(of_split, measure, other)
+        pairs = _table_value(questions, measure, other)
         base, scores = _flat(questions, measure)
-        base_tokens, tokens = _flat(questions, "tokens")
-        gains = [float(np.mean(after) - np.mean(before)) for before, after in (q.values(measure) for q in questions)]
         gain = _interval(against[measure]["gain"])
         what = "rubric (gold score)" if measure == "gold" else "score by the reward model"
         figure = figures.distributions(base, scores, what, name, FIGURE_HEIGHT)
-        differences = figures.differences(gains, gain, what, name, SMALL_HEIGHT)
+        differences = figures.differences([row["gain"] for row in pairs["rows"]], gain, what, name, SMALL_HEIGHT)
         by_position = of_split["models"][other].get("kl_by_position")
         nats = figures.nats_by_position(by_position, name, SMALL_HEIGHT) if by_position else None
-        lengths = figures.length_scatter(base_tokens, base, tokens, scores, what, name, SMALL_HEIGHT)
+        tokens = _flat(questions, "tokens")
+        sides = (figures.Answers(*side) for side in zip(tokens, (base, scores), _places(questions), strict=True))
+        lengths = figures.length_scatter(*sides, what, name, SMALL_HEIGHT)
         return {
             self.empty: "",
             self.head: gr.Column(visible=True),
             self.body: gr.Column(visible=True),
-            self.sentence: _headline(text, measure, split, details, against["cautions"]),
+            self.sentence: _headline(against, of_split, measure, split, other),
             self.figure: figure.to_plotly_json(),
             self.table: averages(questions, measure, split, other, summary),
             self.differences: differences.to_plotly_json(),
@@ -462,5 +499,5 @@ class ScoresTab:
             self.reliability: _reliability(reward_model),
             self.overoptimization: _overoptimization(run.sweep()),
             self.mistakes: worst_pairs(reward_model.get("worst", [])),
-            self.pairs: _table_value(questions, measure, other),
+            self.pairs: pairs,
         }

@@ -26,7 +26,8 @@ PLOTLY_HEAD = f'{HEAD}<script src="/gradio_api/file={PLOTLY_JS.as_posix()}"></sc
 def figure_view(height: int, **kwargs: object) -> gr.HTML:
     """A Plotly figure that follows the page between light and dark; its value is the figure as a dict, or None.
 
-    A click on a point of a trace with `meta["pick"]` is an event `pick` of the document, with the prompt's index.
+    A click on a point of a trace with `meta["pick"]` is an event `pick` of the document; its detail is the point's
+    `customdata`.
     """
     return gr.HTML(
         html_template=f'<div class="plot" style="height:{height}px"></div>',

@@ -272,7 +272,9 @@ def _preview(dataset_name: str, model_name_or_path: str, template: str = "") -> 
         for label, row in rows.items()
     )
     pairs = "".join(
-        "".join(f"<dt>{side}</dt><dd tabindex='0'>{escape(text.strip())}</dd>" for side, text in pair.items())
+        "".join(
+            f"<dt>{side}</dt><dd tabindex='0' dir='auto'>{escape(text.strip())}</dd>" for side, text in pair.items()
+        )
         for pair in data.first
     )
     return (

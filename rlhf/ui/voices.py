@@ -4,6 +4,8 @@ Torch and Transformers are imported by the first question, or by `warm_up` in th
 """
 
 import hashlib
+import json
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 
 
 LONGEST = 2_000
-"""Characters of a question; the rest is cut off. What is still too long for the model is refused with a sentence."""
+"""Characters of a question. What is longer, or still too long for the model, is refused with a sentence."""
+CHARACTERS_PER_TOKEN = 4
+"""In English, about: enough to say beforehand how long a question may be."""
 MAX_NEW_TOKENS = 64
 TEMPERATURE = 0.7
 SECONDS_BETWEEN_UPDATES = 0.06
@@ -134,16 +138,27 @@ def remembers(run: Run) -> bool:
     return folder is not None and run.base_model() != EVERYDAY and (folder / "chat_template.jinja").exists()
 
 
+def longest(run: Run) -> int:
+    """About how many characters a question to this run's models may have, without loading them."""
+    config = json.loads((run.model("policy") / "config.json").read_text(encoding="utf-8"))
+    context = config.get("max_position_embeddings") or config.get("n_positions") or math.inf
+    return int(min(LONGEST, max(1, context - MAX_NEW_TOKENS) * CHARACTERS_PER_TOKEN))
+
+
 def tidy(question: object) -> str:
-    """A question on one line, of at most `LONGEST` characters.
+    """A question on one line.
 
     Raises:
-        BadInput: it is empty.
+        BadInput: it is empty, or longer than `LONGEST`.
     """
     # Half a surrogate pair, which a request can carry, is text to no tokenizer.
-    words = " ".join(str(question).encode(errors="ignore").decode().split())[:LONGEST]
+    words = " ".join(str(question).encode(errors="ignore").decode().split())
     if not words:
         raise BadInput("Please write a question first.")
+    if len(words) > LONGEST:
+        raise BadInput(
+            f"The question has {len(words):,} characters; Chat takes {LONGEST:,} at most. Please shorten it."
+        )
     return words
 
 
