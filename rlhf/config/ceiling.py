@@ -25,7 +25,10 @@ class CeilingSettings(Settings):
         """Check all fields, and that there is more than one answer to tilt."""
         super().check()
         if self.ceiling_samples == 1:
-            raise BadInput("ceiling_samples must be 0 or at least 2: one answer has nothing to be better than.")
+            raise BadInput(
+                "ceiling_samples must be 0 or at least 2: one answer has nothing to be better than.",
+                field="ceiling_samples",
+            )
 
 
 @dataclass
@@ -59,4 +62,7 @@ class CeilingArguments(PromptSettings):
         """Check all fields, and that there is a reward model."""
         super().check()
         if self.reward_model_path is None:
-            raise BadInput("A ceiling needs a reward model: give --reward_model_path, for example a demo's directory.")
+            raise BadInput(
+                "A ceiling needs a reward model: give --reward_model_path, for example a demo's directory.",
+                field="reward_model_path",
+            )

@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import inspect
 import math
+import re
 import textwrap
 import typing
 from functools import cache
@@ -16,7 +17,21 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAda
 
 
 class BadInput(ValueError):
-    """Something a person gave that cannot work; the message is one sentence that says what to do."""
+    """Something a person gave that cannot work; the message is one sentence that says what to do.
+
+    Args:
+        field: name of the setting that the message is about, if it is about one.
+    """
+
+    def __init__(self, message: object = "", field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+    def with_labels(self, labels: dict[str, str]) -> str:
+        """The message with each setting under its label, for a form that shows settings under names of its own."""
+        names = [name for name in labels if "_" in name or name == self.field]  # "seed" is a word as well
+        pattern = rf"(?<![\w-])({'|'.join(map(re.escape, names))})(?!\w)"
+        return re.sub(pattern, lambda name: f"“{labels[name[1]]}”", str(self)) if names else str(self)
 
 
 class FailedElsewhere(BadInput):
@@ -93,7 +108,7 @@ class Settings:
             try:
                 setattr(self, name, validator.validate_python(value))
             except ValidationError as error:
-                raise BadInput(_sentence(name, error)) from None
+                raise BadInput(_sentence(name, error), field=name) from None
 
 
 @cache

@@ -45,7 +45,7 @@ class CompareArguments(CeilingSettings, PromptSettings):
         names = [self.contender(entry)[0] for entry in self.models or ()]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
-            raise BadInput(f"Two models are called {twice.pop()}; give each a name of its own.")
+            raise BadInput(f"Two models are called {twice.pop()}; give each a name of its own.", field="models")
 
     @staticmethod
     def contender(entry: str) -> tuple[str, str | None, int]:
@@ -58,4 +58,6 @@ class CompareArguments(CeilingSettings, PromptSettings):
             return name, None, 1
         if name.startswith("best-of-") and count.isdecimal() and 2 <= int(count) <= 1024:
             return name, None, int(count)
-        raise BadInput(f"models takes base, best-of-N with N from 2 to 1024, or NAME=PATH, not {entry!r}.")
+        raise BadInput(
+            f"models takes base, best-of-N with N from 2 to 1024, or NAME=PATH, not {entry!r}.", field="models"
+        )

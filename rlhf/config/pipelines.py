@@ -57,7 +57,10 @@ class SweepArguments(CeilingSettings):
         """Check all fields, also as the settings of each run."""
         super().check()
         if self.reward_model_path is None:
-            raise BadInput("A sweep needs a reward model: give --reward_model_path, for example a demo's directory.")
+            raise BadInput(
+                "A sweep needs a reward model: give --reward_model_path, for example a demo's directory.",
+                field="reward_model_path",
+            )
         for kl_coef in self.kl_coefs:
             self.ppo_arguments(float(kl_coef), self.seed, None)
         for count in self.best_of:

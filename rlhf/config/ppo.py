@@ -104,22 +104,30 @@ class PPOSettings(Settings):
             if self.local_batch_size % getattr(self, name):
                 raise BadInput(
                     f"{name} ({getattr(self, name)}) must divide the responses of an update ({self.local_batch_size}, "
-                    "which is per_device_train_batch_size times gradient_accumulation_steps)."
+                    "which is per_device_train_batch_size times gradient_accumulation_steps).",
+                    field=name,
                 )
         if self.total_episodes is not None and self.total_episodes < self.local_batch_size:
             raise BadInput(
                 f"total_episodes ({self.total_episodes}) must be at least per_device_train_batch_size times "
-                f"gradient_accumulation_steps ({self.local_batch_size}): one update needs that many."
+                f"gradient_accumulation_steps ({self.local_batch_size}): one update needs that many.",
+                field="total_episodes",
             )
         if self.advantage_estimator in ("rloo", "grpo") and self.num_generations < 2:
             raise BadInput(
                 f"advantage_estimator {self.advantage_estimator!r} compares several answers to one prompt; set "
-                "num_generations to 2 or more."
+                "num_generations to 2 or more.",
+                field="num_generations",
             )
         if self.advantage_estimator != "gae" and self.value_head == "separate":
-            raise BadInput("Only the advantage_estimator 'gae' has a critic; set it, or leave value_head at 'shared'.")
+            raise BadInput(
+                "Only the advantage_estimator 'gae' has a critic; set it, or leave value_head at 'shared'.",
+                field="value_head",
+            )
         if self.kl_controller == "adaptive" and self.kl_coef == 0:
-            raise BadInput("The adaptive controller multiplies kl_coef, so that must be above 0 to begin with.")
+            raise BadInput(
+                "The adaptive controller multiplies kl_coef, so that must be above 0 to begin with.", field="kl_coef"
+            )
 
     @property
     def local_batch_size(self) -> int:

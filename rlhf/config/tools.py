@@ -118,7 +118,10 @@ class BenchArguments(Settings):
         """Check all fields, and that a batch splits into micro-batches."""
         super().check()
         if self.batch_size % self.micro_batch_size:
-            raise BadInput(f"micro_batch_size ({self.micro_batch_size}) must divide batch_size ({self.batch_size}).")
+            raise BadInput(
+                f"micro_batch_size ({self.micro_batch_size}) must divide batch_size ({self.batch_size}).",
+                field="micro_batch_size",
+            )
 
 
 @dataclass
@@ -136,4 +139,6 @@ class PushArguments(Settings):
         """Check all fields, and that there is a name that the Hub can take."""
         super().check()
         if not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", self.repo_id or ""):
-            raise BadInput("Give --repo_id, the model's name on the Hub, for example your-name/polite-answers.")
+            raise BadInput(
+                "Give --repo_id, the model's name on the Hub, for example your-name/polite-answers.", field="repo_id"
+            )
