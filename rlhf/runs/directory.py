@@ -44,7 +44,8 @@ _PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenize
 def runs_root() -> Path:
     """Folder of all runs: the environment's `RLHF_RUNS`, else `runs`, on a Space's volume or in the current folder."""
     on_volume = os.environ.get("SPACE_ID") and os.access(VOLUME, os.W_OK)
-    return Path(os.environ.get("RLHF_RUNS") or (VOLUME / "runs" if on_volume else "runs")).resolve()
+    folder = os.path.expanduser(os.environ.get("RLHF_RUNS", ""))
+    return Path(folder or (VOLUME / "runs" if on_volume else "runs")).resolve()
 
 
 def page_folder() -> Path:
