@@ -189,7 +189,7 @@ class PPOArguments(CeilingSettings, PPOSettings, ModelSettings, PromptSettings):
     save_steps: NonNegativeInt = 0
     """Updates between checkpoints; 0 saves only the final model."""
     resume_from_checkpoint: PathOrName | None = None
-    """Checkpoint folder of an earlier run to resume from."""
+    """Checkpoint folder of an earlier run to resume from, or that run's directory for its newest one."""
     allow_chance_reward: bool = False
     """Continue even if the reward model is not better than chance; its scores then mean nothing."""
 

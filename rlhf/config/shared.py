@@ -112,6 +112,6 @@ class PairTrainingSettings(ModelSettings):
     logging_steps: PositiveInt = 5
     """Steps between points on the curves."""
     resume_from_checkpoint: PathOrName | None = None
-    """Checkpoint folder of an earlier run to resume from."""
+    """Checkpoint folder of an earlier run to resume from, or that run's directory for its newest one."""
     seed: NonNegativeInt = 0
     """Seed of what is new in the model and of the order of pairs."""

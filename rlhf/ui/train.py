@@ -13,8 +13,8 @@ from rlhf.config.recipes import names, read_recipe
 from rlhf.kinds import KINDS, METHODS, startable
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import FILLED_IN, start_run
-from rlhf.runs.directory import VOLUME, list_runs, runs_root
-from rlhf.ui import example_id, is_active, note, run_choices, run_label, shown_run
+from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
+from rlhf.ui import example_id, is_active, is_example, note, refusal, run_choices, run_label, shown_run
 from rlhf.ui.lessons import LESSONS, lesson
 from rlhf.ui.live import live_run
 
@@ -87,6 +87,10 @@ class Form:
             _as_typed(values[name]) if isinstance(knob, gr.Textbox) else values[name]
             for name, knob in self.knobs.items()
         ]
+
+    def labels(self) -> dict[str, str]:
+        """The settings' names on the page."""
+        return {name: knob.label for name, knob in self.knobs.items()}
 
     def entered(self, values: dict[Component, object]) -> dict[str, object]:
         """What stands in the knobs."""
@@ -181,7 +185,7 @@ class TrainTab:
                 settings = {**read_recipe(values[self.recipe]), **settings}
             run = start_run(kind, settings, values[self.reward_run], values[self.visitor])
         except BadInput as error:
-            return gr.skip(), note(str(error)), gr.skip()
+            return gr.skip(), refusal(error, self.forms[kind].labels()), gr.skip()
         return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
 
     def show(self, run_id: str | None) -> dict:
@@ -237,12 +241,17 @@ def _recipes_offered() -> bool:
 
 
 def reward_runs() -> list[tuple[str, str]]:
-    """(label, id) of the runs that hold a finished reward model."""
-    made = [(run_label(run), run.id) for run in list_runs() if run.model("reward")]
-    example = example_id()
-    if example and shown_run(example).model("reward"):
-        made.append(("Example run's reward model", example))
-    return made
+    """(label, id) of the runs that hold a reward model: the finished ones first, best on held-out pairs first."""
+    runs = [run for run in (*list_runs(), shown_run(example_id())) if run is not None and run.model("reward")]
+    runs.sort(key=_quality, reverse=True)
+    return [("Example run's reward model" if is_example(run) else run_label(run), run.id) for run in runs]
+
+
+def _quality(run: Run) -> tuple[bool, float]:
+    """Whether the reward model's training was finished, and its accuracy."""
+    stage = run.stages()["reward"]
+    accuracy = (stage.summary().get("reward_model") or {}).get("accuracy") or {}
+    return stage.status().get("state") == "finished", accuracy.get("value") or 0.0
 
 
 def _stop(run_id: str | None, visitor: str) -> tuple:
@@ -252,7 +261,7 @@ def _stop(run_id: str | None, visitor: str) -> tuple:
             jobs.stop(run, visitor)
     except BadInput as error:
         return gr.skip(), note(str(error))
-    return gr.Button(interactive=False), note("It stops after this step and keeps what it has learned.")
+    return gr.Button(interactive=False), note("It stops after this step, then saves what it has learned.")
 
 
 def _space_note() -> str:
