@@ -36,7 +36,7 @@ class CompareArguments(CeilingSettings, PromptSettings):
     response_length: PositiveInt = 64
     """Longest response in tokens."""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.7
-    """Sampling temperature, the same for all models."""
+    """Sampling temperature, the same for all models; 0 for the likeliest answers, with the KL at temperature 1."""
     seed: NonNegativeInt = 0
     """Seed of the sampling."""
 
