@@ -1,5 +1,6 @@
 """The page behind a reverse proxy: under a path, by another name, in a frame of another page."""
 
+import contextlib
 import http.client
 import os
 import shutil
@@ -38,9 +39,10 @@ class Proxy(BaseHTTPRequestHandler):
             if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
                 self.send_header(name, value)
         self.end_headers()
-        while piece := answer.read1(65536):  # streams of events pass as they come
-            self.wfile.write(piece)
-            self.wfile.flush()
+        with contextlib.suppress(http.client.IncompleteRead, ConnectionError):  # the page or the browser is gone
+            while piece := answer.read1(65536):  # streams of events pass as they come
+                self.wfile.write(piece)
+                self.wfile.flush()
         upstream.close()
 
     do_POST = do_GET
@@ -139,6 +141,4 @@ def test_the_page_answers_to_the_names_it_was_given_and_says_how_to_give_one(mon
     answer = TestClient(page.Hosts(hello, allowed_hosts=page.hosts())).get("/", headers={"host": host})
     assert answer.status_code == status
     if host == "evil.example":
-        assert answer.text == (
-            "This page does not answer to the name 'evil.example'; if it is yours, start it with RLHF_HOSTS=evil.example."
-        )
+        assert answer.text.endswith("if it is yours, start it with RLHF_HOSTS=evil.example.")

@@ -407,7 +407,11 @@ def on_space(root, monkeypatch):
         ("ppo", {"reward_model_path": f"{runs.EXAMPLE}/../base"}, "must be a run of this Space"),
         ("compare", {"models": ["best-of-4", "ppo=someone/model"]}, "must be a run of this Space"),
         ("compare", {"prompts_file": "/etc/passwd"}, "prompts_file is not offered"),
-        ("sweep", {"kl_coefs": ["0.1"] * 9, "reward_model_path": str(runs.EXAMPLE)}, "kl_coefs has at most 8 entries"),
+        (
+            "sweep",
+            {"kl_coefs": "1 2 3 4 5 6 7 8 9", "reward_model_path": str(runs.EXAMPLE)},
+            "kl_coefs has at most 8 entries",
+        ),
         ("demo", {"seeds": 5}, "seeds is at most 4"),
         ("ppo", {"lora_r": 1024}, "lora_r is at most 64"),
         ("demo", read_recipe("gpt2-sentiment"), "This Space trains everyday"),
