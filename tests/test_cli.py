@@ -141,6 +141,19 @@ def test_any_number_of_models_are_compared_with_the_base(command, shared):
 
 
 @pytest.mark.process
+def test_the_likeliest_answers_have_a_kl_at_temperature_1_and_the_scores_tab_shows_them(command, tmp_path):
+    """B34."""
+    small = ("--num_prompts", 4, "--samples", 1, "--ceiling_samples", 0, "--response_length", 16, "--temperature", 0)
+    done = command("compare", "--models", f"ppo={EXAMPLE}", "best-of-2", *small, "--output_dir", "out")
+    assert done.returncode == 0, done.stderr[-2000:]
+    text = (tmp_path / "out" / "summary.json").read_text() + (tmp_path / "out" / "scores.csv").read_text()
+    assert "nan" not in text.lower().split(",")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["splits"]["test"]["models"]["ppo"]["kl"]["value"] > 0
+    assert "nan" not in done.stdout.lower()
+
+
+@pytest.mark.process
 def test_a_training_is_repeated_with_other_seeds_and_every_one_is_shown(command, shared):
     out = shared / "seeds"
     (shared / "questions.txt").write_text(

@@ -253,13 +253,14 @@ def test_a_run_on_a_space_knows_no_secret_and_is_stopped_by_whom_it_belongs_to(s
     assert {b"OMP_NUM_THREADS=2", b"GOMP_SPINCOUNT=10000"} <= set(told)
     assert not any(SECRET.encode() in entry for entry in told)
     bob = space.visit()
-    assert "is still under way" in space.press(bob, "start")[1]
+    refused = space.press(bob, "start")[1]
+    assert "which somebody else started, is still under way" in refused and f"?run={run.id}" in refused
     assert "Only the browser that started this run" in space.press(bob, "stop", Run=run.id)[1]
     assert not (run.path / "stop").exists()
     assert "stops after this step" in space.press(space.visit(ann), "stop", Run=run.id)[1]
     while run.status()["state"] in ACTIVE and time.time() < deadline:
         time.sleep(0.2)
-    assert run.status()["state"] in ("stopped", "interrupted")  # cut off where a busy machine takes too long to save
+    assert run.status()["state"] == "stopped"  # however long a busy machine takes to save
     assert ann["secret"] not in json.dumps(run.status())
 
 
