@@ -204,7 +204,7 @@ def test_several_prices_of_kl_are_read_from_one_line(root):
     assert settings == SweepArguments(reward_model_path="x", kl_coefs=["0", "0.1"])
     with pytest.raises(BadInput, match="kl_coefs needs a value"):
         build(SweepArguments, entered | {"kl_coefs": " "})
-    with pytest.raises(BadInput, match="kl_coefs must be a number"):
+    with pytest.raises(BadInput, match="kl_coefs must be numbers"):
         build(SweepArguments, entered | {"kl_coefs": "0, much"})
 
 
@@ -381,7 +381,7 @@ def test_bad_input_is_answered_with_a_sentence_and_starts_nothing(page, site, mo
     page.locator("#start").click()
     note = page.locator("#train-note .note")
     note.wait_for()
-    assert note.inner_text() == "learning_rate must be a number such as 0.0003 or 3e-4, not 'abc'."
+    assert note.inner_text() == "“Learning rate of PPO” must be a number such as 0.0003 or 3e-4, not 'abc'."
 
 
 def test_a_data_set_can_be_looked_at_before_anything_is_started(page, site, tmp_path):
