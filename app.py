@@ -2,17 +2,20 @@
 
 import ipaddress
 import os
+import re
 import secrets
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import gradio as gr
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
 
 from rlhf import threads
 from rlhf.config import BadInput
@@ -154,18 +157,38 @@ class Hosts(TrustedHostMiddleware):
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         """Pass a request on if it is for us."""
+        if scope["type"] == "lifespan" or self.allow_any:
+            return await self.app(scope, receive, send)
         try:
-            ipaddress.ip_address(Headers(scope=scope)["host"].split(":")[0])
-        except (KeyError, ValueError):
-            return await super().__call__(scope, receive, send)
-        await self.app(scope, receive, send)
+            name = urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
+        except ValueError:  # brackets around what is no address
+            name = ""
+        if name in self.allowed_hosts or _is_address(name):
+            return await self.app(scope, receive, send)
+        hint = f"This page does not answer to the name {name!r}; if it is yours, start it with RLHF_HOSTS={name}."
+        await PlainTextResponse(hint if name else "Invalid host header.", 400)(scope, receive, send)
+
+
+def _is_address(name: str) -> bool:
+    """Whether a host is named by its number."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def hosts() -> list[str]:
-    """Host names that the page answers to: its own; on a Space also the Space's; in a classroom any."""
+    """Host names that the page answers to: its own, those in RLHF_HOSTS; on a Space also its own; in a classroom any.
+
+    `*` stands for any name.
+    """
+    named = re.split(r"[\s,]+", os.environ.get("RLHF_HOSTS", "").lower())
     if limits.on_space():
-        return [*LOCAL_HOSTS, *filter(None, os.environ.get("SPACE_HOST", "").split(","))]
-    return ["*"] if limits.shared() else LOCAL_HOSTS
+        named += os.environ.get("SPACE_HOST", "").split(",")
+    elif limits.shared():
+        named = ["*"]
+    return [*LOCAL_HOSTS, *filter(None, named)]
 
 
 class BodyLimit:

@@ -213,7 +213,7 @@ def test_several_prices_of_kl_are_read_from_one_line(root):
     assert settings == SweepArguments(reward_model_path="x", kl_coefs=["0", "0.1"])
     with pytest.raises(BadInput, match="kl_coefs needs a value"):
         build(SweepArguments, entered | {"kl_coefs": " "})
-    with pytest.raises(BadInput, match="kl_coefs must be a number"):
+    with pytest.raises(BadInput, match="kl_coefs must be numbers"):
         build(SweepArguments, entered | {"kl_coefs": "0, much"})
 
 

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def test_ctrl_c_during_a_demo_saves_what_was_learned_and_says_where(tmp_path, fe
     process.send_signal(signal.SIGINT)
     said, errors = process.communicate(timeout=200)
     assert process.returncode == 0 and "Traceback" not in errors, errors[-2000:]
-    assert said.strip() == "Stopped. The results so far are saved in out."
+    assert re.fullmatch(r"Stopped\. Saved: the reward model as of step \d+ of \d+\. The run is in out\.", said.strip())
     assert Run(tmp_path / "out").status()["state"] == part.status()["state"] == "stopped"
     assert (part.path / "model" / "model.safetensors").exists()
 
@@ -117,7 +118,7 @@ def test_a_comparison_and_a_sweep_that_are_stopped_end_without_a_result(tmp_path
                  "--output_dir", str(tmp_path / "sweep")]) == 0  # fmt: skip
     for name in ("compare", "sweep"):
         assert Run(tmp_path / name).status()["state"] == "stopped"
-    assert capfd.readouterr().out.count("Stopped. The results so far are saved in ") == 2
+    assert capfd.readouterr().out.count("The run is in ") == 2
 
 
 @pytest.mark.process
@@ -137,6 +138,19 @@ def test_any_number_of_models_are_compared_with_the_base(command, shared):
     assert "KL from the base model: at most 0.64 nats" in done.stdout
     by_position, kl = (found["models"]["same"][name] for name in ("kl_by_position", "kl"))
     assert sum(by_position) == pytest.approx(kl["value"], abs=1e-3)
+
+
+@pytest.mark.process
+def test_the_likeliest_answers_have_a_kl_at_temperature_1_and_the_scores_tab_shows_them(command, tmp_path):
+    """B34."""
+    small = ("--num_prompts", 4, "--samples", 1, "--ceiling_samples", 0, "--response_length", 16, "--temperature", 0)
+    done = command("compare", "--models", f"ppo={EXAMPLE}", "best-of-2", *small, "--output_dir", "out")
+    assert done.returncode == 0, done.stderr[-2000:]
+    text = (tmp_path / "out" / "summary.json").read_text() + (tmp_path / "out" / "scores.csv").read_text()
+    assert "nan" not in text.lower().split(",")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["splits"]["test"]["models"]["ppo"]["kl"]["value"] > 0
+    assert "nan" not in done.stdout.lower()
 
 
 @pytest.mark.process
@@ -243,7 +257,8 @@ def test_ppo_resumes_from_its_checkpoint(command, shared):
     small += ("--per_device_train_batch_size", 8, "--num_sample_generations", 0, "--ceiling_samples", 0)
     assert command("ppo", "--output_dir", shared / "ppo", *small).returncode == 0
     checkpoint = shared / "ppo" / "checkpoints" / "checkpoint-2"
-    done = command("ppo", "--output_dir", shared / "ppo2", *small, "--resume_from_checkpoint", checkpoint)
+    assert checkpoint.is_dir()  # B33: the run stands for it
+    done = command("ppo", "--output_dir", shared / "ppo2", *small, "--resume_from_checkpoint", shared / "ppo")
     assert done.returncode == 0, done.stderr[-2000:]
     one, other = ((shared / name / "model" / "model.safetensors").read_bytes() for name in ("ppo", "ppo2"))
     assert one == other
@@ -305,6 +320,7 @@ def pairs(path, rows):
 
 BASE = ROOT / "assets" / "base"
 OWN = ["compare", "--models", f"a={BASE}", "--reward_model_path", str(EXAMPLE), "--prompts_file"]
+PPO = ["ppo", "--reward_model_path", str(EXAMPLE), "--resume_from_checkpoint"]
 GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
 
 
@@ -335,6 +351,12 @@ GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
         ([*OWN, "answers.csv"], "no column prompt"),
         (["demo", "--output_dir", "taken"], "already exists"),
         (["demo", "--seed", "-1"], "seed must be at least 0"),
+        (["demo", "--output_dir", "taken/file/run"], "cannot be made (Not a directory)"),
+        pytest.param([*PPO, "true"], "There is no folder true to resume from", id="B33-true"),
+        pytest.param([*PPO, "gone/checkpoint-2"], "There is no folder gone/checkpoint-2", id="B33-missing"),
+        pytest.param([*PPO, str(EXAMPLE)], "holds no checkpoint of ppo", id="B33-run-without"),
+        pytest.param(["reward", PPO[-1], "taken"], "holds no checkpoint of reward", id="B33-reward"),
+        pytest.param([*PPO, "cut"], "checkpoint-3 is damaged (model.safetensors)", id="B33-damaged"),
     ],
 )
 def test_mistakes_get_one_sentence_and_leave_nothing(tmp_path, monkeypatch, capsys, words, message):
@@ -346,6 +368,8 @@ def test_mistakes_get_one_sentence_and_leave_nothing(tmp_path, monkeypatch, caps
     (tmp_path / "answers.csv").write_text("question,answer\nWhy?,So.\n")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
+    (tmp_path / "cut" / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / "cut" / "checkpoints" / "checkpoint-3" / "MANIFEST.json").write_text('{"model.safetensors": "0"}')
     before = sorted(path.name for path in Path(tmp_path).iterdir())
     assert main(list(map(str, words))) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]

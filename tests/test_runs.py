@@ -1,22 +1,27 @@
 """The run directory, and the processes that write it."""
 
+import fcntl
 import gzip
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import fields
 from itertools import islice
+from pathlib import Path
 
 import psutil
 import pytest
 
 from rlhf.config import ASSETS, BadInput, PPOArguments, RewardArguments
-from rlhf.launch import jobs
+from rlhf.launch import jobs, limits
 from rlhf.launch.start import start_run
-from rlhf.runs.directory import ACTIVE, EXAMPLE, Run, find_run, list_runs
+from rlhf.runs import checkpoint
+from rlhf.runs.directory import ACTIVE, EXAMPLE, Run, find_run, list_runs, read_json, write_json
+from rlhf.ui import refusal, train
 from rlhf.write.export import as_command
 
 
@@ -164,3 +169,127 @@ def test_a_launched_process_that_fails_leaves_its_reason(root):
     assert run.status()["state"] == "failed"
     assert "is neither a folder nor a Hub name" in run.status()["message"]
     assert "Traceback" not in (run.path / "train.log").read_text()
+
+
+# Stop, and other ends ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_says_starting_is_stopped_at_once(root):
+    """P1: it is stopped, not failed, and no path of the server is shown."""
+    run = jobs.launch("reward", RewardArguments(max_steps=1))
+    process = psutil.Process(run.status()["pid"])
+    jobs.stop(run)
+    assert run.status()["state"] == "stopped"
+    assert run.status()["message"] == "Stopped. There was nothing to save yet."
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    time.sleep(0.2)  # whoever waits for the process leaves the status as it is
+    assert run.status()["state"] == "stopped"
+
+
+def test_a_second_start_names_the_first_run_and_the_time_left_and_says_stop_to_who_may(root, monkeypatch):
+    """P2."""
+    run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
+    run.start(10)
+    run.set_status(seconds_left=240, owner=limits.mark("ann"))
+    with pytest.raises(jobs.UnderWay) as refused:
+        jobs.launch("reward", RewardArguments(), visitor="bob")
+    assert str(refused.value).startswith(f"{run.title()} is still under way; stop it, or wait about 4 min")
+    assert f'<a href="?run={run.id}">PPO · ' in refusal(refused.value)
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    with pytest.raises(jobs.UnderWay, match="which somebody else started, is still under way; wait about 4 min"):
+        jobs.launch("reward", RewardArguments(), visitor="bob")
+
+
+def test_the_best_finished_reward_model_is_preselected(root):
+    """P2: never that of an interrupted run, however good."""
+    made = []
+    for number, (state, accuracy) in enumerate((("finished", 0.99), ("interrupted", None), ("finished", 0.5))):
+        run = Run.create(root / f"reward-2026010{number + 1}-000000-000{number}", "reward", {})
+        (run.path / "model").mkdir()
+        (run.path / "model" / "config.json").write_text("{}")
+        if accuracy:
+            (run.path / "summary.json").write_text(json.dumps({"reward_model": {"accuracy": {"value": accuracy}}}))
+        run.finish(state)
+        made.append(run.id)
+    assert [run_id for _, run_id in train.reward_runs()] == [made[0], "example", made[2], made[1]]
+
+
+BAR = "PPO:  12%|█         | 3/25 [00:10<01:00, 2.3s/ updates]"
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "message"),
+    [
+        (-9, BAR, "ended by the system (signal 9), most often for"),
+        (137, "", "ended by the system (signal 9), most often for lack of memory: lower the batch size"),
+        (1, f"error: no such thing\n{BAR}\r", "no such thing"),
+        (3, BAR, "The process ended with code 3"),
+    ],
+)
+def test_a_process_that_ended_is_explained_by_how_and_not_by_its_progress_bar(root, code, log, message):
+    """B35."""
+    run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
+    (run.path / "train.log").write_text(log, encoding="utf-8")
+    assert message in jobs.why_it_ended(code, run) and "%|" not in jobs.why_it_ended(code, run)
+
+
+WORK = {"stopping": "import time; end = time.time() + 4\nwhile time.time() < end: pass", "interrupted": "input()"}
+
+
+@pytest.mark.parametrize("state", WORK)
+def test_a_run_that_is_stopped_is_waited_for_while_it_works_and_ended_when_it_does_nothing(root, monkeypatch, state):
+    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.4)
+    run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
+    run.start(10)
+    process = subprocess.Popen([sys.executable, "-S", "-c", WORK[state]], stdin=subprocess.PIPE)
+    time.sleep(0.3)  # it has begun
+    run.set_status(pid=process.pid)
+    jobs.stop(run)
+    deadline = time.time() + 2
+    while time.time() < deadline and run.status()["state"] == "stopping":
+        time.sleep(0.1)
+    assert run.status()["state"] == state
+    if state == "interrupted":
+        assert "did nothing for" in run.status()["message"] and not psutil.pid_exists(process.pid)
+    process.kill()
+    process.wait()
+
+
+def test_runs_start_and_stop_with_what_windows_has(root, tmp_path, monkeypatch):
+    """B38, as far as simulation shows: no preexec_fn, no process groups, no SIGKILL, files held by others."""
+    for module, name in ((os, "killpg"), (os, "nice"), (signal, "SIGKILL")):
+        monkeypatch.delattr(module, name)
+    init = subprocess.Popen.__init__
+
+    def without_preexec(process, *args, preexec_fn=None, **settings):
+        assert preexec_fn is None, "preexec_fn is not supported on Windows platforms"
+        init(process, *args, **settings)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", without_preexec)
+    monkeypatch.setattr(jobs, "_ready", None)
+    run = jobs.launch("reward", RewardArguments(max_steps=1))
+    monkeypatch.undo()
+    monkeypatch.setenv("RLHF_RUNS", str(root))
+    for module, name in ((os, "killpg"), (signal, "SIGTERM")):
+        monkeypatch.delattr(module, name)
+    jobs.stop(run)
+    assert run.status()["state"] == "stopped"
+
+    fsync = os.fsync
+
+    def only_writable(handle):
+        assert fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY, "Bad file descriptor"
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", only_writable)
+    assert checkpoint.save(tmp_path / "checkpoint-1", {}, {}, lambda folder: None).is_dir()
+    replace, refusals = Path.replace, iter([True, True])
+
+    def held(path, target):
+        if next(refusals, False):
+            raise PermissionError(13, "Access is denied")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", held)
+    write_json(tmp_path / "status.json", {"state": "running"})
+    assert read_json(tmp_path / "status.json") == {"state": "running"}

@@ -237,7 +237,7 @@ def test_a_space_refuses_other_models_and_too_much_work_whoever_asks(space):
     done, answer = space.press(page, "start", model_name_or_path="/etc")
     assert not done
     done, answer = space.press(page, "start", Episodes="1e6")
-    assert done and "total_episodes is at most 20,480 on this Space, so that others get their turn" in answer
+    assert done and "Episodes\\u201d is at most 20,480 on this Space, so that others get their turn" in answer
     assert space.runs() == []
 
 
@@ -253,13 +253,14 @@ def test_a_run_on_a_space_knows_no_secret_and_is_stopped_by_whom_it_belongs_to(s
     assert {b"OMP_NUM_THREADS=2", b"GOMP_SPINCOUNT=10000"} <= set(told)
     assert not any(SECRET.encode() in entry for entry in told)
     bob = space.visit()
-    assert "is still under way" in space.press(bob, "start")[1]
+    refused = space.press(bob, "start")[1]
+    assert "which somebody else started, is still under way" in refused and f"?run={run.id}" in refused
     assert "Only the browser that started this run" in space.press(bob, "stop", Run=run.id)[1]
     assert not (run.path / "stop").exists()
     assert "stops after this step" in space.press(space.visit(ann), "stop", Run=run.id)[1]
     while run.status()["state"] in ACTIVE and time.time() < deadline:
         time.sleep(0.2)
-    assert run.status()["state"] in ("stopped", "interrupted")  # cut off where a busy machine takes too long to save
+    assert run.status()["state"] == "stopped"  # however long a busy machine takes to save
     assert ann["secret"] not in json.dumps(run.status())
 
 
@@ -286,7 +287,7 @@ def test_a_clean_environment_from_the_requirements_serves_the_page(tmp_path):
     try:
         assert space.get(Host=HOST)[0] == 200
         done, answer = space.press(space.visit(), "start", Episodes="1e6")
-        assert done and "total_episodes is at most" in answer
+        assert done and "is at most 20,480 on this Space" in answer
     finally:
         space.close()
 
@@ -407,7 +408,11 @@ def on_space(root, monkeypatch):
         ("ppo", {"reward_model_path": f"{runs.EXAMPLE}/../base"}, "must be a run of this Space"),
         ("compare", {"models": ["best-of-4", "ppo=someone/model"]}, "must be a run of this Space"),
         ("compare", {"prompts_file": "/etc/passwd"}, "prompts_file is not offered"),
-        ("sweep", {"kl_coefs": ["0.1"] * 9, "reward_model_path": str(runs.EXAMPLE)}, "kl_coefs has at most 8 entries"),
+        (
+            "sweep",
+            {"kl_coefs": "1 2 3 4 5 6 7 8 9", "reward_model_path": str(runs.EXAMPLE)},
+            "kl_coefs has at most 8 entries",
+        ),
         ("demo", {"seeds": 5}, "seeds is at most 4"),
         ("ppo", {"lora_r": 1024}, "lora_r is at most 64"),
         ("demo", read_recipe("gpt2-sentiment"), "This Space trains everyday"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
+import torch
 from tqdm.auto import tqdm
 
 from rlhf import ranks
@@ -30,9 +31,9 @@ def recorded(run: Run) -> Iterator[None]:
         with ranks.fail_together(Stopped, Diverged):
             yield
     except Stopped:
-        run.finish("stopped", "Stopped. The results so far are saved.")
+        run.finish("stopped", f"Stopped. {run.saved()}")
         if ranks.is_main_process() and run.parent() is None:
-            tqdm.write(f"Stopped. The results so far are saved in {run.path}.")
+            tqdm.write(f"Stopped. {run.saved()} The run is in {run.path}.")
     except Diverged as error:
         run.finish("diverged", str(error))
         raise BadInput(str(error)) from error
@@ -42,8 +43,17 @@ def recorded(run: Run) -> Iterator[None]:
     except KeyboardInterrupt:
         run.finish("interrupted", "Interrupted before it could save.")
         raise
+    except (MemoryError, torch.OutOfMemoryError, OSError) as error:
+        what = f"A file could not be read or written ({error.strerror or error})"
+        todo = "free some space or check the permissions"
+        if not isinstance(error, OSError):
+            what, todo = "Memory ran out", "lower the batch size or response_length, or take a smaller model"
+        message = f"{what} in the middle of the run: {todo}, and start it again. {run.saved()}"
+        run.finish("failed", message)
+        raise BadInput(message) from error
     except Exception as error:
-        run.finish("failed", f"{type(error).__name__}: {error}")
+        said = " ".join(str(error).split())[:300]
+        run.finish("failed", f"{run.title()} broke off: {type(error).__name__} said “{said}”. {run.saved()}")
         raise
     else:
         run.finish("finished")

@@ -25,6 +25,7 @@ from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import PromptReader, end_ids, fitting, give_chat_template, readable
 from rlhf.models.scoring import AnswerScorer, scores_at_last_token
 from rlhf.ppo import PPOConfig, PPOTrainer
+from rlhf.runs import checkpoint
 from rlhf.runs.callbacks import EveryFewSteps, RunCallback
 from rlhf.runs.directory import read_json, write_json
 from rlhf.words import interval
@@ -56,6 +57,7 @@ def reward(args: RewardArguments) -> dict:
     max_length = min(args.max_length, models.context_size(model))
     reader = PromptReader(tokenizer, None, args.chat_template_kwargs)
     train, held_out = (tokenized(pairs, reader, max_length) for pairs in (train, held_out))
+    resumed = checkpoint.find(args.resume_from_checkpoint, "reward", model, args.use_peft)
     run = open_run(args, "reward", model_revision=models.revision(model), data_fingerprint=fingerprint(texts))
     with recorded(run):
         # 2. Train. In the embedded world the best possible accuracy is known, and drawn beside the curve.
@@ -63,13 +65,15 @@ def reward(args: RewardArguments) -> dict:
         gold = gold_margins(held_out) if args.dataset_name == EVERYDAY else None
         if gold is not None:
             run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold)})
+        args = replace(args, resume_from_checkpoint=resumed and str(resumed))
         train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
         if not ranks.is_main_process():  # the rest is done by one process
             return {}
-        # 3. Measure on all held-out pairs, then save.
-        measured = report(model, held_out, gold)
+        # 3. Save, then measure on all held-out pairs.
+        run.set_status(message="Saving, then measuring on the held-out pairs")
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
+        measured = report(model, held_out, gold)
         write_json(run.path / "summary.json", {"reward_model": measured})
         write_card(run.path / "model")
         run.log(
@@ -107,6 +111,7 @@ def ppo(args: PPOArguments) -> dict:
     reader = PromptReader(tokenizer, prompt_room(args, policy), args.chat_template_kwargs, ends)
     prompts = fitting(prompts, reader)
     held_out = fitting(split_prompts(args, "test"), reader)
+    resumed = checkpoint.find(args.resume_from_checkpoint, "ppo", policy, args.use_peft)
     trainer = PPOTrainer(
         policy,
         _ppo_config(args),
@@ -147,7 +152,7 @@ def ppo(args: PPOArguments) -> dict:
                 run.log_samples(step, [{**sample, "prompt": readable(sample["prompt"])} for sample in samples])
 
             trainer.add_callback(EveryFewSteps(every, sample))
-        trainer.train(args.resume_from_checkpoint)
+        trainer.train(resumed)
         # 4. Save.
         trainer.model = models.merged(trainer.model)
         trainer.save_model(run.path / "model")
@@ -175,12 +180,14 @@ def dpo(args: DPOArguments) -> dict:
     reader = PromptReader(tokenizer, None, args.chat_template_kwargs)
     train, held_out = (tokenized(pairs, reader, max_length) for pairs in (train, held_out))
     set_seed(args.seed)  # adapters are new
+    resumed = checkpoint.find(args.resume_from_checkpoint, "dpo", policy, args.use_peft)
     run = open_run(args, "dpo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
     with recorded(run):
         # 2. Train. The noise in the labels limits the policy's accuracy as it does the reward model's.
         if args.dataset_name == EVERYDAY:
             run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold_margins(held_out))})
         callback = RunCallback(run, "DPO", "step")
+        args = replace(args, resume_from_checkpoint=resumed and str(resumed))
         policy = train_dpo(policy, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
         # 3. Save.
         policy.save_pretrained(run.path / "model")

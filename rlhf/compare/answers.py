@@ -127,9 +127,11 @@ def kl_and_nll(
     """How far each response is from the base model.
 
     Returns:
-        KL(policy || base) in nats at each token of each response, at the sampling temperature and exact over the
-        vocabulary; and minus the base's log-probability of each response at temperature 1.
+        KL(policy || base) in nats at each token of each response, exact over the vocabulary, at the sampling
+        temperature (at 1 for greedy answers: between distributions of one token each it is zero or infinite); and
+        minus the base's log-probability of each response at temperature 1.
     """
+    temperature = temperature or 1.0
     kls: list[list[float]] = [[]] * len(answers.rows)
     nlls = [0.0] * len(answers.rows)
     for model in (policy, base):

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat
 
-from rlhf.config.checking import BadInput, Int, NonNegativeInt, PositiveInt, Settings
-from rlhf.config.shared import EVERYDAY, PromptSettings
+from rlhf.config.checking import BadInput, Int, NonNegativeInt, PathOrName, PositiveInt, Settings, Temperature
+from rlhf.config.shared import EVERYDAY, PromptSettings, check_room
 
 
 CeilingSamples = Annotated[Int, Field(ge=2, le=16_384)]
@@ -25,22 +25,25 @@ class CeilingSettings(Settings):
         """Check all fields, and that there is more than one answer to tilt."""
         super().check()
         if self.ceiling_samples == 1:
-            raise BadInput("ceiling_samples must be 0 or at least 2: one answer has nothing to be better than.")
+            raise BadInput(
+                "ceiling_samples must be 0 or at least 2: one answer has nothing to be better than.",
+                field="ceiling_samples",
+            )
 
 
 @dataclass
 class CeilingArguments(PromptSettings):
     """Settings of `python -m rlhf ceiling`: the best possible score at every KL, from answers of the base alone."""
 
-    model_name_or_path: str = EVERYDAY
+    model_name_or_path: PathOrName = EVERYDAY
     """The base: "everyday", a run directory, a folder or a Hub name."""
-    reward_model_path: str | None = None
+    reward_model_path: PathOrName | None = None
     """Reward model: a reward run, a demo run, a folder or a Hub name."""
     reward_label: str | None = None
     """Of a reward model with two labels the good one; by default the one that is called positive or good."""
-    dataset_name: str = EVERYDAY
+    dataset_name: PathOrName = EVERYDAY
     """Test prompts, alone or in preference pairs: "everyday", a local file or a Hub name."""
-    output_dir: str | None = None
+    output_dir: PathOrName | None = None
     """Run directory; by default a new one under runs/."""
     num_prompts: Annotated[Int, Field(ge=2)] = 96
     """Test prompts, evenly spaced."""
@@ -52,7 +55,7 @@ class CeilingArguments(PromptSettings):
     """KL in nats per answer up to which the estimate shall stand still."""
     response_length: PositiveInt = 64
     """Longest response in tokens."""
-    temperature: PositiveFloat = 0.7
+    temperature: Temperature = 0.7
     """Sampling temperature."""
     seed: NonNegativeInt = 0
     """Seed of the sampling."""
@@ -60,5 +63,9 @@ class CeilingArguments(PromptSettings):
     def check(self) -> None:
         """Check all fields, and that there is a reward model."""
         super().check()
+        check_room(self.response_length, self.model_name_or_path)
         if self.reward_model_path is None:
-            raise BadInput("A ceiling needs a reward model: give --reward_model_path, for example a demo's directory.")
+            raise BadInput(
+                "A ceiling needs a reward model: give --reward_model_path, for example a demo's directory.",
+                field="reward_model_path",
+            )

@@ -7,7 +7,7 @@ import ast
 import dataclasses
 import inspect
 import json
-import math
+import os
 import re
 import shlex
 import textwrap
@@ -61,13 +61,26 @@ def _split(value: object) -> object:
     return value.split() if isinstance(value, str) else value
 
 
-def _number_as_text(text: str) -> str:
+def _coefficient_as_text(text: str) -> str:
     try:
-        if math.isfinite(float(text)):
+        if 0 <= float(text) <= 1000:
             return text
     except ValueError:
         pass
-    raise ValueError(_NUMBER)
+    raise ValueError("numbers from 0 to 1000, with spaces between them")
+
+
+def _path(text: str) -> str:
+    text = os.path.expanduser(text.strip())
+    if not text or "\0" in text:
+        raise ValueError("a path or a name")
+    return text
+
+
+def _steps(count: int) -> int:
+    if count != -1 and count < 1:
+        raise ValueError("at least 1, or -1")
+    return count
 
 
 def _none(value: object) -> object:
@@ -101,18 +114,29 @@ _NUMBER = "a number such as 0.0003 or 3e-4"
 Int = Annotated[int, BeforeValidator(_whole)]
 PositiveInt = Annotated[Int, Field(ge=1)]
 NonNegativeInt = Annotated[Int, Field(ge=0)]
+Steps = Annotated[Int, AfterValidator(_steps)]
+"""A number of steps; -1 leaves it to another setting."""
+BatchSize = Annotated[Int, Field(ge=1, le=65_536)]
+Passes = Annotated[Int, Field(ge=1, le=1000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+Coefficient = Annotated[float, Field(ge=0, le=1000)]
+"""Weight of a term of the loss or of the reward."""
+Temperature = Annotated[float, Field(gt=0, le=100)]
+PathOrName = Annotated[str, AfterValidator(_path)]
+"""Of a file, a folder, a model or a data set; `~` is the home directory."""
 Words = Annotated[list[str], BeforeValidator(_split)]
 """Several texts: a list, or one text with spaces."""
 Counts = Annotated[list[PositiveInt], Field(min_length=1), BeforeValidator(_split)]
 """One whole number or more, each at least 1."""
 Keywords = Annotated[dict[str, object], BeforeValidator(_keywords)]
 """Names with values: a dictionary, its JSON, or one text such as enable_thinking=false."""
-Numbers = Annotated[
-    list[Annotated[str, AfterValidator(_number_as_text)]], Field(min_length=1), BeforeValidator(_split)
+Coefficients = Annotated[
+    list[Annotated[str, AfterValidator(_coefficient_as_text)]],
+    Field(min_length=1, max_length=100),
+    BeforeValidator(_split),
 ]
-"""One number or more, kept as they were typed."""
+"""One coefficient or more, kept as they were typed."""
 
 
 # Settings ------------------------------------------------------------------------------------------------------------
@@ -168,6 +192,7 @@ _MUST_BE = {
     "float_parsing": _NUMBER,
     "float_type": _NUMBER,
     "finite_number": _NUMBER,
+    "too_long": "at most {max_length} entries",
     "list_type": "a list",
     "dict_type": "a dictionary",
     "string_type": "text",
@@ -179,12 +204,14 @@ def _sentence(name: str, error: ValidationError) -> str:
     """What is wrong with a field's value, for a person."""
     fault = error.errors()[0]
     context, value = fault.get("ctx", {}), fault["input"]
-    if value is None or fault["type"] == "too_short":
+    if value is None or value in ("", [""]) or fault["type"] == "too_short":
         return f"{name} needs a value."
     if "expected" in context:  # "'a', 'b' or 'c'"
         context["expected"] = context["expected"].replace("'", "").replace(" or ", ", ")
     shown = f"{float(value):g}" if {"gt", "ge", "le"} & context.keys() else repr(value)
-    return f"{name} must be {_MUST_BE[fault['type']].format(**context)}, not {shown}."
+    shown = f"{len(value)}" if fault["type"] == "too_long" else shown
+    must_be = _MUST_BE.get(fault["type"], fault["msg"]).format(**context)
+    return f"{name} must be {must_be}, not {shown if len(shown) < 100 else f'{shown[:100]}...'}."
 
 
 def build(config: type, values: dict[str, object]) -> object:

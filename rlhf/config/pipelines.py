@@ -5,17 +5,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field
 
 from rlhf.config.ceiling import CeilingSettings
 from rlhf.config.checking import (
     BadInput,
+    BatchSize,
+    Coefficient,
+    Coefficients,
     Fraction,
     Int,
     LearningRate,
     NonNegativeInt,
-    Numbers,
+    Passes,
+    PathOrName,
     PositiveInt,
+    Steps,
+    Temperature,
     Words,
 )
 from rlhf.config.compare import CompareArguments
@@ -28,29 +34,29 @@ from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings, Template
 class SweepArguments(CeilingSettings, TemplateSettings):
     """Settings of `python -m rlhf sweep`: PPO at several kl_coef values, to find over-optimisation."""
 
-    reward_model_path: str | None = None
+    reward_model_path: PathOrName | None = None
     """Reward model: a reward run, a demo run, a folder or a Hub name."""
     reward_label: str | None = None
     """Of a reward model with two labels the good one; by default the one that is called positive or good."""
-    model_name_or_path: str = EVERYDAY
+    model_name_or_path: PathOrName = EVERYDAY
     """Model to start from, and the base of the comparison."""
-    dataset_name: str = EVERYDAY
+    dataset_name: PathOrName = EVERYDAY
     """Prompts: "everyday", a local file or a Hub name."""
-    output_dir: str | None = None
+    output_dir: PathOrName | None = None
     """Run directory; by default a new one under runs/."""
-    kl_coefs: Numbers = field(default_factory=lambda: ["0", "0.05", "0.1", "0.3"])
+    kl_coefs: Coefficients = field(default_factory=lambda: ["0", "0.05", "0.1", "0.3"])
     """Weights of the KL penalty, in score units per nat; one run each."""
-    seeds: PositiveInt = 1
+    seeds: Annotated[PositiveInt, Field(le=100)] = 1
     """Runs per kl_coef value, each with another seed."""
     total_episodes: PositiveInt = PPOArguments.total_episodes
     """Responses per run."""
-    checkpoints: PositiveInt = 4
+    checkpoints: Annotated[PositiveInt, Field(le=100)] = 4
     """Evenly spaced checkpoints per run to compare."""
     best_of: Words = field(default_factory=lambda: ["4", "16"])
     """Values of n for the best-of-n baselines."""
     num_prompts: Annotated[Int, Field(ge=2)] = 128
     """Test prompts of the comparison."""
-    samples: PositiveInt = 2
+    samples: Annotated[PositiveInt, Field(le=64)] = 2
     """Answers per model and prompt."""
     seed: NonNegativeInt = 0
     """Seed of the first run."""
@@ -59,11 +65,21 @@ class SweepArguments(CeilingSettings, TemplateSettings):
         """Check all fields, also as the settings of each run."""
         super().check()
         if self.reward_model_path is None:
-            raise BadInput("A sweep needs a reward model: give --reward_model_path, for example a demo's directory.")
-        for kl_coef in self.kl_coefs:
-            self.ppo_arguments(float(kl_coef), self.seed, None)
+            raise BadInput(
+                "A sweep needs a reward model: give --reward_model_path, for example a demo's directory.",
+                field="reward_model_path",
+            )
+        names = [f"{float(kl_coef):g}" for kl_coef in self.kl_coefs]
+        for name in names:
+            if names.count(name) > 1:
+                raise BadInput(f"kl_coefs names {name} twice; the runs of a sweep differ in it.", field="kl_coefs")
         for count in self.best_of:
-            CompareArguments.contender(f"best-of-{count}")
+            if not (count.isdecimal() and 2 <= int(count) <= 1024) or self.best_of.count(count) > 1:
+                raise BadInput(
+                    f"best_of must be different whole numbers from 2 to 1024, not {' '.join(self.best_of)}.",
+                    field="best_of",
+                )
+        self.ppo_arguments(float(self.kl_coefs[0]), self.seed, None)
 
     @property
     def batch_size(self) -> int:
@@ -116,27 +132,27 @@ class SweepArguments(CeilingSettings, TemplateSettings):
 class DemoArguments(CeilingSettings, ModelSettings, PromptSettings):
     """Settings of `python -m rlhf demo`: reward model, PPO and comparison in a row."""
 
-    output_dir: str | None = None
+    output_dir: PathOrName | None = None
     """Run directory; by default a new one under runs/."""
-    model_name_or_path: str = EVERYDAY
+    model_name_or_path: PathOrName = EVERYDAY
     """Model to start from, and the base of the comparison: "everyday", a run directory, a folder or a Hub name."""
-    reward_model_path: str | None = None
+    reward_model_path: PathOrName | None = None
     """Reward model to use instead of training one."""
     reward_label: str | None = None
     """Of a reward model with two labels the good one; by default the one that is called positive or good."""
-    dataset_name: str = EVERYDAY
+    dataset_name: PathOrName = EVERYDAY
     """Preference pairs and prompts: "everyday", a local file or a Hub name."""
     total_episodes: PositiveInt = PPOArguments.total_episodes
     """PPO: responses to sample and learn from in all."""
-    kl_coef: NonNegativeFloat = PPOArguments.kl_coef
+    kl_coef: Coefficient = PPOArguments.kl_coef
     """PPO: weight of the KL penalty, in score units per nat; higher keeps the policy closer to the base model."""
     learning_rate: Fraction = PPOArguments.learning_rate
     """PPO: peak learning rate, decayed linearly to zero."""
-    per_device_train_batch_size: PositiveInt = PPOArguments.per_device_train_batch_size
+    per_device_train_batch_size: BatchSize = PPOArguments.per_device_train_batch_size
     """PPO: responses per forward pass; an update uses gradient_accumulation_steps times as many."""
-    gradient_accumulation_steps: PositiveInt = PPOArguments.gradient_accumulation_steps
+    gradient_accumulation_steps: BatchSize = PPOArguments.gradient_accumulation_steps
     """PPO: forward passes per update; it learns from this many times per_device_train_batch_size responses."""
-    num_ppo_epochs: PositiveInt = PPOArguments.num_ppo_epochs
+    num_ppo_epochs: Passes = PPOArguments.num_ppo_epochs
     """PPO: passes over the responses of one update."""
     num_mini_batches: PositiveInt = PPOArguments.num_mini_batches
     """PPO: optimizer steps per epoch."""
@@ -147,15 +163,15 @@ class DemoArguments(CeilingSettings, ModelSettings, PromptSettings):
     the mean of the update (reinforce++)."""
     num_generations: PositiveInt = PPOArguments.num_generations
     """PPO: responses per prompt in an update."""
-    missing_eos_penalty: NonNegativeFloat | None = PPOArguments.missing_eos_penalty
+    missing_eos_penalty: Coefficient | None = PPOArguments.missing_eos_penalty
     """PPO: subtracted from the score of a response cut off at the length limit; none for no penalty."""
-    temperature: PositiveFloat = PPOArguments.temperature
+    temperature: Temperature = PPOArguments.temperature
     """PPO and comparison: sampling temperature."""
     reward_learning_rate: LearningRate = RewardArguments.learning_rate
     """Reward model: peak learning rate, decayed linearly to zero."""
-    reward_max_steps: Int = RewardArguments.max_steps
+    reward_max_steps: Steps = RewardArguments.max_steps
     """Reward model: optimizer steps; -1 leaves it to num_train_epochs."""
-    reward_batch_size: PositiveInt = RewardArguments.per_device_train_batch_size
+    reward_batch_size: BatchSize = RewardArguments.per_device_train_batch_size
     """Reward model: pairs per step."""
     num_train_epochs: Annotated[float, Field(gt=0, le=1000)] = RewardArguments.num_train_epochs
     """Reward model: passes over the training pairs."""
@@ -193,7 +209,7 @@ class DemoArguments(CeilingSettings, ModelSettings, PromptSettings):
             learning_rate=self.reward_learning_rate,
             max_steps=self.reward_max_steps,
             per_device_train_batch_size=self.reward_batch_size,
-            per_device_eval_batch_size=4 * self.reward_batch_size,
+            per_device_eval_batch_size=min(4 * self.reward_batch_size, 65_536),
         )
 
     def ppo_arguments(self, reward_dir: Path | None, output_dir: Path | None) -> PPOArguments:

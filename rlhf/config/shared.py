@@ -1,17 +1,50 @@
 """What the settings of several commands share."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 
-from rlhf.config.checking import Fraction, Int, Keywords, LearningRate, NonNegativeInt, PositiveInt, Settings
+from rlhf.config.checking import (
+    BadInput,
+    BatchSize,
+    Fraction,
+    Int,
+    Keywords,
+    LearningRate,
+    NonNegativeInt,
+    PathOrName,
+    PositiveInt,
+    Settings,
+    Steps,
+)
 
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 EVERYDAY = "everyday"
 """Name of the embedded default, accepted wherever a model or a data set is asked for."""
+
+
+def check_room(response_length: int, model: str) -> None:
+    """Check that a response leaves room for a prompt in what a model reads, where that is known before it is loaded.
+
+    Raises:
+        BadInput: it does not.
+    """
+    file = (ASSETS / "base" if model == EVERYDAY else Path(model)) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        reads = int(config.get("max_position_embeddings") or config["n_positions"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    if response_length >= reads:
+        raise BadInput(
+            f"response_length must be at most {reads - 1:,}: {model} reads {reads:,} tokens, and {response_length:,} "
+            "leaves no room for a prompt.",
+            field="response_length",
+        )
 
 
 @dataclass
@@ -22,7 +55,7 @@ class ModelSettings(Settings):
     """"bfloat16" computes in bfloat16; trained weights stay in float32, LoRA's frozen ones are kept in bfloat16."""
     use_peft: bool = False
     """Train LoRA adapters instead of all weights (needs PEFT); they are merged into the saved model."""
-    lora_r: PositiveInt = 16
+    lora_r: Annotated[PositiveInt, Field(le=4096)] = 16
     """LoRA: rank of the adapters."""
     lora_alpha: PositiveInt = 32
     """LoRA: the adapters' output is multiplied by lora_alpha / lora_r."""
@@ -56,38 +89,38 @@ class PromptSettings(TemplateSettings):
 class PairTrainingSettings(ModelSettings, TemplateSettings):
     """How TRL's trainers learn from preference pairs: what `reward` and `dpo` share."""
 
-    model_name_or_path: str = EVERYDAY
+    model_name_or_path: PathOrName = EVERYDAY
     """Model to start from: "everyday", a run directory, a folder or a Hub name."""
-    dataset_name: str = EVERYDAY
+    dataset_name: PathOrName = EVERYDAY
     """Preference pairs in any format that TRL documents: "everyday", a local file (JSON, JSONL, CSV, TSV,
     Parquet, gzipped or not), a folder, or a Hub name; `name:config` picks a configuration."""
-    output_dir: str | None = None
+    output_dir: PathOrName | None = None
     """Run directory; by default a new one under runs/."""
     learning_rate: LearningRate = 5e-4
     """Peak learning rate of AdamW, decayed linearly to zero."""
     num_train_epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Passes over the training pairs."""
-    max_steps: Int = -1
+    max_steps: Steps = -1
     """Optimizer steps; -1 leaves it to num_train_epochs."""
-    per_device_train_batch_size: PositiveInt = 32
+    per_device_train_batch_size: BatchSize = 32
     """Pairs per step and process."""
-    per_device_eval_batch_size: PositiveInt = 128
+    per_device_eval_batch_size: BatchSize = 128
     """Pairs per batch when evaluating."""
     max_length: Annotated[Int, Field(ge=8)] = 128
     """Leave out pairs with a text of more tokens than this, as TRL does."""
     warmup_ratio: Fraction = 0.05
     """Fraction of the steps in which the learning rate rises."""
-    weight_decay: float = 0.0
+    weight_decay: Fraction = 0.0
     """Weight decay of AdamW."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm if theirs is larger."""
+    max_grad_norm: NonNegativeFloat = 1.0
+    """Gradients are scaled down to this norm if theirs is larger; 0 leaves them as they are."""
     eval_steps: PositiveInt = 100
     """Steps between evaluations on held-out pairs."""
     save_steps: NonNegativeInt = 0
     """Steps between checkpoints; 0 saves only the final model."""
     logging_steps: PositiveInt = 5
     """Steps between points on the curves."""
-    resume_from_checkpoint: str | None = None
-    """Checkpoint folder of an earlier run to resume from."""
+    resume_from_checkpoint: PathOrName | None = None
+    """Checkpoint folder of an earlier run to resume from, or that run's directory for its newest one."""
     seed: NonNegativeInt = 0
     """Seed of what is new in the model and of the order of pairs."""

@@ -4,9 +4,21 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
-from rlhf.config.checking import BadInput, Counts, Int, LearningRate, NonNegativeInt, PositiveInt, Settings
+from rlhf.config.checking import (
+    BadInput,
+    BatchSize,
+    Counts,
+    Int,
+    LearningRate,
+    NonNegativeInt,
+    Passes,
+    PathOrName,
+    PositiveInt,
+    Settings,
+    Temperature,
+)
 from rlhf.config.shared import ASSETS, EVERYDAY, TemplateSettings
 
 
@@ -14,7 +26,7 @@ from rlhf.config.shared import ASSETS, EVERYDAY, TemplateSettings
 class PretrainConfig(Settings):
     """Settings of `python -m rlhf pretrain`, which makes the embedded base model again."""
 
-    output_dir: str = str(ASSETS / "base")
+    output_dir: PathOrName = str(ASSETS / "base")
     """Folder for the tokenizer and the model."""
     num_dialogs: Annotated[Int, Field(ge=100)] = 200_000
     """Dialogs to generate; each is different and is read once."""
@@ -33,9 +45,9 @@ class PretrainConfig(Settings):
     """Longest text in tokens, prompt and response together."""
     learning_rate: LearningRate = 3e-3
     """Peak learning rate of AdamW (embeddings, norms, biases); a short warm-up, then cosine decay to zero."""
-    muon_learning_rate: float = 0.04
+    muon_learning_rate: LearningRate = 0.04
     """Peak learning rate of Muon (the blocks' matrices)."""
-    per_device_train_batch_size: PositiveInt = 32
+    per_device_train_batch_size: BatchSize = 32
     """Dialogs per step."""
     seed: NonNegativeInt = 0
     """Seed of the corpus and of the weights."""
@@ -45,13 +57,13 @@ class PretrainConfig(Settings):
 class PreferencesConfig(Settings):
     """Settings of `python -m rlhf preferences`, which makes the embedded preference pairs again."""
 
-    model_name_or_path: str = EVERYDAY
+    model_name_or_path: PathOrName = EVERYDAY
     """Model that writes both responses of a pair."""
-    output_file: str = str(ASSETS / "preferences.jsonl.gz")
+    output_file: PathOrName = str(ASSETS / "preferences.jsonl.gz")
     """File to write: gzipped JSON lines with prompt, chosen and rejected."""
     num_pairs: PositiveInt = 10_000
     """Pairs to collect."""
-    temperature: PositiveFloat = 0.7
+    temperature: Temperature = 0.7
     """Sampling temperature."""
     response_length: PositiveInt = 64
     """Longest response in tokens."""
@@ -63,10 +75,10 @@ class PreferencesConfig(Settings):
 class PreviewArguments(TemplateSettings):
     """Settings of `python -m rlhf preview`: a look at preference pairs before anything is trained on them."""
 
-    dataset_name: str = EVERYDAY
+    dataset_name: PathOrName = EVERYDAY
     """Preference pairs in any format that TRL documents: "everyday", a local file (JSON, JSONL, CSV, TSV,
     Parquet, gzipped or not), a folder, or a Hub name; `name:config` picks a configuration."""
-    model_name_or_path: str | None = None
+    model_name_or_path: PathOrName | None = None
     """Model whose tokenizer also counts tokens; nothing else of it is loaded."""
 
 
@@ -83,19 +95,19 @@ class BenchArguments(Settings):
     """With busy: how long each speed is measured, at least."""
     rounds: PositiveInt = 3
     """Repetitions, each with another seed."""
-    model_name_or_path: str = EVERYDAY
+    model_name_or_path: PathOrName = EVERYDAY
     """Policy and reference; "random-gpt2" makes a full-size GPT-2 with random weights, and random prompts."""
-    reward_model_path: str | None = None
+    reward_model_path: PathOrName | None = None
     """Reward model; by default the example run's."""
-    dataset_name: str = EVERYDAY
+    dataset_name: PathOrName = EVERYDAY
     """Prompts: "everyday", a local file or a Hub name."""
     total_episodes: PositiveInt = 2560
     """Responses per run; pairs for `bench reward`."""
-    batch_size: PositiveInt = 64
+    batch_size: BatchSize = 64
     """Responses per update."""
-    micro_batch_size: PositiveInt = 64
+    micro_batch_size: BatchSize = 64
     """Responses per forward pass: TRL's per_device_train_batch_size."""
-    num_ppo_epochs: PositiveInt = 4
+    num_ppo_epochs: Passes = 4
     """Passes over the responses of one update."""
     learning_rate: LearningRate = 4e-4
     """Peak learning rate, decayed linearly to zero."""
@@ -105,11 +117,11 @@ class BenchArguments(Settings):
     """Compute in bfloat16."""
     use_cpu: bool = False
     """Use the CPU even if there is a GPU."""
-    threads: NonNegativeInt = 0
+    threads: Annotated[NonNegativeInt, Field(le=1024)] = 0
     """CPU threads per run; 0 leaves it to PyTorch."""
-    environment: str = "~/.cache/rlhf-lab/trl-1.12.0"
+    environment: PathOrName = "~/.cache/rlhf-lab/trl-1.12.0"
     """Folder of a Python environment with TRL 1.12, created on first use."""
-    json: str | None = None
+    json: PathOrName | None = None
     """JSON file to write all numbers to."""
     seed: NonNegativeInt = 0
     """Seed of the first round."""
@@ -118,7 +130,10 @@ class BenchArguments(Settings):
         """Check all fields, and that a batch splits into micro-batches."""
         super().check()
         if self.batch_size % self.micro_batch_size:
-            raise BadInput(f"micro_batch_size ({self.micro_batch_size}) must divide batch_size ({self.batch_size}).")
+            raise BadInput(
+                f"micro_batch_size ({self.micro_batch_size}) must divide batch_size ({self.batch_size}).",
+                field="micro_batch_size",
+            )
 
 
 @dataclass
@@ -136,4 +151,6 @@ class PushArguments(Settings):
         """Check all fields, and that there is a name that the Hub can take."""
         super().check()
         if not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", self.repo_id or ""):
-            raise BadInput("Give --repo_id, the model's name on the Hub, for example your-name/polite-answers.")
+            raise BadInput(
+                "Give --repo_id, the model's name on the Hub, for example your-name/polite-answers.", field="repo_id"
+            )

@@ -1,17 +1,18 @@
 """Starting and stopping the training processes. The page calls this; nothing else starts or signals a process.
 
 A run is a process of its own, in its own session and with its output in a file, so that closing the page or the app
-loses nothing. It is niced: on two cores the page stays live beside it. One process is kept ready for the next run.
+loses nothing. It steps back: on two cores the page stays live beside it. One process is kept ready for the next run.
 """
 
 import json
 import os
-import signal
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,10 +24,10 @@ from rlhf.launch import limits
 from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
 
 
-NICENESS = 5
-"""A third of the weight of other programs in Linux's scheduler; 10 would be a tenth."""
 GRACE_SECONDS = 30.0
-"""How long a run that was asked to stop may take to save before it is ended."""
+"""A run that was asked to stop is ended once it has done nothing for so long; while it works, it is saving."""
+IDLE = 0.02
+"""Share of a processor's time below which a process does nothing."""
 PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_", "TZ", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_", "HF_DATASETS_",
     "SSL_CERT_", "OMP_", "GOMP_", "KMP_", "MKL_", "TOKENIZERS_", "CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "PYTHON",
@@ -59,16 +60,14 @@ def _take_worker() -> subprocess.Popen:
 
 
 def _worker() -> subprocess.Popen:
-    worker = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "rlhf.launch.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # Windows' way to keep Ctrl-C from it
         env=_environment(),
-        preexec_fn=lambda: os.nice(NICENESS),
     )
-    _step_back(worker.pid)
-    return worker
 
 
 def _environment() -> dict[str, str]:
@@ -80,6 +79,24 @@ def _environment() -> dict[str, str]:
     return {**variables, "PYTHONPATH": str(_PACKAGE_PARENT)}
 
 
+class UnderWay(BadInput):
+    """Another run has the machine; `run` is that run."""
+
+    def __init__(self, run: Run, visitor: str) -> None:
+        self.run = run
+        left = run.seconds_left()
+        ends = "until it has ended" if left is None else f"about {_duration(left)} until this stage has ended"
+        if limits.may_stop(run.status(), visitor):
+            super().__init__(f"{run.title()} is still under way; stop it, or wait {ends}.")
+        else:
+            super().__init__(f"{run.title()}, which somebody else started, is still under way; wait {ends}.")
+
+
+def _duration(seconds: float) -> str:
+    """A time to wait, in words."""
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
+
+
 def launch(kind: str, settings: Settings, questions: Sequence[str] = (), visitor: str = "") -> Run:
     """Start a run of this kind in a new directory and return at once.
 
@@ -89,13 +106,14 @@ def launch(kind: str, settings: Settings, questions: Sequence[str] = (), visitor
         visitor: a secret of the browser that asks, which then may stop the run (`limits.check_owner`).
 
     Raises:
-        BadInput: the page does not allow these settings, or another run is under way.
+        BadInput: the page does not allow these settings.
+        UnderWay: another run is under way.
     """
     limits.check(asdict(settings))
     with _launching:  # so that two people who press at once cannot both find the machine free
         current = active_run()
         if current is not None:
-            raise BadInput(f"{current.id} is still under way; stop it or wait until it has ended.")
+            raise UnderWay(current, visitor)
         if limits.on_space():
             make_room(limits.MOST_BYTES, keep=limits.trained_models(asdict(settings)))
         run = Run(new_run_path(kind))
@@ -133,13 +151,6 @@ def _hand_over(worker: subprocess.Popen, run: Run, work: str) -> None:
         line.write(work.encode() + b"\n")
 
 
-def _step_back(pid: int) -> None:
-    """Where Linux schedules by session, niceness counts within a session only: the session itself has to step back."""
-    autogroup = Path(f"/proc/{pid}/autogroup")
-    if autogroup.exists():
-        autogroup.write_text(str(NICENESS))
-
-
 def _reap(process: subprocess.Popen, run: Run) -> None:
     """Wait for a run's process, and have the next one ready."""
     _wait(process, run)
@@ -153,9 +164,12 @@ def _wait(process: subprocess.Popen, run: Run) -> None:
     except subprocess.TimeoutExpired:
         _end(run)
         process.wait()
-    if run.status().get("state") in ACTIVE:
-        ended = f"The process ended with code {process.returncode}; the program's console may say why."
-        run.finish("failed", last_words(run) or ended)
+    if run.status().get("state") not in ACTIVE:
+        return
+    if run.stop_requested():
+        run.finish("stopped", f"Stopped. {run.saved()}")
+    else:
+        run.finish("failed", why_it_ended(process.returncode, run))
 
 
 def gpu_call() -> Callable[[str, str], None]:
@@ -175,16 +189,31 @@ def _ask_for_gpu(run: Run, work: str) -> None:
 def _train_in_call(path: str, work: str) -> None:
     """Train a run to its end, within a call that has a GPU: in a fork of the page, whose children have it too."""
     run = Run(Path(path))
+    if run.stop_requested():  # while it waited for the GPU
+        return run.finish("stopped", f"Stopped. {run.saved()}")
     worker = _worker()
     _hand_over(worker, run, work)
     _wait(worker, run)
 
 
-def last_words(run: Run) -> str:
-    """The last line that the process printed, without the word that marks a mistake."""
+_PROGRESS = re.compile(r"\d+%\||\d(it|steps?|updates?|responses?)?/s\b|\| \d+/\d+ \[")
+"""What a progress bar looks like, which is the last thing that many processes print."""
+
+
+def why_it_ended(code: int, run: Run) -> str:
+    """Why a run's process ended that could not say so in the run's status: by its exit code, and its last words."""
+    if code < 0 or code in (137, 0xC000012D, 0xC0000017):  # a signal; killed in a container; Windows out of memory
+        signal = f"signal {-code if code < 0 else 9}" if code < 256 else f"code {code:#x}"
+        return (
+            f"The process was ended by the system ({signal}), most often for lack of memory: lower the batch size or "
+            f"the response length, or take a smaller model. {run.saved()}"
+        )
     log = run.path / "train.log"
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1].removeprefix("error: ")[:300] if lines else ""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    said = [line.strip() for line in lines if line.strip() and not _PROGRESS.search(line)]
+    if said:
+        return said[-1].removeprefix("error: ")[:300]
+    return f"The process ended with code {code}; the program's console may say why."
 
 
 def _alive(run: Run) -> bool:
@@ -215,7 +244,7 @@ def active_run() -> Run | None:
 
 
 def stop(run: Run, visitor: str = "") -> None:
-    """Ask a run to save and end; end it after a grace time if it does not.
+    """Ask a run to save and end; one that has not begun yet ends at once, one that is stuck after a grace time.
 
     Raises:
         BadInput: on a shared page, another visitor started it.
@@ -226,15 +255,51 @@ def stop(run: Run, visitor: str = "") -> None:
 
 
 def _end(run: Run) -> None:
+    begun = run.status().get("state") != "queued"
     run.request_stop()
-    run.set_status(state="stopping", message="Stopping after this step")
-    timer = threading.Timer(GRACE_SECONDS, _kill, args=(run,))
-    timer.daemon = True
-    timer.start()
+    run.set_status(state="stopping", message="Stopping after this step" if begun else "Stopping")
+    if run.status().get("pid") == os.getpid():  # it waits for a GPU, and ends when it is its turn
+        return
+    if not begun and _alive(run):
+        _kill(run)
+        run.finish("stopped", f"Stopped. {run.saved()}")
+    else:
+        threading.Thread(target=_end_if_stuck, args=(run,), daemon=True).start()
+
+
+def _end_if_stuck(run: Run) -> None:
+    """Wait while a run saves and measures, however long that takes; end it once it does nothing any more."""
+    while _alive(run):
+        spent, written = _work(run)
+        time.sleep(GRACE_SECONDS)
+        if run.status().get("state") not in ACTIVE or not _alive(run):
+            return
+        now_spent, now_written = _work(run)
+        if now_spent - spent < IDLE * GRACE_SECONDS and now_written == written:
+            _kill(run)
+            run.finish("interrupted", f"It did nothing for {GRACE_SECONDS:.0f} s and was ended. {run.saved()}")
+
+
+def _work(run: Run) -> tuple[float, float]:
+    """Seconds of processor time that a run's processes have spent, and when one of its files was last changed."""
+    times = [process.cpu_times() for process in _processes(run)]
+    changed = max((path.stat().st_mtime for path in run.path.rglob("*") if path.is_file()), default=0.0)
+    return sum(spent.user + spent.system for spent in times), changed
+
+
+def _processes(run: Run) -> list[psutil.Process]:
+    """A run's process and all that it has started; none once it has ended."""
+    try:
+        process = psutil.Process(run.status()["pid"])
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _kill(run: Run) -> None:
-    waits_for_gpu = run.status().get("pid") == os.getpid()
-    if run.status().get("state") in ACTIVE and _alive(run) and not waits_for_gpu:
-        os.killpg(run.status()["pid"], signal.SIGKILL)
-        run.finish("interrupted", "It did not stop in time and was ended.")
+    """End a run's processes, and wait until they have ended."""
+    processes = _processes(run)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=5)

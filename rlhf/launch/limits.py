@@ -111,28 +111,38 @@ def check(settings: dict[str, object]) -> None:
 def _check_names(settings: dict[str, object]) -> None:
     models = [settings.get(name, EVERYDAY) for name in ("model_name_or_path", "base_model_name_or_path")]
     if not all(map(allowed, models)):
-        raise BadInput(f"This Space trains {_either(ALLOWED_MODELS)}; run the program yourself for other models.")
+        raise BadInput(
+            f"This Space trains {_either(ALLOWED_MODELS)}; run the program yourself for other models.",
+            field="model_name_or_path",
+        )
     if settings.get("dataset_name", EVERYDAY) not in ALLOWED_DATASETS:
-        raise BadInput(f"This Space trains on {_either(ALLOWED_DATASETS)}; run the program yourself for other data.")
+        raise BadInput(
+            f"This Space trains on {_either(ALLOWED_DATASETS)}; run the program yourself for other data.",
+            field="dataset_name",
+        )
     folders = [EXAMPLE, *(run.path for run in list_runs())]
     for path in trained_models(settings):
         if not any(map(path.is_relative_to, folders)):
             raise BadInput("A trained model must be a run of this Space; choose one from the list.")
     for name in NOT_OFFERED:
         if settings.get(name):
-            raise BadInput(f"{name} is not offered on this Space; run the program yourself to set it.")
+            raise BadInput(f"{name} is not offered on this Space; run the program yourself to set it.", field=name)
 
 
 def _check_amounts(settings: dict[str, object], model: str) -> None:
     for name, value in settings.items():
         if isinstance(value, list) and len(value) > MOST_ENTRIES:
-            raise BadInput(f"{name} has at most {MOST_ENTRIES} entries on this Space, {_TURNS}; leave some out.")
+            raise BadInput(
+                f"{name} has at most {MOST_ENTRIES} entries on this Space, {_TURNS}; leave some out.", field=name
+            )
     context = ALLOWED_MODELS[model]
     room = f"so that a prompt fits beside it into {model}'s {context} tokens"
     lengths = {"response_length": (min(128, context // 2), room), "max_length": (min(512, context), _MEMORY)}
     for name, (most, why) in (CAPS | lengths).items():
         if (settings.get(name) or 0) > most:
-            raise BadInput(f"{name} is at most {most:,} on this Space, {why}; run the program yourself for more.")
+            raise BadInput(
+                f"{name} is at most {most:,} on this Space, {why}; run the program yourself for more.", field=name
+            )
 
 
 def trained_models(settings: dict[str, object]) -> list[Path]:
@@ -151,11 +161,16 @@ def mark(visitor: str) -> str:
     return hashlib.sha256(str(visitor).encode()).hexdigest()[:32] if visitor else ""
 
 
+def may_stop(status: dict, visitor: str) -> bool:
+    """Whether this visitor may stop a run, by its status: on a shared page only who started it."""
+    return not shared() or bool(visitor) and status.get("owner") == mark(visitor)
+
+
 def check_owner(status: dict, visitor: str) -> None:
-    """Check that this visitor may stop a run, by its status: on a shared page only who started it.
+    """Check that this visitor may stop a run, see `may_stop`.
 
     Raises:
         BadInput: somebody else started it.
     """
-    if shared() and (not visitor or status.get("owner") != mark(visitor)):
+    if not may_stop(status, visitor):
         raise BadInput("Only the browser that started this run can stop it; it ends by itself when it is done.")

@@ -8,14 +8,33 @@ and so is the worker.
 import json
 import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 
-import rlhf.commands
-import rlhf.reward  # noqa: F401  (what takes seconds to import)
-from rlhf.__main__ import exit_code, make_run
+import psutil
+
+
+NICENESS = 5
+"""A third of the weight of other programs in Linux's scheduler; 10 would be a tenth."""
+
+
+def step_back() -> None:
+    """Leave the processor to other programs; threads that are made later do so too."""
+    psutil.Process().nice(getattr(psutil, "BELOW_NORMAL_PRIORITY_CLASS", NICENESS))  # Windows has classes
+    # Where Linux schedules by session, niceness counts within a session only: the session itself has to step back.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICENESS), encoding="ascii")
 
 
 def wait() -> int:
-    """Make the run that comes in, {"kind": ..., "settings": {...}, "log": PATH}, with its output in that file."""
+    """Load what takes seconds, then make the run that comes in, with its output in a file.
+
+    The run is a line of JSON, {"kind": ..., "settings": {...}, "log": PATH}.
+    """
+    import rlhf.commands
+    import rlhf.reward  # noqa: F401
+    from rlhf.__main__ import exit_code, make_run
+
     line = sys.stdin.readline()
     if not line:
         return 0
@@ -27,4 +46,5 @@ def wait() -> int:
 
 
 if __name__ == "__main__":
+    step_back()
     sys.exit(wait())

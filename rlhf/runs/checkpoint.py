@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from rlhf.config import BadInput
+from rlhf.runs.directory import Run
 
 
 def _sha256(path: Path) -> str:
@@ -47,7 +49,7 @@ def save(
     manifest = {str(path.relative_to(temporary)): _sha256(path) for path in files}
     (temporary / "MANIFEST.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     for path in (*files, temporary / "MANIFEST.json"):
-        with path.open("rb") as file:
+        with path.open("rb+") as file:  # Windows flushes only what can be written
             os.fsync(file.fileno())
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
@@ -86,6 +88,68 @@ def join_optimizer(tensors: dict[str, torch.Tensor], rest: dict) -> dict:
     return {"state": state, "param_groups": rest["groups"]}
 
 
+def find(named: str | None, kind: str, model: torch.nn.Module, use_peft: bool) -> Path | None:
+    """The checkpoint that a setting names to resume from: its folder, or the newest one of a run; None for none.
+
+    Args:
+        kind: what resumes, "ppo", "reward" or "dpo".
+        model: what the checkpoint's weights must fit.
+        use_peft: whether adapters are trained.
+
+    Raises:
+        BadInput: there is none, it is damaged, or it is of another model.
+    """
+    if named is None:
+        return None
+    takes = "resume_from_checkpoint takes RUN/checkpoints/checkpoint-10, or RUN for its newest one"
+    if not Path(named).is_dir():
+        raise BadInput(f"There is no folder {named} to resume from; {takes}.", field="resume_from_checkpoint")
+    whole = "MANIFEST.json" if kind == "ppo" else "trainer_state.json"
+    stage = Run(named).stages().get(kind, Run(named))
+    folders = [*stage.path.glob("checkpoint-*"), *stage.path.glob("checkpoints/checkpoint-*")]
+    folders = sorted((f for f in folders if f.name.split("-")[1].isdecimal()), key=lambda f: int(f.name.split("-")[1]))
+    found = [folder for folder in (*folders, Path(named)) if (folder / whole).is_file()]
+    if not found:
+        raise BadInput(
+            f"{named} holds no checkpoint of {kind} to resume from; {takes}.", field="resume_from_checkpoint"
+        )
+    folder = found[-1]
+    if kind == "ppo":
+        _check_manifest(folder)
+    other = f"The checkpoint {folder} is of another model, or trains other parts of it."
+    if (folder / "adapter_model.safetensors").exists() != use_peft:
+        raise BadInput(other, field="resume_from_checkpoint")
+    if (folder / "model.safetensors").exists():
+        own = {name: list(value.shape) for name, value in model.state_dict().items()}
+        try:
+            with safe_open(folder / "model.safetensors", "pt") as file:
+                shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (no dict)
+        except (SafetensorError, OSError) as error:
+            raise BadInput(
+                f"The checkpoint {folder} is damaged (model.safetensors); resume from an earlier one.",
+                field="resume_from_checkpoint",
+            ) from error
+        if any(own.get(name) != shape for name, shape in shapes.items()):
+            raise BadInput(other, field="resume_from_checkpoint")
+    return folder
+
+
+def _check_manifest(folder: Path) -> dict[str, str]:
+    """The digests of a checkpoint's files by name.
+
+    Raises:
+        BadInput: a file is another one or gone.
+    """
+    manifest = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))
+    for name, digest in manifest.items():
+        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+            raise BadInput(
+                f"The checkpoint {folder} is damaged ({name}); resume from an earlier one.",
+                field="resume_from_checkpoint",
+            )
+    return manifest
+
+
 def load(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
     """Read a checkpoint back after checking every file against the manifest.
 
@@ -94,10 +158,7 @@ def load(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
     """
     if not (folder / "MANIFEST.json").is_file():
         raise BadInput(f"{folder} is not a checkpoint; give a folder such as RUN/checkpoints/checkpoint-10.")
-    manifest = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))
-    for name, digest in manifest.items():
-        if not (folder / name).is_file() or _sha256(folder / name) != digest:
-            raise BadInput(f"The checkpoint {folder} is damaged ({name}); resume from an earlier one.")
+    manifest = _check_manifest(folder)
     tensors = {
         name.removesuffix(".safetensors"): load_file(folder / name)
         for name in manifest

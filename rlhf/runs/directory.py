@@ -22,7 +22,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -44,7 +44,8 @@ _PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenize
 def runs_root() -> Path:
     """Folder of all runs: the environment's `RLHF_RUNS`, else `runs`, on a Space's volume or in the current folder."""
     on_volume = os.environ.get("SPACE_ID") and os.access(VOLUME, os.W_OK)
-    return Path(os.environ.get("RLHF_RUNS") or (VOLUME / "runs" if on_volume else "runs")).resolve()
+    folder = os.path.expanduser(os.environ.get("RLHF_RUNS", ""))
+    return Path(folder or (VOLUME / "runs" if on_volume else "runs")).resolve()
 
 
 def page_folder() -> Path:
@@ -85,14 +86,24 @@ def write_json(path: Path, value: object) -> None:
     """Replace a JSON file in one step, so that a reader never sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    _while_it_is_held(lambda: temporary.replace(path))
+
+
+def _while_it_is_held(action: Callable[[], object]) -> object:
+    """Do something with a file. Windows refuses while another process has it open, which here takes milliseconds."""
+    for _ in range(50):
+        try:
+            return action()
+        except PermissionError:
+            time.sleep(0.01)
+    return action()
 
 
 def read_json(path: Path) -> dict:
     """A JSON file's content; empty when there is none yet or it is damaged, so that one bad run hides no others."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return json.loads(_while_it_is_held(lambda: path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
 
 
@@ -110,10 +121,19 @@ class Run:
             BadInput: something else is already there.
         """
         run = cls(path or new_run_path(kind))
-        queued = run.status().get("state") == "queued"
-        if run.path.exists() and not queued and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise BadInput(f"{run.path} already exists; give --output_dir another name, or remove it first.")
-        run.path.mkdir(parents=True, exist_ok=True)
+        queued = run.status().get("state") in ("queued", "stopping") and run.status().get("pid") == os.getpid()
+        try:
+            taken = run.path.exists() and not queued and (not run.path.is_dir() or any(run.path.iterdir()))
+            run.path.mkdir(parents=True, exist_ok=True) if not taken else None
+        except OSError as error:
+            raise BadInput(
+                f"The folder {run.path} cannot be made ({error.strerror}); give --output_dir another name.",
+                field="output_dir",
+            ) from error
+        if taken:
+            raise BadInput(
+                f"{run.path} already exists; give --output_dir another name, or remove it first.", field="output_dir"
+            )
         versions = {package: metadata.version(package) for package in _PACKAGES}
         made_with = {"versions": versions, "cpus": os.cpu_count()}
         write_json(run.path / "config.json", {"kind": kind, **config, **made_with})
@@ -190,6 +210,31 @@ class Run:
     def samples(self) -> list[dict]:
         """All responses to the pinned prompts."""
         return self.tail("samples.jsonl")[0]
+
+    def title(self) -> str:
+        """Its kind and when it was made, in a few words."""
+        status = self.status()
+        kind, made = KINDS.get(status.get("kind")), time.localtime(status.get("created", 0))
+        return f"{kind.label if kind else 'Run'} · {time.strftime('%d %b %H:%M', made)}"
+
+    def seconds_left(self) -> float | None:
+        """Seconds left in the stage under way, if that can be told."""
+        left = [stage.status().get("seconds_left") for stage in (self, *self.stages().values())]
+        return next(filter(None, left), None)
+
+    def saved(self) -> str:
+        """What there is of a run that was stopped or ended, in a sentence."""
+        parts = []
+        for kind, stage in self.trainings().items():
+            role, status = KINDS[kind].trains, stage.status()
+            if self.model(role):
+                step, total = status.get("step", 0), status.get("total_steps", 0)
+                at = f" as of step {step:,} of {total:,}" if step < total else ""
+                parts.append(f"the {'reward model' if role == 'reward' else f'{kind.upper()} model'}{at}")
+        if parts:
+            return f"Saved: {' and '.join(parts)}."
+        logged = any((stage.path / "metrics.jsonl").exists() for stage in self.trainings().values())
+        return "No model was saved; the curves are kept." if logged else "There was nothing to save yet."
 
     def request_stop(self) -> None:
         """Ask the process to save and end after the step it is in."""

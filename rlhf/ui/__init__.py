@@ -1,10 +1,10 @@
 """The page: one file per tab, the live view, and what the tabs share. It reads run directories and trains nothing."""
 
-import time
 from html import escape
 
 from rlhf.config import BadInput
 from rlhf.kinds import KINDS
+from rlhf.launch.jobs import UnderWay
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import ACTIVE, Run, find_run, list_runs
 
@@ -27,12 +27,9 @@ def run_choices() -> list[tuple[str, str]]:
 
 def run_label(run: Run) -> str:
     """Kind, time and state of a run in a few words."""
-    status = run.status()
-    when = time.strftime("%d %b %H:%M", time.localtime(status.get("created", 0)))
     # The list is not redrawn at each change of state, so it says what stays true until the end.
-    state = "under way" if is_active(run) else status.get("state", "unreadable")
-    kind = KINDS.get(status.get("kind"))
-    return f"{kind.label if kind else 'Run'} · {when} · {state}"
+    state = "under way" if is_active(run) else run.status().get("state", "unreadable")
+    return f"{run.title()} · {state}"
 
 
 def describe(run_id: str | None) -> str:
@@ -69,6 +66,15 @@ def is_comparison(run: Run) -> bool:
 def empty_state(text: str) -> str:
     """What will appear here, as HTML in its place."""
     return f'<div class="empty-state"><p class="verdict">{escape(text)}</p></div>' if text else ""
+
+
+def refusal(error: BadInput, labels: dict[str, str] | None = None) -> str:
+    """Why nothing was started, as HTML: settings under their labels, and a link to the run that is in the way."""
+    said = escape(error.with_labels(labels or {}))
+    if isinstance(error, UnderWay):
+        title = escape(error.run.title())
+        said = said.replace(title, f'<a href="?run={escape(error.run.id)}">{title}</a>', 1)
+    return f'<p class="note" role="alert">{said}</p>'
 
 
 def note(text: str) -> str:

@@ -5,7 +5,7 @@ import gradio as gr
 from rlhf.config import BadInput, CompareArguments
 from rlhf.launch.start import BASELINES, check_questions, start_comparison
 from rlhf.runs.directory import list_runs
-from rlhf.ui import example_id, note, run_choices, run_label, shown_run
+from rlhf.ui import example_id, note, refusal, run_choices, run_label, shown_run
 
 
 class ComparisonForm:
@@ -90,5 +90,6 @@ def _start(chosen: list[str], text: str, samples: str, seeds: str, visitor: str)
     try:
         run = start_comparison(chosen, text.split("\n"), samples, seeds, visitor)
     except BadInput as error:
-        return gr.skip(), note(str(error)), gr.skip()
+        labels = {"samples": "Answers per question", "seeds": "Training runs per model", "models": "Models"}
+        return gr.skip(), refusal(error, labels), gr.skip()
     return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id

@@ -272,7 +272,7 @@ $('.download').addEventListener('click', async event => {
     setText(message, file.error || file.name + ', ' + megabytes(file.size) + ', without checkpoints');
     if (file.error) return;
     const link = el('a');
-    link.href = '/gradio_api/file=' + file.path;
+    link.href = 'gradio_api/file=' + file.path;
     link.download = file.name;
     link.click();
   } catch (error) {

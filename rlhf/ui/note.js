@@ -23,12 +23,15 @@ async function found(id) {
 
 async function show() {
   clear();
-  const {text, field} = props.value || {};
+  const {text, field, run} = props.value || {};
   if (!text) return;
   if (field) document.querySelector('.train').classList.remove('folded');
   const place = field && await found(field);
   if (!place) {
-    note.textContent = text;
+    // The run that is in the way is named with a link.
+    const [before, after] = run ? [text.split(run.title)[0], text.split(run.title).slice(1).join(run.title)] : [text, ''];
+    const link = run ? Object.assign(window.lab.el('a', '', run.title), {href: '?run=' + run.id}) : '';
+    note.replaceChildren(before, link, after);
     note.hidden = false;
     return;
   }

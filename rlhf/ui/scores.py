@@ -197,6 +197,8 @@ def missing(run: Run | None) -> str:
     if is_active(run):
         later = "Both models are compared when training is done; the scores appear here by themselves."
         return "" if is_comparison(run) else later
+    if is_comparison(run) or "compare" in run.stages():
+        return f"The run ended before its models were compared. {run.saved()}"
     return "This run compared no models. “Reward model, then PPO” in the Train tab ends with a comparison."
 
 

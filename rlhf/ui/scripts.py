@@ -18,9 +18,10 @@ def script(name: str) -> str:
 
 
 LAB = script("lab").replace("__DARK__", json.dumps(DARK))
-# An inline script runs at once; Plotly is fetched once for all components that name it.
+# An inline script runs at once; Plotly is fetched once for all components that name it, relative to the page, which a
+# proxy may serve under a path.
 HEAD = f"<script>{LAB}</script>"
-PLOTLY_HEAD = f'{HEAD}<script src="/gradio_api/file={PLOTLY_JS.as_posix()}"></script>'
+PLOTLY_HEAD = f'{HEAD}<script src="gradio_api/file={PLOTLY_JS.as_posix()}"></script>'
 
 
 def figure_view(height: int, **kwargs: object) -> gr.HTML:

@@ -14,8 +14,8 @@ from rlhf.config.recipes import names, read_recipe
 from rlhf.kinds import KINDS, METHODS, startable
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import FILLED_IN, start_run
-from rlhf.runs.directory import VOLUME, list_runs, runs_root
-from rlhf.ui import example_id, is_active, note, run_choices, run_label, shown_run
+from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
+from rlhf.ui import example_id, is_active, is_example, note, run_choices, run_label, shown_run
 from rlhf.ui.expect import expectation, preset
 from rlhf.ui.lessons import IN_OTHER_WORDS, LESSONS, lesson
 from rlhf.ui.live import live_run
@@ -231,7 +231,10 @@ class TrainTab:
         except BadInput as error:
             form = self.forms[kind]
             where = f"{kind}-{error.field}" if error.field in form.knobs else None
-            return gr.skip(), {"text": error.with_labels(form.labels), "field": where}, gr.skip()
+            told = {"text": error.with_labels(form.labels), "field": where}
+            if isinstance(error, jobs.UnderWay):
+                told["run"] = {"id": error.run.id, "title": error.run.title()}
+            return gr.skip(), told, gr.skip()
         return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
 
     def show(self, run_id: str | None) -> dict:
@@ -306,12 +309,17 @@ def _recipes_offered() -> bool:
 
 
 def reward_runs() -> list[tuple[str, str]]:
-    """(label, id) of the runs that hold a finished reward model."""
-    made = [(run_label(run), run.id) for run in list_runs() if run.model("reward")]
-    example = example_id()
-    if example and shown_run(example).model("reward"):
-        made.append(("Example run's reward model", example))
-    return made
+    """(label, id) of the runs that hold a reward model: the finished ones first, best on held-out pairs first."""
+    runs = [run for run in (*list_runs(), shown_run(example_id())) if run is not None and run.model("reward")]
+    runs.sort(key=_quality, reverse=True)
+    return [("Example run's reward model" if is_example(run) else run_label(run), run.id) for run in runs]
+
+
+def _quality(run: Run) -> tuple[bool, float]:
+    """Whether the reward model's training was finished, and its accuracy."""
+    stage = run.stages()["reward"]
+    accuracy = (stage.summary().get("reward_model") or {}).get("accuracy") or {}
+    return stage.status().get("state") == "finished", accuracy.get("value") or 0.0
 
 
 def _stop(run_id: str | None, visitor: str) -> tuple:
@@ -321,7 +329,7 @@ def _stop(run_id: str | None, visitor: str) -> tuple:
             jobs.stop(run, visitor)
     except BadInput as error:
         return gr.skip(), {"text": str(error)}
-    return gr.Button(interactive=False), {"text": "It stops after this step and keeps what it has learned."}
+    return gr.Button(interactive=False), {"text": "It stops after this step, then saves what it has learned."}
 
 
 def _space_note() -> str:

@@ -129,6 +129,8 @@ def absent(run: Run | None) -> str:
         return "There is no model to talk to yet: start a run in the Train tab."
     if is_active(run) and run.policy_kind():
         return "You can talk to this run's model as soon as it is trained."
+    if run.policy_kind():
+        return f"The run ended before there was a model to talk to. {run.saved()} Choose another run above."
     return "This run trained no model to talk to: choose another run above, or train PPO or DPO in the Train tab."
 
 

@@ -1,0 +1,144 @@
+"""The page behind a reverse proxy: under a path, by another name, in a frame of another page."""
+
+import contextlib
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+import app as page
+
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "lab.example.org"
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """Serves the page under /lab, as nginx does with `location /lab/`, and a page of its own that frames it."""
+
+    def do_GET(self):
+        if self.path == "/course":
+            return self._answer(200, [("content-type", "text/html")], b"<iframe src='/lab/' width=1200 height=900>")
+        if not self.path.startswith("/lab/"):
+            return self._answer(404, [], b"")
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
+        upstream.request(self.command, self.path.removeprefix("/lab"), body, dict(self.headers))
+        answer = upstream.getresponse()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        self.end_headers()
+        with contextlib.suppress(http.client.IncompleteRead, ConnectionError):  # the page or the browser is gone
+            while piece := answer.read1(65536):  # streams of events pass as they come
+                self.wfile.write(piece)
+                self.wfile.flush()
+        upstream.close()
+
+    do_POST = do_GET
+
+    def _answer(self, status, headers, body):
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The page behind the proxy; its address by another name, which only the browser knows."""
+    folder = tmp_path_factory.mktemp("proxy")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {"GRADIO_ROOT_PATH": "/lab", "GRADIO_SERVER_PORT": str(port), "RLHF_HOSTS": NAME}
+    environment = {**os.environ, **settings, "RLHF_RUNS": str(folder / "runs"), "PYTHONPATH": str(ROOT)}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "app.py"], cwd=folder, env=environment, stdout=log, stderr=log
+        )
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    proxy.upstream = port
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.2)
+    try:
+        yield f"http://{NAME}:{proxy.server_port}"
+    finally:
+        proxy.shutdown()
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.parametrize("start", ["/lab/", "/course"])
+def test_charts_live_view_and_downloads_work_under_a_path_and_in_a_frame(site, start):
+    """B39, B40: under GRADIO_ROOT_PATH, by a name from RLHF_HOSTS."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
+    if not Path(chromium).exists():
+        pytest.skip("no Chromium")
+    with playwright.sync_playwright() as started:
+        rules = f"--host-resolver-rules=MAP {NAME} 127.0.0.1"
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", rules])
+        tab = browser.new_page()
+        missing = []
+        tab.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
+        tab.goto(site + start)
+        frame = tab.frame_locator("iframe") if start == "/course" else tab
+        frame.locator(".chart[data-part=ppo] .plot .main-svg").first.wait_for(timeout=60_000)
+        playwright.expect(frame.locator(".verdict").first).to_contain_text("score", timeout=30_000)
+        with tab.expect_download(timeout=60_000) as download:
+            frame.locator("button.download").click()
+        assert download.value.suggested_filename == "example.zip" and download.value.failure() is None
+        frame.get_by_role("tab", name="Scores").click()
+        frame.locator(".plot .main-svg:visible").first.wait_for(timeout=60_000)
+        assert [url for url in missing if "favicon" not in url] == []
+        browser.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (NAME, 200),
+        (f"{NAME.upper()}:8443", 200),
+        ("[::1]:7860", 200),
+        ("192.168.1.5:7860", 200),
+        ("localhost", 200),
+        ("evil.example", 400),
+        (f"{NAME}.evil.example", 400),
+        ("[::1", 400),
+        ("", 400),
+    ],
+)
+def test_the_page_answers_to_the_names_it_was_given_and_says_how_to_give_one(monkeypatch, host, status):
+    """B40."""
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    monkeypatch.delenv("GRADIO_SERVER_NAME", raising=False)
+    monkeypatch.setenv("RLHF_HOSTS", f"{NAME}, other.example")
+
+    async def hello(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    answer = TestClient(page.Hosts(hello, allowed_hosts=page.hosts())).get("/", headers={"host": host})
+    assert answer.status_code == status
+    if host == "evil.example":
+        assert answer.text.endswith("if it is yours, start it with RLHF_HOSTS=evil.example.")
