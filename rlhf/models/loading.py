@@ -235,7 +235,13 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def _load(
-    auto: type, name: str, path: str, config: dict, new: Literal["head", "nothing"] = "nothing", **kwargs: object
+    auto: type,
+    name: str,
+    path: str,
+    config: dict,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    new: Literal["head", "nothing"] = "nothing",
+    **kwargs: object,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A whole model in eval mode, with adapters merged into it, and its tokenizer.
 
@@ -270,7 +276,7 @@ def _load(
             f"The weights of {name} are not finite ({broken}): its training has diverged; choose another model, or "
             "train it again with a lower learning_rate."
         )
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path) if tokenizer is None else tokenizer
     check_tokens(model, tokenizer, name)
     return model.eval(), tokenizer
 
@@ -315,7 +321,12 @@ def load_policy(
 
 
 def load_reward_model(
-    name_or_path: str, dtype: torch.dtype = torch.float32, *, trained: bool = False, label: str | None = None
+    name_or_path: str,
+    dtype: torch.dtype = torch.float32,
+    *,
+    trained: bool = False,
+    label: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence classifier with one score, in eval mode, and its tokenizer.
 
@@ -325,6 +336,7 @@ def load_reward_model(
     Args:
         trained: refuse a language model, whose scores would be random.
         label: the good one of two labels; by default the one that is called positive or good.
+        tokenizer: the one whose tokens it reads; by default the one beside it.
 
     Raises:
         BadInput: the model cannot be loaded, does not fit its tokenizer, has more than two labels or two of which none
@@ -345,7 +357,7 @@ def load_reward_model(
     labels = {} if brings_head else {"num_labels": 1}
     new = "nothing" if brings_head else "head"
     model, tokenizer = _load(
-        AutoModelForSequenceClassification, name_or_path, path, config, new, dtype=dtype, **labels
+        AutoModelForSequenceClassification, name_or_path, path, config, tokenizer, new, dtype=dtype, **labels
     )
     if model.config.num_labels > 1:
         _score_by_log_odds(model, name_or_path, label)

@@ -208,13 +208,18 @@ class PromptReader:
 
     @cached_property
     def _template_end(self) -> str:
-        """The chat template's ending up to its end token; the tokenizer's end token where the template writes none."""
+        """The chat template's ending up to its end token; the tokenizer's end token where the template writes none.
+
+        Raises:
+            BadInput: the tokenizer has none, which PPO needs whatever the template writes.
+        """
+        own = self._end
         special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        for tokens in ([self.tokenizer.eos_token], special):
+        for tokens in ([own], special):
             ends = [self._ending.index(token) + len(token) for token in tokens if token and token in self._ending]
             if ends:
                 return self._ending[: min(ends)]
-        return self._end
+        return own
 
     @property
     def _end(self) -> str:

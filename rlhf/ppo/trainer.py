@@ -202,7 +202,7 @@ class PPOTrainer(Trainer):
             hidden_size = plain_model(self.model).config.get_text_config().hidden_size
             return ValueHead(hidden_size).to(self.args.device)
         if isinstance(value_model, str):
-            value_model, _ = models.load_reward_model(value_model)
+            value_model, _ = models.load_reward_model(value_model, tokenizer=self.processing_class)
         # It must read the policy's tokens and give one number per token, and may share no weights with the rewards.
         value_model = value_model or new_value_model(self.model, self.rewards)
         models.check_value_model(value_model, self.processing_class)
