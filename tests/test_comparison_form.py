@@ -65,7 +65,7 @@ def test_own_questions_are_put_to_the_models_and_the_scores_shown(root):
     with gr.Blocks():
         tab = scores.ScoresTab()
     shown = tab.view(run_id, "score", "own", "best-of-4")
-    assert "On 2 questions of your own, best-of-4 scored higher" in shown[tab.sentence]
+    assert "Best-of-4 scores higher" in shown[tab.sentence] and "2 questions of your own" in shown[tab.sentence]
     assert "too few" in shown[tab.sentence] and shown[tab.figure]["data"]
     shown = tab.view(run_id, "gold", "own", "ppo")
     assert "no rubric for these questions" in shown[tab.sentence] and shown[tab.figure] is None

@@ -254,7 +254,7 @@ def test_a_run_on_a_space_knows_no_secret_and_is_stopped_by_whom_it_belongs_to(s
     assert not any(SECRET.encode() in entry for entry in told)
     bob = space.visit()
     refused = space.press(bob, "start")[1]
-    assert "which somebody else started, is still under way" in refused and f"?run={run.id}" in refused
+    assert "which somebody else started, is still under way" in refused and f'"run": {{"id": "{run.id}"' in refused
     assert "Only the browser that started this run" in space.press(bob, "stop", Run=run.id)[1]
     assert not (run.path / "stop").exists()
     assert "stops after this step" in space.press(space.visit(ann), "stop", Run=run.id)[1]

@@ -188,10 +188,10 @@ async function showSettings() {
   const row = (tag, cells) => {
     const line = el('tr');
     line.append(...cells.map((cell, i) => el(i ? tag : 'th', '', cell)));
-    line.firstChild.scope = 'row';
+    line.firstChild.scope = tag === 'th' ? 'col' : 'row';
     return line;
   };
-  table.tHead.replaceChildren(row('th', ['', ...found.names]));
+  table.tHead.replaceChildren(row('th', ['Setting', ...found.names]));
   table.tBodies[0].replaceChildren(...found.rows.map(({name, values, differs}) => {
     const line = row('td', [name, ...values]);
     line.classList.toggle('differs', differs);

@@ -160,9 +160,7 @@ class TrainTab:
             gr.HTML(_space_note(), apply_default_css=False)
         with gr.Row(elem_classes="presets", visible=not limits.on_space()) as self.presets:
             presets = {minutes: gr.Button(label, size="sm", min_width=80) for minutes, label in PRESETS.items()}
-        self.expected = gr.HTML(
-            lambda: f'<p class="gloss">{expectation({})}</p>', apply_default_css=False, elem_id="expected"
-        )
+        self.expected = gr.HTML(apply_default_css=False, elem_id="expected")
         self.forms, groups = {}, []
         for kind in startable():
             with gr.Column(visible=kind == "demo", elem_classes="knobs", elem_id=f"knobs-{kind}") as group:
@@ -195,9 +193,8 @@ class TrainTab:
                 knobs,
                 **quiet,
             )
-        sizes = [demo.knobs[name] for name in SIZED if name in demo.knobs]
         gr.on(
-            [knob.change for knob in sizes],
+            None,  # when the page is opened, and at each change of a knob
             lambda *values: f'<p class="gloss">{expectation(dict(zip(demo.knobs, values, strict=True)))}</p>',
             knobs,
             self.expected,
