@@ -189,16 +189,16 @@ def _select_prompts(
     return selected
 
 
-def _train_repeats(run: Run, repeats: list[PPOArguments | DPOArguments]) -> dict[str, Path]:
+def _train_repeats(run: Run, repeats: list[PPOArguments | DPOArguments]) -> dict[str, str]:
     """Train with each of the settings, in the folder of the run that its output_dir names; name -> folder."""
     paths = {}
     if repeats:
         run.start(len(repeats), "Repeating the training with other seeds")
     for number, settings in enumerate(repeats):
         run.set_status(step=number, message=f"Training with seed {settings.seed}")
-        paths[settings.output_dir] = run.path / settings.output_dir
+        paths[settings.output_dir] = str(run.path / settings.output_dir)
         train = dpo if isinstance(settings, DPOArguments) else ppo
-        train(replace(settings, output_dir=str(run.path / settings.output_dir)))
+        train(replace(settings, output_dir=paths[settings.output_dir]))
         if run.stop_requested():
             raise Stopped
     return paths
