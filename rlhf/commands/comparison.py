@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, fields, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
