@@ -241,6 +241,8 @@ def launch_options() -> dict:
         "state_session_capacity": 500,
         "strict_cors": True,
         "app_kwargs": {"middleware": middleware},
+        # Gradio would ask its own page whether it is there, and end the program where a busy machine takes over 3 s.
+        "_frontend": False,
     }
 
 

@@ -3,6 +3,7 @@
 The browser tests run on made-up run directories and a made-up pair of voices; nothing is trained or loaded here.
 """
 
+import asyncio
 import http.client
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from scipy import stats
+from starlette.middleware import Middleware
 
 from rlhf.compare import table as comparison
 from rlhf.config import BadInput, DemoArguments, SweepArguments, build
@@ -232,6 +234,28 @@ assert not heavy, heavy
     environment = {**os.environ, "RLHF_RUNS": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_machine_too_busy_to_answer_in_three_seconds_serves_the_page_all_the_same():
+    import app
+
+    class Slow:
+        def __init__(self, app):
+            self.app = app
+
+        async def __call__(self, scope, receive, send):
+            if scope.get("method") == "HEAD":
+                await asyncio.sleep(3.5)
+            await self.app(scope, receive, send)
+
+    options = app.launch_options()
+    options["app_kwargs"]["middleware"].append(Middleware(Slow))
+    with gr.Blocks() as demo:
+        pass
+    try:
+        demo.launch(**options, prevent_thread_lock=True, server_port=free_port(), quiet=True)
+    finally:
+        demo.close()
 
 
 # The served page --------------------------------------------------------------------------------------------------
