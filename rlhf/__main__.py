@@ -127,7 +127,7 @@ def _use_tool(name: str, named: str | None, config: object) -> None:
 
         print(push(Run(named), config))
     elif name == "bench":
-        from rlhf.bench import bench, bench_busy, bench_compare, bench_reward
+        from rlhf.bench.comparisons import bench, bench_busy, bench_compare, bench_reward
 
         tools = {"ppo": bench_busy if config.busy else bench, "reward": bench_reward, "compare": bench_compare}
         tools[named](config)

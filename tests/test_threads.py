@@ -10,7 +10,7 @@ import psutil
 import pytest
 from processes import ROOT, serving
 
-from rlhf.bench import SPIN
+from rlhf.bench.measurement import SPIN
 from rlhf.threads import VARIABLES
 from rlhf.write.report import write_report
 
