@@ -1,14 +1,18 @@
-"""Programs that tests run: `app.py` until a test is done with it, and commands inside the tests' own process."""
+"""What tests run until they are done with it: `app.py`, the page in their own process, a browser, a command."""
 
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,3 +50,37 @@ def serving(log, **environment):
     finally:
         app.terminate()
         app.wait()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def serving_here():
+    """Serve the page from this process, where a test may have replaced something, until the end of the block."""
+    import app
+
+    demo, port = app.build_app(), free_port()
+    demo.launch(**app.launch_options(), prevent_thread_lock=True, server_port=port, quiet=True)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        demo.close()
+
+
+@contextmanager
+def chromium(*arguments):
+    """A browser, started with these arguments, until the end of the block; the test is skipped without one."""
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="Browser tests need Playwright: pip install -r tests/requirements.txt"
+    )
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_api.sync_playwright() as playwright:
+        if found is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("Browser tests need a browser: apt-get install chromium, or playwright install chromium")
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", *arguments])
+        yield browser
+        browser.close()

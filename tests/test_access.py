@@ -1,11 +1,10 @@
 """The page in a browser, on the shipped example: by keyboard, with axe, and down to every answer."""
 
-import shutil
-import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from processes import chromium, serving_here
 
 from rlhf.runs import directory as runs
 from rlhf.ui import scores
@@ -19,37 +18,22 @@ SIZES = {"projector": (1280, 720), "phone": (400, 800)}
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The address of a served page that shows the example."""
-    import app
-
-    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RLHF_RUNS", str(tmp_path_factory.mktemp("runs")))
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        demo = app.build_app()
-        demo.launch(**app.launch_options(), prevent_thread_lock=True, server_port=port, quiet=True)
-        yield f"http://127.0.0.1:{port}"
-        demo.close()
+        with serving_here() as address:
+            yield address
 
 
 @pytest.fixture(scope="module")
 def browser(site):
     """A page for all tests of this file, with a list of everything that it has asked for."""
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="Browser tests need Playwright: pip install -r tests/requirements.txt"
-    )
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with sync_api.sync_playwright() as playwright:
-        if found is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("Browser tests need a browser: apt-get install chromium, or playwright install chromium")
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.asked, page.problems = [], []
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("pageerror", lambda error: page.problems.append(str(error)))
         page.set_default_timeout(60_000)
         yield page
-        browser.close()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from processes import chromium, free_port, serving_here
 from scipy import stats
 from starlette.middleware import Middleware
 
@@ -261,12 +261,6 @@ def test_a_machine_too_busy_to_answer_in_three_seconds_serves_the_page_all_the_s
 # The served page --------------------------------------------------------------------------------------------------
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Fake:
     """A model that says a fixed text; `voices.both_answers` only iterates over it."""
 
@@ -289,8 +283,6 @@ def fake_scores(reward_model, voice, prompts, answers, ids):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A served page with an example run, a run under way and a failed one; yields (address, root)."""
-    import app
-
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RLHF_RUNS", str(root))
@@ -310,11 +302,8 @@ def site(tmp_path_factory):
         patch.setattr(voices, "give_scores", fake_scores)
         patch.setattr(voices, "ask", lambda voices, question, turns: dict.fromkeys(voices))
         patch.setattr(voices, "_answer", speak)
-        demo = app.build_app()
-        port = free_port()
-        demo.launch(**app.launch_options(), prevent_thread_lock=True, server_port=port, quiet=True)
-        yield f"http://127.0.0.1:{port}", root
-        demo.close()
+        with serving_here() as address:
+            yield address, root
 
 
 def status_of(request):
@@ -338,16 +327,8 @@ def test_foreign_hosts_large_bodies_and_run_files_are_refused(site):
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="Browser tests need Playwright: pip install -r tests/requirements.txt"
-    )
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with sync_api.sync_playwright() as playwright:
-        if found is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("Browser tests need a browser: apt-get install chromium, or playwright install chromium")
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

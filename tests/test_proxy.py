@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from processes import chromium, free_port
 from starlette.testclient import TestClient
 
 import app as page
@@ -62,9 +62,7 @@ class Proxy(BaseHTTPRequestHandler):
 def site(tmp_path_factory):
     """The page behind the proxy; its address by another name, which only the browser knows."""
     folder = tmp_path_factory.mktemp("proxy")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = {"GRADIO_ROOT_PATH": "/lab", "GRADIO_SERVER_PORT": str(port), "RLHF_HOSTS": NAME}
     environment = {**os.environ, **settings, "RLHF_RUNS": str(folder / "runs"), "PYTHONPATH": str(ROOT)}
     with (folder / "log").open("w") as log:
@@ -91,20 +89,16 @@ def site(tmp_path_factory):
 @pytest.mark.parametrize("start", ["/lab/", "/course"])
 def test_charts_live_view_and_downloads_work_under_a_path_and_in_a_frame(site, start):
     """B39, B40: under GRADIO_ROOT_PATH, by a name from RLHF_HOSTS."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
-    if not Path(chromium).exists():
-        pytest.skip("no Chromium")
-    with playwright.sync_playwright() as started:
-        rules = f"--host-resolver-rules=MAP {NAME} 127.0.0.1"
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", rules])
+    with chromium(f"--host-resolver-rules=MAP {NAME} 127.0.0.1") as browser:
+        from playwright.sync_api import expect
+
         tab = browser.new_page()
         missing = []
         tab.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
         tab.goto(site + start)
         frame = tab.frame_locator("iframe") if start == "/course" else tab
         frame.locator(".chart[data-part=ppo] .plot .main-svg").first.wait_for(timeout=60_000)
-        playwright.expect(frame.locator(".verdict").first).to_contain_text("score", timeout=30_000)
+        expect(frame.locator(".verdict").first).to_contain_text("score", timeout=30_000)
         with tab.expect_download(timeout=60_000) as download:
             frame.locator("button.download").click()
         assert download.value.suggested_filename == "example.zip" and download.value.failure() is None

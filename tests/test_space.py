@@ -26,6 +26,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from processes import free_port
 
 from rlhf.config import (
     BadInput,
@@ -115,9 +116,7 @@ class Space:
             shutil.copy(ROOT / name, folder / "app" / name)
         for name in ("home", "work", "tmp"):
             (folder / name).mkdir()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.address, self.log = f"http://127.0.0.1:{port}", folder / "log"
         out = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), self.network.address)
         self.process = subprocess.Popen(

@@ -4,10 +4,9 @@ import json
 import random
 import re
 import shutil
-import socket
-from pathlib import Path
 
 import pytest
+from processes import chromium, serving_here
 
 from rlhf import metrics
 from rlhf.config import DemoArguments, build
@@ -193,8 +192,6 @@ OTHER, FAILED, ACTIVE = "demo-20260101-000000-0001", "demo-20260101-000000-0002"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The served page with two finished runs, a failed one and one under way; yields its address."""
-    import app
-
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RLHF_RUNS", str(root))
@@ -205,30 +202,19 @@ def site(tmp_path_factory):
         active.set_status(state="running")
         active.stages()["ppo"].set_status(state="running")
         patch.setattr(jobs, "active_run", lambda: None)
-        demo = app.build_app()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        demo.launch(**app.launch_options(), prevent_thread_lock=True, server_port=port, quiet=True)
-        yield f"http://127.0.0.1:{port}/"
-        demo.close()
+        with serving_here() as address:
+            yield f"{address}/"
 
 
 @pytest.fixture(scope="module")
 def browser(site):
     """One page for all tests; each goes to an address of its own."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Browser tests need Playwright")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with sync_api.sync_playwright() as playwright:
-        if found is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("Browser tests need a browser: apt-get install chromium, or playwright install chromium")
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page()
         page.problems = []
         page.on("pageerror", lambda error: page.problems.append(str(error)))
         page.set_default_timeout(60_000)
         yield page
-        browser.close()
 
 
 @pytest.fixture

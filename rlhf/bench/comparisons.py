@@ -1,5 +1,5 @@
-"""The speed and memory of PPO here and in TRL 1.12, on the same machine and task, and PPO's speed beside other programs;
-the speed of reward training and of the comparison.
+"""The speed and memory of PPO here and in TRL 1.12, on the same machine and task; PPO's speed beside other programs;
+and the speed of reward training and of the comparison.
 
 The trainers take turns, round by round, because the load of a shared machine varies; results are medians, and ratios
 are taken within a round. TRL runs in an environment of its own, made on first use, because the last release with a
