@@ -184,6 +184,15 @@ def test_sample_answers_show_the_rubric_only_where_there_is_one(root):
     assert all("gold" not in sample for sample in live.news(live.Snapshot(other.path), {})["samples"])
 
 
+def test_a_stopped_run_says_what_was_kept_and_a_stopped_comparison_is_not_called_done():
+    message = "Stopped. Saved: the reward model as of step 2 of 282."
+    said = headline({"state": "stopped", "message": message}, {"reward": REWARD_ROWS[:3]})
+    assert said["details"].startswith(message) and message not in said["text"]
+    for kind, rows in (("compare", {}), ("sweep", {}), ("demo", {"reward": []})):
+        said = headline({"state": "stopped", "kind": kind, "step": 3, "message": message}, rows)
+        assert (said["text"], said["details"]) == (message, "")
+
+
 # In a browser --------------------------------------------------------------------------------------------------------
 
 OTHER, FAILED, ACTIVE = "demo-20260101-000000-0001", "demo-20260101-000000-0002", "demo-20260101-000000-0003"

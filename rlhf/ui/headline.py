@@ -30,6 +30,13 @@ def headline(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
         status: the run's.
         rows: the logged lines of its reward, PPO and DPO stages.
     """
+    said = _verdict(status, rows)
+    if status.get("state") == "stopped" and said["text"] != status.get("message"):  # it says what was kept
+        said["details"] = f"{status.get('message') or ''} {said['details']}".strip()
+    return said
+
+
+def _verdict(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
     state, message = status.get("state"), status.get("message") or ""
     active = state in ACTIVE
     if state in ENDED_BADLY:
@@ -43,13 +50,13 @@ def headline(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
     if rows.get("reward"):
         learned = "it prefers the answer people chose"
         return _pairs_headline(rows["reward"], active, metrics.ACCURACY, metrics.EVAL_ACCURACY, learned)
-    if status.get("kind") in ("compare", "sweep") and (status.get("step") or state == "finished"):
-        return _said("none", f"{message}." if active else "Done: the results are in the Scores tab.")
+    compares = status.get("kind") in ("compare", "sweep")
     if active:
-        return _said("none", "Getting ready: loading the models.")
-    return _said(
-        "none", "It was stopped before the first step." if state == "stopped" else "Nothing was trained here."
-    )
+        begun = compares and status.get("step")
+        return _said("none", f"{message}." if begun else "Getting ready: loading the models.")
+    if state == "stopped":
+        return _said("none", message)
+    return _said("none", "Done: the results are in the Scores tab." if compares else "Nothing was trained here.")
 
 
 def _said(tone: str, text: str, details: str = "") -> dict[str, str]:
