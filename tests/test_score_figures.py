@@ -322,16 +322,6 @@ def test_turn_of_the_gold_score_is_marked_and_the_curve_reaches_it(last, end):
     assert figure.layout.xaxis.range[1] > end
 
 
-def test_nothing_is_said_of_a_turn_that_the_measured_points_contradict():
-    sweep = Run(EXAMPLE).sweep()
-    trained = [point for point in sweep["points"] if "kl_coef" in point]
-    kl, proxy, gold = ([point[name]["value"] for point in trained] for name in ("kl", "score", "gold"))
-    fit = Overoptimization(**sweep["fit"])
-    assert fit.turnover_kl < kl[int(np.argmax(gold))]  # 3.8 nats, and the best lies at 6.2
-    figure = scores.overoptimization(kl, proxy, gold, fit, kl)
-    assert "turns down" not in words(figure) and not lines(figure, yref="y2 domain", x0=fit.turnover_kl)
-
-
 def test_both_gains_stand_in_panels_over_one_axis():
     figure = over([1, 4, 9], fit=None)
     proxy, gold = figure.data

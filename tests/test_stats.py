@@ -198,6 +198,9 @@ def test_a_turnover_is_claimed_only_near_what_was_measured():
     kl = np.linspace(0.1, 4, 5)
     rising = fit_overoptimization(kl, Overoptimization(1, -0.5, None).predict(kl))
     assert rising.beta == pytest.approx(-0.5) and rising.turnover_kl is None
+    # Best at 6 nats, where a curve that peaks before it was fitted.
+    found = fit_overoptimization(np.array([1.0, 2, 3, 4, 6]), np.array([0.3, 0.37, 0.375, 0.36, 0.38]))
+    assert 3 < math.exp(2 * (found.alpha / found.beta - 1)) < 6 and found.turnover_kl is None
     straight = fit_overoptimization(kl, np.sqrt(kl))  # beta is zero but for rounding: no overflow either way
     assert straight.alpha == pytest.approx(1) and straight.turnover_kl is None
 

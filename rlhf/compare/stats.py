@@ -188,7 +188,8 @@ class Overoptimization:
     alpha: float
     beta: float
     turnover_kl: float | None
-    """KL at which the gold score peaks; None if it does not, or only beyond twice the largest KL that was measured."""
+    """KL at which the gold score peaks; None if it does not, only beyond twice the largest KL that was measured, or
+    before the KL of the largest gain, which contradicts it."""
 
     def predict(self, kl: np.ndarray) -> np.ndarray:
         """The curve's gold gain at `kl` >= 0, of any shape."""
@@ -211,7 +212,7 @@ def fit_overoptimization(kl: np.ndarray, gold: np.ndarray) -> Overoptimization |
     turnover = None
     if beta > 0:
         log_turnover = 2 * (alpha / beta - 1)  # of d*^2, from R'(d*) = alpha - beta log d* - beta = 0
-        if log_turnover <= math.log(2 * kl.max()):
+        if kl[gold.argmax()] <= math.exp(min(log_turnover, 700.0)) <= 2 * kl.max():
             turnover = math.exp(log_turnover)
     return Overoptimization(float(alpha), float(beta), turnover)
 

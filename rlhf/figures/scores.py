@@ -405,8 +405,7 @@ def overoptimization(
     figure = blank(height)
     furthest = max([0.0, *kl])
     turn = fit.turnover_kl if fit else None
-    # A turn far beyond the points is a guess, and one before the best of them contradicts what was measured.
-    if turn is not None and not kl[int(np.argmax(gold))] <= turn <= FURTHEST_TURN * furthest:
+    if turn is not None and turn > FURTHEST_TURN * furthest:  # a guess
         turn = None
     end = max(furthest, turn or 0.0)
     fitted = []
