@@ -314,6 +314,8 @@ def test_the_form_is_folded_on_a_phone_and_during_a_run(opened):
     page = opened(f"run={ACTIVE}")
     page.wait_for_selector(".train.folded")
     assert page.locator("#stop").is_enabled() and not page.locator("#mode").is_visible()
+    # The two figures share the width that the form leaves.
+    assert page.locator(".chart[data-part=ppo]").bounding_box()["width"] > 0.4 * 1280
     page = opened()
     page.wait_for_selector(".train:not(.folded)")
     assert page.locator("#mode").is_visible()
