@@ -125,9 +125,8 @@ def test_data_without_a_gold_score_have_a_report_too(demo, tmp_path):
     assert "- Preferences: `me/pairs`." in text and "these data have no gold score" in text
     assert "rubric" not in text and "annotators are simulated" not in text
     assert not any("gold" in cell for row in cells(text) for cell in row)
-    assert ["model (a checkpoint's name ends with its update)", "KL, nats per response", "gain in score"] in cells(
-        text
-    )
+    sweeps = ["model (a checkpoint's name ends with its update)", "KL, nats per response", "gain in score"]
+    assert [*sweeps, "share of the possible score"] in cells(text)
 
 
 def test_a_report_needs_a_run_that_trained_its_own_reward_model(demo, tmp_path):
