@@ -14,6 +14,7 @@ from rlhf.config import (
     BadInput,
     BenchArguments,
     FailedElsewhere,
+    FeedbackArguments,
     PreferencesConfig,
     PretrainConfig,
     PreviewArguments,
@@ -31,6 +32,7 @@ from rlhf.write import tables
 
 TOOLS = {
     "preview": (PreviewArguments, "look at preference pairs before training: first rows, lengths, what is left out"),
+    "feedback": (FeedbackArguments, "choose between two answers, for a reward model to learn from"),
     "push": (PushArguments, "push a run's model with its card to the Hugging Face Hub"),
     "bench": (
         BenchArguments,
@@ -40,6 +42,14 @@ TOOLS = {
     "preferences": (PreferencesConfig, "make the embedded preference pairs again"),
 }
 """The commands that make no run: settings, and what they do."""
+WHAT = {
+    "bench": ("what to measure", ("ppo", "reward", "compare")),
+    "feedback": (
+        "next prints pairs as JSON lines, choose and import read JSON lines, export prints what was preferred",
+        ("next", "choose", "undo", "forget", "import", "export", "agreement"),
+    ),
+}
+"""Commands that are several in one: what the word after them says, and which there are."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,8 +58,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (config, summary) in ({name: (k.settings, k.summary) for name, k in KINDS.items()} | TOOLS).items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        if name == "bench":
-            command.add_argument("what", choices=["ppo", "reward", "compare"], help="what to measure")
+        if name in WHAT:
+            help_text, choices = WHAT[name]
+            command.add_argument("what", choices=choices, help=help_text)
         if name == "demo":
             command.add_argument("--recipe", metavar="NAME", help=f"settings under one name: {', '.join(names())}")
         if name == "push":
@@ -107,7 +118,7 @@ def run_command(name: str, given: dict[str, object]) -> None:
     elif name in KINDS:
         make_run(name, settings(given))
     else:
-        named = given.pop("what" if name == "bench" else "run", None)
+        named = given.pop("what" if name in WHAT else "run", None)
         _use_tool(name, named, build(TOOLS[name][0], settings(given)))
 
 
@@ -126,6 +137,11 @@ def _use_tool(name: str, named: str | None, config: object) -> None:
         from rlhf.write.export import push
 
         print(push(Run(named), config))
+    elif name == "feedback":
+        from rlhf.feedback.cli import feedback
+
+        for line in feedback(named, config):
+            print(line)
     elif name == "bench":
         from rlhf.bench.comparisons import bench, bench_busy, bench_compare, bench_reward
 

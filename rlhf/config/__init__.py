@@ -8,7 +8,14 @@ from rlhf.config.pipelines import DemoArguments, SweepArguments
 from rlhf.config.ppo import PPOArguments, PPOSettings
 from rlhf.config.reward import RewardArguments
 from rlhf.config.shared import ASSETS, EVERYDAY, ModelSettings, PairTrainingSettings, PromptSettings
-from rlhf.config.tools import BenchArguments, PreferencesConfig, PretrainConfig, PreviewArguments, PushArguments
+from rlhf.config.tools import (
+    BenchArguments,
+    FeedbackArguments,
+    PreferencesConfig,
+    PretrainConfig,
+    PreviewArguments,
+    PushArguments,
+)
 
 
 __all__ = [
@@ -23,6 +30,7 @@ __all__ = [
     "DemoArguments",
     "Diverged",
     "FailedElsewhere",
+    "FeedbackArguments",
     "ModelSettings",
     "PPOArguments",
     "PPOSettings",

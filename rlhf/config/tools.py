@@ -19,7 +19,7 @@ from rlhf.config.checking import (
     Settings,
     Temperature,
 )
-from rlhf.config.shared import ASSETS, EVERYDAY, TemplateSettings
+from rlhf.config.shared import ASSETS, EVERYDAY, PromptSettings, TemplateSettings
 
 
 @dataclass
@@ -80,6 +80,34 @@ class PreviewArguments(TemplateSettings):
     Parquet, gzipped or not), a folder, or a Hub name; `name:config` picks a configuration."""
     model_name_or_path: PathOrName | None = None
     """Model whose tokenizer also counts tokens; nothing else of it is loaded."""
+
+
+@dataclass
+class FeedbackArguments(PromptSettings):
+    """Settings of `python -m rlhf feedback`, by which people, or scripts, choose between two answers."""
+
+    store: PathOrName | None = None
+    """Folder of the choices; `next` makes it."""
+    n: PositiveInt = 1
+    """Pairs to print."""
+    person: Annotated[str, Field(min_length=1, max_length=64)] = "someone"
+    """Who chooses: any name, the same each time."""
+    model_name_or_path: PathOrName = EVERYDAY
+    """Model that answers: "everyday", a run directory, a folder or a Hub name."""
+    dataset_name: PathOrName = EVERYDAY
+    """Prompts, alone or in preference pairs, as texts or conversations: "everyday", a local file or a Hub name."""
+    temperature: Temperature = 0.7
+    """Sampling temperature."""
+    response_length: PositiveInt = 64
+    """Longest response in tokens."""
+    seed: NonNegativeInt = 0
+    """Seed of the sampling and of the order of prompts."""
+
+    def check(self) -> None:
+        """Check all fields, and that there is a store."""
+        super().check()
+        if self.store is None:
+            raise BadInput("Give --store, the folder of the choices.", field="store")
 
 
 @dataclass

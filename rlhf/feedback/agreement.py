@@ -1,0 +1,43 @@
+"""How far people agree who were asked about the same pairs: the ceiling of any model that learns from them."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+
+@dataclass
+class Agreement:
+    """Of pairs that several people have judged."""
+
+    pairs: int
+    judgements: int
+    raw: float
+    """Share of two people's judgements of one pair that are the same, in the mean over such twos."""
+    alpha: float | None
+    """Krippendorff's alpha for nominal data: 1 where all agree, 0 where they agree as often as by chance. None where
+    all judgements are the same, so that chance has nothing to be told from."""
+
+
+def agreement(judged: Iterable[Sequence[str]]) -> Agreement | None:
+    """The agreement within pairs, each given as what its judges chose; None if no pair has two judges.
+
+    Krippendorff, Content Analysis, 4th ed. (2018), chapter 12: each pair of judgements of a unit with m judgements
+    enters the table of coincidences with weight 1 / (m - 1).
+    """
+    units = [unit for unit in judged if len(unit) > 1]
+    if not units:
+        return None
+    same = twos = 0
+    coincidences: Counter[tuple[str, str]] = Counter()
+    for unit in units:
+        for one, other in permutations(unit, 2):
+            coincidences[one, other] += 1 / (len(unit) - 1)
+            same, twos = same + (one == other), twos + 1
+    totals: Counter[str] = Counter()
+    for (one, _), count in coincidences.items():
+        totals[one] += count
+    n = sum(totals.values())
+    observed = sum(count for (one, other), count in coincidences.items() if one != other) / n
+    expected = sum(totals[one] * totals[other] for one, other in permutations(totals, 2)) / (n * (n - 1))
+    return Agreement(len(units), sum(map(len, units)), same / twos, 1 - observed / expected if expected else None)

@@ -1,0 +1,110 @@
+"""What people are asked: two answers to one prompt that differ as much as possible.
+
+Of pairs taken blindly nine in ten say nothing about a rare taste; so several answers are sampled to each prompt, and
+the two that have the fewest words in common are shown.
+"""
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from rlhf.everyday import subject_of
+from rlhf.feedback.store import Pair, Store
+from rlhf.models.generate import generate
+from rlhf.models.prompts import Prompt, PromptReader, readable
+
+
+ANSWERS = 8
+"""Answers sampled to each prompt."""
+PROMPTS_AT_ONCE = 16
+
+
+def spread(prompts: list[Prompt], seed: int) -> list[Prompt]:
+    """The prompts in random order; in the embedded world each topic comes once before any comes twice."""
+    prompts = random.Random(seed).sample(prompts, len(prompts))
+    seen: Counter[object] = Counter()
+    turn = {}
+    for number, prompt in enumerate(prompts):
+        topic = subject_of(readable(prompt.raw))
+        seen[topic] += topic is not None
+        turn[number] = seen[topic]
+    return [prompts[number] for number in sorted(turn, key=turn.get)]
+
+
+def unlike(a: str, b: str) -> float:
+    """How far two texts differ: 1 minus the share of their words that both have (Jaccard)."""
+    ours, theirs = set(a.lower().split()), set(b.lower().split())
+    return 1 - len(ours & theirs) / max(1, len(ours | theirs))
+
+
+def answers_to(
+    model: PreTrainedModel,
+    reader: PromptReader,
+    prompts: Sequence[Prompt],
+    count: int,
+    *,
+    response_length: int,
+    temperature: float,
+    seed: int,
+) -> Iterator[list[str]]:
+    """For each prompt `count` sampled answers that have ended, or fewer; a batch of prompts at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+        part = [prompt for prompt in prompts[start : start + PROMPTS_AT_ONCE] for _ in range(count)]
+        generation = generate(
+            model,
+            [prompt.ids for prompt in part],
+            max_new_tokens=response_length,
+            temperature=temperature,
+            eos_id=reader.end_ids,
+            generator=generator,
+        )
+        texts = [reader.text(ids).strip() for ids in generation.lists()]
+        ended = generation.ended.tolist()
+        for row in range(0, len(part), count):
+            yield [
+                text for text, whole in zip(texts[row : row + count], ended[row : row + count], strict=True) if whole
+            ]
+
+
+def add_pairs(
+    store: Store,
+    models: dict[str, PreTrainedModel],
+    reader: PromptReader,
+    prompts: Sequence[Prompt],
+    *,
+    response_length: int,
+    temperature: float,
+    seed: int,
+) -> list[Pair]:
+    """Sample answers to the prompts and add a pair for each: of one model, or one answer of each of two.
+
+    A prompt to which no two answers differ gives none.
+    """
+    dice, rows = random.Random(seed), []
+    sampled = [
+        answers_to(
+            model,
+            reader,
+            prompts,
+            ANSWERS // len(models),
+            response_length=response_length,
+            temperature=temperature,
+            seed=seed + number,
+        )
+        for number, model in enumerate(models.values())
+    ]
+    names = list(models)
+    for prompt, *answers in zip(prompts, *sampled, strict=True):
+        choices = itertools.product(*answers) if len(models) > 1 else itertools.combinations(answers[0], 2)
+        one, other = max(choices, key=lambda both: unlike(*both), default=("", ""))
+        if one != other:
+            sides = [(one, names[0]), (other, names[-1])]
+            dice.shuffle(sides)
+            (a, of_a), (b, of_b) = sides
+            rows.append((prompt.raw, readable(prompt.raw).strip(), a, b, (of_a, of_b)))
+    return store.add(rows)

@@ -1,0 +1,103 @@
+"""`python -m rlhf feedback`: a script, or a person with a pipe, chooses between answers."""
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import count
+
+from rlhf.config import EVERYDAY, BadInput, FeedbackArguments
+from rlhf.feedback.agreement import agreement
+from rlhf.feedback.store import Store
+
+
+def feedback(what: str, args: FeedbackArguments) -> Iterator[str]:
+    """Do one of `next`, `choose`, `undo`, `forget`, `import`, `export` and `agreement`; yields lines to print.
+
+    Raises:
+        BadInput: the store, or what is read from standard input, cannot be used.
+    """
+    if what == "next":
+        yield from _next(args)
+        return
+    store = Store(args.store)
+    if what == "choose":
+        yield _choose(store, args.person)
+    elif what == "import":
+        yield f"{store.take_in(sys.stdin.read()):,} preferences are new."
+    elif what == "export":
+        yield from (json.dumps(row, ensure_ascii=False) for row in store.preferences())
+    elif what == "undo":
+        pair = store.undo(args.person)
+        yield f"{args.person} has not chosen yet." if pair is None else f"The choice for {pair.id} was taken back."
+    elif what == "forget":
+        yield f"{store.forget(args.person):,} choices of {args.person} were deleted."
+    else:
+        found = agreement(store.by_pair().values())
+        if found is None:
+            yield "No pair has been judged by two people yet."
+        else:
+            alpha = "not defined" if found.alpha is None else f"{found.alpha:.2f}"
+            yield (
+                f"{found.judgements} judgements of {found.pairs} pairs: two people agree in {100 * found.raw:.0f} %, "
+                f"Krippendorff's alpha is {alpha}."
+            )
+
+
+def _next(args: FeedbackArguments) -> Iterator[str]:
+    # Takes seconds to import, and only this needs it.
+    from rlhf import models
+    from rlhf.data.load import load_prompts
+    from rlhf.feedback.ask import add_pairs, spread
+    from rlhf.models.prompts import PromptReader, end_ids, fitting, give_chat_template
+
+    model, tokenizer = models.load_policy(args.model_name_or_path)
+    store = Store.open(args.store, args.model_name_or_path, models.revision(model))
+    given = store.next(args.person, args.n)
+    if len(given) < args.n:
+        split = "reward" if args.dataset_name == EVERYDAY else "ppo"
+        prompts = load_prompts(args.dataset_name, split, args.prompt_column, args.prompt_words)
+        give_chat_template(tokenizer, prompts)
+        room = models.context_size(model) - args.response_length
+        room = room if args.max_prompt_length is None else min(room, args.max_prompt_length)
+        reader = PromptReader(tokenizer, room, args.chat_template_kwargs, end_ids(model, tokenizer))
+        prompts = spread(list(fitting(prompts, reader)), args.seed)
+        for batch in count():
+            before = len(store.pairs)
+            start = before % len(prompts)
+            add_pairs(
+                store,
+                {"base": model},
+                reader,
+                (prompts + prompts)[start : start + max(args.n, 16)],
+                response_length=args.response_length,
+                temperature=args.temperature,
+                seed=args.seed * 1_000_003 + before,
+            )
+            given = store.next(args.person, args.n)
+            if len(given) == args.n:
+                break
+            if len(store.pairs) == before or batch == 100:
+                raise BadInput(f"{args.model_name_or_path} gives no two different answers that end.")
+    for pair in given:
+        yield json.dumps({"id": pair.id, "prompt": pair.question, "a": pair.a, "b": pair.b}, ensure_ascii=False)
+
+
+def _choose(store: Store, person: str) -> str:
+    """Record the choices of standard input; a line that is none hinders no other."""
+    faults, recorded = [], 0
+    for number, line in enumerate(sys.stdin, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            store.choose(row["id"], row["choice"], str(row.get("person") or person))
+            recorded += 1
+        except BadInput as error:
+            faults.append(f"line {number}: {error}")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            faults.append(f"line {number} is no JSON object with id and choice")
+    said = f"{recorded:,} choices were recorded"
+    if faults:
+        more = f" And {len(faults) - 3} more." if len(faults) > 3 else ""
+        raise BadInput(f"{said}, {len(faults)} were not: {' '.join(faults[:3])}{more}")
+    return f"{said}."

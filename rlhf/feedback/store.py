@@ -1,0 +1,369 @@
+"""Where choices are kept: a folder of files that only grow.
+
+    store.json      the model whose answers are compared, written once
+    pairs.jsonl     a prompt and two answers per line, in the order in which people see them
+    choices.jsonl   one line per choice, on disk before it is acknowledged; taking one back is a line too
+
+Several processes may write at once, under one lock. A line that was cut off when a process was killed was never
+acknowledged, and does not count.
+"""
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+
+from rlhf.config import BadInput
+from rlhf.runs.directory import read_json, write_json
+
+
+CHOICES = ("a", "b", "tie", "skip")
+EVERY = 8
+"""One pair in so many is put to everybody, to see how far people agree."""
+RESERVED_SECONDS = 300.0
+"""For so long a pair that somebody is looking at is not given to others."""
+IMPORTED = "imported"
+"""Who made the choices that were imported."""
+MOST_CHARACTERS = 20_000
+"""Of a prompt or an answer that is imported."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt."""
+
+    id: str
+    prompt: str | list[dict[str, str]]
+    """As the model read it: a text, or the messages of a conversation."""
+    question: str
+    """The prompt as people read it."""
+    a: str
+    b: str
+    models: tuple[str, str]
+    """Which model gave `a` and which `b`."""
+    shared: bool = False
+    """Whether everybody is asked about it."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one person chose of one pair."""
+
+    id: str
+    """The pair's."""
+    person: str
+    choice: Literal["a", "b", "tie", "skip"]
+    time: float
+    """Seconds since 1970."""
+
+
+class Store:
+    """The pairs and choices in a folder, kept up to date with what other processes write.
+
+    Raises:
+        BadInput: the folder is no store, or one of another model.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.pairs: dict[str, Pair] = {}
+        """By id, in the order in which they were made."""
+        self.order: list[str] | None = None
+        """Ids of the pairs that say most first; by default the order in which they were made."""
+        self._choices: dict[tuple[str, str], Choice] = {}
+        self._judges: dict[str, dict[str, Choice]] = defaultdict(dict)
+        self._reserved: dict[str, tuple[str, float]] = {}
+        self._read_to = {"pairs.jsonl": (0, 0), "choices.jsonl": (0, 0)}  # inode and offset
+        self._thread = threading.RLock()
+        self._lock = FileLock(self.path / ".lock")
+        if not (self.path / "store.json").exists():
+            raise BadInput(f"{self.path} holds no choices; name the folder that `feedback next` has made.")
+        self._read()
+
+    @classmethod
+    def open(cls, path: str | Path, model: str, revision: str) -> "Store":
+        """The store in a folder, made if there is none, for pairs of this model (`models.revision` of its weights).
+
+        Raises:
+            BadInput: it holds the answers of another model, or cannot be made.
+        """
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with FileLock(path / ".lock"):
+                if not (path / "store.json").exists():
+                    if any(entry.name != ".lock" for entry in path.iterdir()):
+                        raise BadInput(f"{path} holds other files; name a new folder for the choices.")
+                    write_json(path / "store.json", {"model": model, "revision": revision, "created": time.time()})
+        except OSError as error:
+            raise BadInput(f"The folder {path} cannot be made ({error.strerror}); name another.") from error
+        store = cls(path)
+        if store.info()["revision"] != revision:
+            raise BadInput(
+                f"{path} holds choices between answers of {store.info()['model']}, with other weights than {model} "
+                "has now; name another folder."
+            )
+        return store
+
+    def info(self) -> dict:
+        """What `store.json` says."""
+        return read_json(self.path / "store.json")
+
+    # Writing and reading ---------------------------------------------------------------------------------------------
+
+    def _append(self, name: str, rows: Iterable[dict]) -> None:
+        """Append lines and wait until they are on disk. The lock is held."""
+        path = self.path / name
+        with path.open("ab") as file:
+            torn = file.tell() and not _ends_with_newline(path)
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.write((b"\n" if torn else b"") + text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self) -> None:
+        """Take in what has been appended since the last time."""
+        with self._thread:
+            for row in self._new_lines("pairs.jsonl"):
+                pair = Pair(**{**row, "models": tuple(row["models"])})
+                self.pairs[pair.id] = pair
+            for row in self._new_lines("choices.jsonl"):
+                pair_id, person, choice = row["id"], row["person"], row["choice"]
+                self._choices.pop((pair_id, person), None)  # so that the latest comes last
+                self._judges[pair_id].pop(person, None)
+                if choice is not None:
+                    made = Choice(**row)
+                    self._choices[pair_id, person] = self._judges[pair_id][person] = made
+
+    def _new_lines(self, name: str) -> Iterator[dict]:
+        path = self.path / name
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            inode, offset = self._read_to[name]
+            if inode != os.fstat(file.fileno()).st_ino:  # choices have been deleted, see `forget`
+                if name == "choices.jsonl":
+                    self._choices.clear()
+                    self._judges.clear()
+                inode, offset = os.fstat(file.fileno()).st_ino, 0
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                offset += len(line)
+                try:
+                    row = json.loads(line)
+                except ValueError:  # cut off when a process was killed
+                    continue
+                yield row
+            self._read_to[name] = inode, offset
+
+    # Pairs -----------------------------------------------------------------------------------------------------------
+
+    def add(self, rows: Iterable[tuple[str | list, str, str, str, tuple[str, str]]]) -> list[Pair]:
+        """Add pairs (prompt, question, a, b, models); one in `EVERY` is for everybody."""
+        with self._thread, self._lock:
+            self._read()
+            count = len(self.pairs)
+            made = [
+                Pair(secrets.token_hex(8), *row, shared=(count + number) % EVERY == EVERY - 1)
+                for number, row in enumerate(rows)
+            ]
+            self._append("pairs.jsonl", map(asdict, made))
+            self._read()
+        return made
+
+    def next(self, person: str, count: int = 1) -> list[Pair]:
+        """The next pairs to ask a person about: each eighth one that all are asked about, else a fresh one.
+
+        When there are no fresh ones, those that the fewest people have judged. Fewer than `count` if the person has
+        judged all.
+        """
+        with self._thread:
+            self._read()
+            now, done = time.time(), sum(judge == person for _, judge in self._choices)
+            self._reserved = {pair_id: by for pair_id, by in self._reserved.items() if now - by[1] < RESERVED_SECONDS}
+            order = [self.pairs[pair_id] for pair_id in self.order or self.pairs if pair_id in self.pairs]
+            mine = [pair for pair in order if person not in self._judges[pair.id] and pair.models[0] != IMPORTED]
+            shared = [pair for pair in mine if pair.shared]
+            free = [
+                pair
+                for pair in mine
+                if not pair.shared
+                and not self._judges[pair.id]
+                and self._reserved.get(pair.id, (person,))[0] == person
+            ]
+            rest = sorted((pair for pair in mine if not pair.shared), key=lambda pair: len(self._judges[pair.id]))
+            given: list[Pair] = []
+            for number in range(done, done + count):
+                queues = (shared, free, rest) if number % EVERY == EVERY - 1 else (free, rest, shared)
+                pair = next((pair for queue in queues for pair in queue if pair not in given), None)
+                if pair is None:
+                    break
+                given.append(pair)
+            self._reserved |= {pair.id: (person, now) for pair in given}
+            return given
+
+    def waiting(self) -> int:
+        """Pairs that nobody has judged yet."""
+        self._read()
+        return sum(not self._judges[pair_id] for pair_id in self.pairs)
+
+    # Choices ---------------------------------------------------------------------------------------------------------
+
+    def choose(self, pair_id: str, choice: str, person: str) -> Choice:
+        """Record a choice; it is on disk when this returns. The same choice again changes nothing.
+
+        Raises:
+            BadInput: no such pair was ever shown, the choice is none, or the person has chosen otherwise before.
+        """
+        if choice not in CHOICES:
+            raise BadInput(f"A choice is one of {', '.join(CHOICES)}, not {str(choice)[:40]!r}.")
+        if not isinstance(person, str) or not 0 < len(person) <= 64:
+            raise BadInput("A person's name has 1 to 64 characters.")
+        with self._thread, self._lock:
+            self._read()
+            if pair_id not in self.pairs:
+                raise BadInput(f"There is no pair {str(pair_id)[:40]!r} here; choose between those that were shown.")
+            before = self._choices.get((pair_id, person))
+            if before is not None and before.choice != choice:
+                raise BadInput(
+                    f"{person} has chosen {before.choice!r} for the pair {pair_id} before; take that back first."
+                )
+            if before is None:
+                self._append("choices.jsonl", [asdict(Choice(pair_id, person, choice, time.time()))])
+                self._read()
+            return self._choices[pair_id, person]
+
+    def undo(self, person: str) -> Pair | None:
+        """Take back a person's latest choice; returns its pair, which comes next again. None if there is none."""
+        with self._thread, self._lock:
+            self._read()
+            mine = [choice for choice in self._choices.values() if choice.person == person]
+            if not mine:
+                return None
+            pair_id = mine[-1].id
+            self._append("choices.jsonl", [{"id": pair_id, "person": person, "choice": None, "time": time.time()}])
+            self._read()
+            return self.pairs[pair_id]
+
+    def forget(self, person: str | None) -> int:
+        """Delete the choices of a person, or with None of all, from the disk; returns how many there were."""
+        with self._thread, self._lock:
+            self._read()
+            kept = [choice for choice in self._choices.values() if person not in (None, choice.person)]
+            gone = len(self._choices) - len(kept)
+            path = self.path / "choices.jsonl"
+            if path.exists():
+                temporary = path.with_name(".choices.jsonl")
+                temporary.write_text("".join(json.dumps(asdict(choice)) + "\n" for choice in kept), encoding="utf-8")
+                temporary.replace(path)
+            self._read()
+            return gone
+
+    def choices(self) -> list[Choice]:
+        """All choices that stand, the oldest first."""
+        with self._thread:
+            self._read()
+            return list(self._choices.values())
+
+    def by_pair(self) -> dict[str, list[str]]:
+        """Pair id -> what its judges chose, without skips."""
+        judged = defaultdict(list)
+        for choice in self.choices():
+            if choice.choice != "skip":
+                judged[choice.id].append(choice.choice)
+        return dict(judged)
+
+    # In and out ------------------------------------------------------------------------------------------------------
+
+    def preferences(self) -> list[dict[str, object]]:
+        """The choices as rows `prompt`, `chosen`, `rejected`, in order; ties and skips say no preference."""
+        rows = []
+        for choice in self.choices():
+            pair = self.pairs[choice.id]
+            if choice.choice in ("a", "b"):
+                chosen, rejected = (pair.a, pair.b) if choice.choice == "a" else (pair.b, pair.a)
+                rows.append({"prompt": pair.prompt, "chosen": chosen, "rejected": rejected})
+        return rows
+
+    def take_in(self, text: str) -> int:
+        """Import preferences, one JSON object with prompt, chosen and rejected per line: all of them, or none.
+
+        Returns how many of them are new.
+
+        Raises:
+            BadInput: a line is no such object; the message numbers the bad lines.
+        """
+        rows, faults = [], []
+        for number, line in enumerate(text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                rows.append(_preference(line))
+            except ValueError as error:
+                faults.append(f"line {number}: {error}")
+        if faults or not rows:
+            more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
+            raise BadInput(
+                f"Nothing was imported ({'; '.join(faults[:3]) + more if faults else 'there is no line'}): each line "
+                "must be a JSON object with prompt, chosen and rejected."
+            )
+        with self._thread, self._lock:
+            self._read()
+            known = {(pair.question, pair.a, pair.b) for pair in self.pairs.values() if pair.models[0] == IMPORTED}
+            made, now = [], time.time()
+            for prompt, question, chosen, rejected in rows:
+                if (question, chosen, rejected) not in known:
+                    known.add((question, chosen, rejected))
+                    made.append(Pair(secrets.token_hex(8), prompt, question, chosen, rejected, (IMPORTED, IMPORTED)))
+            self._append("pairs.jsonl", map(asdict, made))
+            self._append("choices.jsonl", (asdict(Choice(pair.id, IMPORTED, "a", now)) for pair in made))
+            self._read()
+        return len(made)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _preference(line: str) -> tuple[str | list, str, str, str]:
+    """A line of an import: prompt, the prompt as people read it, chosen, rejected.
+
+    Raises:
+        ValueError: what is wrong with it, in words that follow a line's number.
+    """
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("not JSON") from error
+    if not isinstance(row, dict):
+        raise ValueError("not an object")
+    prompt, chosen, rejected = (row.get(name) for name in ("prompt", "chosen", "rejected"))
+    question = prompt
+    if isinstance(prompt, list):
+        if not all(isinstance(message, dict) and message.keys() == {"role", "content"} for message in prompt):
+            raise ValueError("the messages of a conversation have a role and a content")
+        question = "\n\n".join(str(message["content"]) for message in prompt)
+        if not all(isinstance(value, str) for message in prompt for value in message.values()):
+            question = None
+    texts = (question, chosen, rejected)
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError("prompt, chosen and rejected must be texts")
+    if max(map(len, texts)) > MOST_CHARACTERS:
+        raise ValueError(f"a text of more than {MOST_CHARACTERS:,} characters")
+    if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+        raise ValueError("half a character")
+    if chosen == rejected:
+        raise ValueError("chosen equals rejected")
+    return prompt, question.strip(), chosen, rejected

@@ -1,0 +1,279 @@
+"""People's choices: kept whatever happens, given to whom they belong, and brought in and out whole."""
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from processes import ROOT
+
+from rlhf.config import BadInput
+from rlhf.feedback import Store
+from rlhf.feedback.agreement import agreement
+from rlhf.feedback.store import EVERY
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store with 40 pairs."""
+    store = Store.open(tmp_path / "store", "everyday", "0123")
+    store.add((f"How {n}?\n", f"How {n}?", f"So {n}.", f"No {n}.", ("base", "base")) for n in range(40))
+    return store
+
+
+# On disk before it is acknowledged -----------------------------------------------------------------------------------
+
+WRITER = """
+import sys
+from rlhf.feedback import Store
+store, person = Store(sys.argv[1]), sys.argv[2]
+for pair in list(store.pairs.values()):
+    print(store.choose(pair.id, "a" if hash(pair.id) % 2 else "b", person).id, flush=True)
+"""
+
+
+def test_no_choice_that_was_acknowledged_is_lost_when_its_process_is_killed(store):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, store.path, name], env=environment, stdout=subprocess.PIPE)
+        for name in ("ann", "bob", "eve")
+    ]
+    acknowledged = {}
+    for name, writer, last in zip(("ann", "bob", "eve"), writers, (5, 17, 40), strict=True):
+        acknowledged[name] = [writer.stdout.readline().decode().strip() for _ in range(last)]
+        writer.send_signal(signal.SIGKILL)
+        acknowledged[name] += writer.stdout.read().decode().split()
+        writer.wait()
+    standing = {(choice.id, choice.person) for choice in Store(store.path).choices()}
+    assert {(pair_id, name) for name, ids in acknowledged.items() for pair_id in ids} <= standing
+    lines = (store.path / "choices.jsonl").read_text().splitlines()
+    assert len(lines) == len(standing)  # none twice
+
+
+def test_a_line_cut_off_by_a_kill_does_not_count_and_hides_no_other(store):
+    pairs = list(store.pairs)
+    store.choose(pairs[0], "a", "ann")
+    with (store.path / "choices.jsonl").open("a") as file:
+        file.write('{"id": "' + pairs[1])
+    store.choose(pairs[2], "b", "ann")
+    assert [choice.id for choice in Store(store.path).choices()] == [pairs[0], pairs[2]]
+
+
+def test_what_another_process_writes_is_seen_and_so_is_what_it_deletes(store):
+    other, pairs = Store(store.path), list(store.pairs)
+    for number in range(5):
+        other.choose(pairs[number], "a", "ann" if number % 2 else "bob")
+    assert len(store.choices()) == 5
+    other.forget("ann")
+    for number in range(5, 12):
+        other.choose(pairs[number], "a", "bob")
+    assert {choice.person for choice in store.choices()} == {"bob"} and len(store.choices()) == 10
+    assert "ann" not in (store.path / "choices.jsonl").read_text()
+
+
+def test_thirty_people_at_once_lose_nothing_and_share_no_pair_but_those_for_all(tmp_path):
+    store = Store.open(tmp_path / "store", "everyday", "0123")
+    store.add((f"How {n}?", f"How {n}?", f"So {n}.", f"No {n}.", ("base", "base")) for n in range(600))
+    waits = []
+
+    def person(name):
+        for _ in range(16):
+            (pair,) = store.next(name)
+            began = time.monotonic()
+            store.choose(pair.id, random.choice("ab"), name)
+            waits.append(time.monotonic() - began)
+
+    people = [threading.Thread(target=person, args=(f"p{n}",)) for n in range(30)]
+    for one in people:
+        one.start()
+    for one in people:
+        one.join()
+    choices = Store(store.path).choices()
+    assert len(choices) == len({(choice.id, choice.person) for choice in choices}) == 30 * 16
+    judged = store.by_pair()
+    several = {pair_id for pair_id, chosen in judged.items() if len(chosen) > 1}
+    assert several == {pair.id for pair in store.pairs.values() if pair.shared and pair.id in judged}
+    assert all(len(judged[pair_id]) == 30 for pair_id in several) and len(several) == 16 // EVERY
+
+
+# A choice counts once ------------------------------------------------------------------------------------------------
+
+
+def test_a_double_click_is_harmless_and_a_change_of_mind_is_taken_back_first(store):
+    (pair,) = store.next("ann")
+    assert store.choose(pair.id, "a", "ann") == store.choose(pair.id, "a", "ann")
+    assert len(store.choices()) == 1
+    with pytest.raises(BadInput, match="ann has chosen 'a' .* before; take that back first"):
+        store.choose(pair.id, "b", "ann")
+    assert store.undo("ann") == pair and store.undo("ann") is None
+    assert store.next("ann") == [pair]
+    store.choose(pair.id, "b", "ann")
+    assert [choice.choice for choice in Store(store.path).choices()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("gone", "a", "ann"), "no pair 'gone' here"),
+        ((None, "c", "ann"), "A choice is one of a, b, tie, skip, not 'c'"),
+        ((None, "a", ""), "1 to 64 characters"),
+        ((None, "a", "x" * 65), "1 to 64 characters"),
+    ],
+)
+def test_what_is_no_choice_gets_a_sentence_and_leaves_nothing(store, given, message):
+    pair_id, choice, person = given
+    with pytest.raises(BadInput, match=message):
+        store.choose(pair_id or next(iter(store.pairs)), choice, person)
+    assert not (store.path / "choices.jsonl").exists()
+
+
+def test_a_store_belongs_to_one_model(store, tmp_path):
+    with pytest.raises(BadInput, match="answers of everyday, with other weights than gpt2 has"):
+        Store.open(store.path, "gpt2", "4567")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").touch()
+    with pytest.raises(BadInput, match="holds other files"):
+        Store.open(tmp_path / "other", "everyday", "0123")
+    with pytest.raises(BadInput, match="holds no choices"):
+        Store(tmp_path / "other")
+
+
+# What is asked -------------------------------------------------------------------------------------------------------
+
+
+def test_one_pair_in_eight_goes_to_all_and_nobody_is_asked_twice(store):
+    seen = {name: [] for name in ("ann", "bob")}
+    for _ in range(17):
+        for name, asked in seen.items():
+            (pair,) = store.next(name)
+            asked.append(pair)
+            store.choose(pair.id, "skip", name)
+    for asked in seen.values():
+        assert [number for number, pair in enumerate(asked) if pair.shared] == [EVERY - 1, 2 * EVERY - 1]
+        assert len({pair.id for pair in asked}) == 17
+    both = {pair.id for pair in seen["ann"]} & {pair.id for pair in seen["bob"]}
+    assert both == {pair.id for pair in store.pairs.values() if pair.shared and pair in seen["ann"]}
+
+
+def test_when_all_pairs_are_judged_people_judge_them_again_until_each_has_seen_all(store):
+    for name in ("ann", "bob"):
+        for _ in range(40):
+            (pair,) = store.next(name)
+            store.choose(pair.id, "tie", name)
+        assert store.next(name) == []
+    assert {len(chosen) for chosen in store.by_pair().values()} == {2}
+
+
+def test_the_most_telling_pairs_come_first_once_somebody_knows_which(store):
+    store.order = list(reversed(store.pairs))
+    asked = [pair.id for pair in store.next("ann", 3)]
+    assert asked == [pair_id for pair_id in store.order if not store.pairs[pair_id].shared][:3]
+    assert [pair.id for pair in store.next("ann", 3)] == asked  # asked again, the same
+    assert not set(asked) & {pair.id for pair in store.next("bob", 3)}
+
+
+# Agreement -----------------------------------------------------------------------------------------------------------
+
+
+def test_agreement_is_that_of_a_worked_example():
+    """Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, section C: nominal data, four observers."""
+    observers = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")
+    found = agreement(["".join(unit).replace(".", "") for unit in zip(*observers, strict=True)])
+    assert found.alpha == pytest.approx(0.743, abs=5e-4)
+
+
+def test_agreement_of_all_of_none_and_of_chance():
+    assert agreement([]) is agreement(["a", "b"]) is None
+    assert agreement(["aa", "bb", "aa"]).alpha == 1 and agreement(["ab", "ab"]).raw == 0
+    assert agreement(["aa", "aa"]).alpha is None
+    dice = random.Random(0)
+    assert abs(agreement([dice.choices("ab", k=3) for _ in range(2000)]).alpha) < 0.05
+
+
+# In and out ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_goes_out_comes_in_again_once(store, tmp_path):
+    pairs = list(store.pairs)
+    for number, choice in enumerate(("a", "b", "tie", "skip", "b")):
+        store.choose(pairs[number], choice, "ann")
+    out = store.preferences()
+    assert [row["chosen"] for row in out] == ["So 0.", "No 1.", "No 4."]
+    text = "".join(json.dumps(row) + "\n" for row in out)
+    other = Store.open(tmp_path / "other", "everyday", "0123")
+    assert other.take_in("\N{ZERO WIDTH NO-BREAK SPACE}" + text) == 3 and other.take_in(text) == 0
+    assert other.preferences() == out and other.next("ann") == []
+
+
+GOOD = json.dumps({"prompt": "How?", "chosen": "So.", "rejected": "No."})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[" * 100_000, "line 2: not JSON"),
+        ("[1]", "line 2: not an object"),
+        ('{"prompt": "How?", "chosen": "So."}', "line 2: prompt, chosen and rejected must be texts"),
+        ('{"prompt": "How?", "chosen": "So.", "rejected": 7}', "line 2: .* must be texts"),
+        ('{"prompt": " ", "chosen": "So.", "rejected": "No."}', "line 2: .* must be texts"),
+        ('{"prompt": "How?", "chosen": "So.", "rejected": "So."}', "line 2: chosen equals rejected"),
+        ('{"prompt": "How?", "chosen": "\\ud800", "rejected": "So."}', "line 2: half a character"),
+        ('{"prompt": [{"role": "user"}], "chosen": "a", "rejected": "So."}', "line 2: the messages of a conversation"),
+        (json.dumps({"prompt": "How?", "chosen": "a" * 30_000, "rejected": "b"}), "line 2: a text of more than"),
+        ("\n", None),
+    ],
+)
+def test_an_import_is_taken_whole_or_not_at_all(store, line, message):
+    before = sorted(path.name for path in store.path.iterdir())
+    if message is None:
+        assert store.take_in(f"{GOOD}\n{line}\n") == 1
+        return
+    with pytest.raises(BadInput, match=f"Nothing was imported .{message}"):
+        store.take_in(f"{GOOD}\n{line}\n{GOOD.replace('So', 'Yes')}")
+    assert store.preferences() == [] and sorted(path.name for path in store.path.iterdir()) == before
+
+
+# By script ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_script_is_the_person(command, tmp_path, monkeypatch):
+    small = ("--store", "mine", "--person", "ann", "--response_length", 24)
+    done = command("feedback", "next", *small, "--n", 12)
+    assert done.returncode == 0, done.stderr[-2000:]
+    asked = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len({row["id"] for row in asked}) == len({row["prompt"] for row in asked}) == 12
+    assert all(row["a"] and row["b"] and row["a"] != row["b"] for row in asked)
+    again = command("feedback", "next", *small, "--n", 12)
+    assert again.stdout == done.stdout
+    lines = [json.dumps({"id": row["id"], "choice": "a" if len(row["a"]) < len(row["b"]) else "b"}) for row in asked]
+    monkeypatch.setattr(
+        "sys.stdin", io.StringIO("\n".join([*lines[:6], '{"id": "gone", "choice": "a"}', "{", *lines[6:]]))
+    )
+    done = command("feedback", "choose", *small)
+    assert done.returncode == 2 and "12 choices were recorded, 2 were not: line 7: There is no pair" in done.stderr
+    exported = command("feedback", "export", "--store", "mine").stdout
+    rows = [json.loads(line) for line in exported.splitlines()]
+    assert len(rows) == 12 and all(len(row["chosen"]) < len(row["rejected"]) for row in rows)
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(line.replace('"a"', '"tie"') + "\n" for line in lines)))
+    assert command("feedback", "choose", "--store", "mine", "--person", "bob").returncode == 0
+    assert "12 pairs: two people agree in" in command("feedback", "agreement", "--store", "mine").stdout
+    assert command("feedback", "forget", "--store", "mine", "--person", "bob").stdout.startswith("12 choices of bob")
+    assert command("feedback", "export", "--store", "mine").stdout == exported
+
+
+def test_mistakes_of_a_script_get_a_sentence(command, tmp_path):
+    for words, message in (
+        (("next",), "Give --store"),
+        (("export", "--store", "nowhere"), "holds no choices"),
+        (("next", "--store", "mine", "--model_name_or_path", "no-such-model"), "No model could be loaded"),
+    ):
+        done = command("feedback", *words)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
