@@ -513,3 +513,16 @@ def test_a_short_context_gives_a_shorter_answer(world, tmp_path):
     assert said["ppo"]["done"] and 0 < len(ids["ppo"]) <= 32 - len(asked["ppo"].ids)
     with pytest.raises(BadInput, match="reads about 16 at most"):
         voices.ask({"ppo": voice}, "Hello there, how are you?", [])
+
+
+# What a run records of its data --------------------------------------------------------------------------------------
+
+
+def test_pairs_that_differ_only_in_their_margins_have_another_fingerprint(world, tmp_path):
+    rows, found = [json.loads(line) for line in (world / "texts.jsonl").read_text().splitlines()], set()
+    for margin in (1, 2):
+        (tmp_path / "pairs.jsonl").write_text("".join(json.dumps({**row, "margin": margin}) + "\n" for row in rows))
+        given = ("--model_name_or_path", world / "policy", "--dataset_name", tmp_path / "pairs.jsonl")
+        run("reward", *given, *SMALL_PAIRS, "--max_steps", 1, "--output_dir", tmp_path / str(margin))
+        found.add(Run(tmp_path / str(margin)).config()["data_fingerprint"])
+    assert len(found) == 2
