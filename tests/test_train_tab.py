@@ -314,6 +314,19 @@ def test_the_form_is_folded_on_a_phone_and_during_a_run(opened):
     page = opened(f"run={ACTIVE}")
     page.wait_for_selector(".train.folded")
     assert page.locator("#stop").is_enabled() and not page.locator("#mode").is_visible()
+def test_a_run_that_was_started_from_far_down_comes_into_sight(opened, monkeypatch):
+    page = opened(width=1280, height=500)
+    monkeypatch.setattr(train, "start_run", lambda *given: find_run(ACTIVE))
+    page.locator("#knobs-demo .advanced button").first.click()
+    page.locator("#demo-num_prompts").wait_for()
+    page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+    assert page.locator(".live .verdict").bounding_box()["y"] < 0
+    page.locator("#start").evaluate("button => button.click()")
+    page.wait_for_function(f"location.search.includes('run={ACTIVE}')")
+    page.wait_for_function("(({top, bottom}) => top >= 0 && bottom <= innerHeight)"
+                           "(document.querySelector('.live .verdict').getBoundingClientRect())")  # fmt: skip
+
+
     # The two figures share the width that the form leaves.
     assert page.locator(".chart[data-part=ppo]").bounding_box()["width"] > 0.4 * 1280
     page = opened()
