@@ -193,6 +193,41 @@ def test_a_stopped_run_says_what_was_kept_and_a_stopped_comparison_is_not_called
         assert (said["text"], said["details"]) == (message, "")
 
 
+def test_a_preview_says_that_letters_were_guessed(tmp_path):
+    rows = [f"Où est {n}?,là,ici" for n in range(20)]
+    (tmp_path / "pairs.csv").write_bytes("\n".join(["prompt,chosen,rejected", *rows]).encode("cp1252"))
+    shown = train._preview(str(tmp_path / "pairs.csv"), "everyday")
+    assert "pairs.csv is not in UTF-8 and was read as Windows-1252" in shown and "20 rows of texts" in shown
+
+
+@pytest.mark.parametrize("kind", ["demo", "ppo"])
+def test_an_answer_too_long_for_a_runs_model_is_told_before_a_run_is_made(root, tmp_path, monkeypatch, kind):
+    """As for a folder with a model: a run's, one in the cache of the Hub, one that also reads images."""
+    run = Run.create(tmp_path / "mine", "demo", {})
+    cached = tmp_path / "hub" / "models--someone--small" / "snapshots" / ("0" * 40)
+    (tmp_path / "images").mkdir()
+    for folder in (run.path / "ppo" / "model", cached):
+        folder.mkdir(parents=True)
+        write_json(folder / "config.json", {"max_position_embeddings": 100})
+    write_json(tmp_path / "images" / "config.json", {"text_config": {"max_position_embeddings": 100}})
+    (cached.parents[1] / "refs").mkdir()
+    (cached.parents[1] / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in (str(run.path), "someone/small", str(tmp_path / "images")):
+        with pytest.raises(BadInput, match="response_length must be at most 99: .* reads 100 tokens") as told:
+            start.start_run(kind, {"model_name_or_path": name, "response_length": "100"}, "example")
+        assert told.value.field == "response_length"
+    assert list(list_runs()) == []
+
+
+def test_the_head_of_the_page_says_whose_preferences_they_are(root):
+    assert describe("example") == "Example run, seed 0, preferences of simulated people"
+    own = finished_copy(root / "demo-20260101-000000-0001")
+    assert describe(own.id) == f"{own.id}, seed 0, simulated people"
+    other = finished_copy(root / "demo-20260101-000000-0002", dataset_name="mine.jsonl")
+    assert describe(other.id) == f"{other.id}, seed 0"
+
+
 # In a browser --------------------------------------------------------------------------------------------------------
 
 OTHER, FAILED, ACTIVE = "demo-20260101-000000-0001", "demo-20260101-000000-0002", "demo-20260101-000000-0003"
