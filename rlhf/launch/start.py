@@ -109,16 +109,18 @@ def _compared(chosen: Sequence[str]) -> dict[str, object]:
     Raises:
         BadInput: no trained model is chosen, two came from different bases, or the reward model is gone.
     """
-    runs = []
-    for name in chosen:
-        try:
-            run = find_run(name)
-        except BadInput:  # a baseline, or a run that has been removed
-            continue
-        if run.model("policy"):
-            runs.append(run)
+    chosen = list(chosen or ())
+    trained, runs = [name for name in chosen if name not in BASELINES], []
+    for name in trained:
+        with suppress(BadInput):  # it has been removed
+            runs.append(find_run(name))
+    runs = [run for run in runs if run.model("policy")]
     if not runs:
         raise BadInput("Choose a trained model to compare: the scores are those of its reward model.")
+    if len(runs) < len(trained):
+        raise BadInput("One of these holds no trained model, or is gone; choose from the list again.")
+    if len(set(chosen)) < len(chosen):
+        raise BadInput("The same model is chosen twice; leave it out once.")
     bases = {run.base_model() for run in runs}
     if len(bases) > 1:
         raise BadInput("These models came from different bases, so there is nothing to measure both from.")
