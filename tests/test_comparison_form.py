@@ -7,7 +7,7 @@ import pytest
 
 from rlhf.config import BadInput
 from rlhf.runs import directory as runs
-from rlhf.ui import comparison_form, scores
+from rlhf.ui import api, comparison_form, scores
 from rlhf.ui.comparison_form import _read_upload, _start
 
 

@@ -15,7 +15,7 @@ from rlhf.kinds import KINDS, METHODS, startable
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import FILLED_IN, start_run
 from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
-from rlhf.ui import example_id, is_active, is_example, note, run_choices, run_label, shown_run
+from rlhf.ui import example_id, is_active, is_example, note, remarks, run_choices, run_label, shown_run
 from rlhf.ui.expect import expectation, preset
 from rlhf.ui.lessons import IN_OTHER_WORDS, LESSONS, lesson
 from rlhf.ui.live import live_run
@@ -254,7 +254,8 @@ def _preview(dataset_name: str, model_name_or_path: str, template: str = "") -> 
     try:
         limits.check({"dataset_name": dataset_name.strip(), "model_name_or_path": model_name_or_path.strip()})
         kwargs = PreviewArguments(chat_template_kwargs=template).chat_template_kwargs
-        data = preview(dataset_name.strip(), model_name_or_path.strip(), kwargs)
+        with remarks() as told:
+            data = preview(dataset_name.strip(), model_name_or_path.strip(), kwargs)
     except BadInput as error:
         return note(str(error))
     left_out = "".join(f"; left out, {escape(fault)}: {count:,}" for fault, count in data.dropped.items())
@@ -277,7 +278,7 @@ def _preview(dataset_name: str, model_name_or_path: str, template: str = "") -> 
         )
         for pair in data.first
     )
-    return (
+    return note(" ".join(told)) + (
         f"<p>{data.rows:,} rows of {kind}: {data.train:,} to train on, {data.held_out:,} held out{left_out}.</p>"
         f"<table><caption>Lengths in characters, and of the longer text of a pair in tokens</caption>"
         f"<tr><td></td>{head}</tr>{body}</table><dl>{pairs}</dl>"
