@@ -9,11 +9,11 @@ import pytest
 from processes import chromium, serving_here
 
 from rlhf import metrics
-from rlhf.config import DemoArguments, build
+from rlhf.config import BadInput, DemoArguments, build
 from rlhf.figures import curves
-from rlhf.launch import jobs
-from rlhf.runs.directory import EXAMPLE, Run, write_json
-from rlhf.ui import expect, live
+from rlhf.launch import jobs, start
+from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs, write_json
+from rlhf.ui import describe, expect, live, train
 from rlhf.ui.headline import headline, margin
 from rlhf.words import number
 
@@ -314,6 +314,19 @@ def test_the_address_names_run_and_tab_and_a_reload_comes_back(opened):
     page.wait_for_function("location.search.includes('run=example') && location.search.includes('tab=train')")
 
 
+def test_a_run_that_was_started_from_far_down_comes_into_sight(opened, monkeypatch):
+    page = opened(width=1280, height=500)
+    monkeypatch.setattr(train, "start_run", lambda *given: find_run(ACTIVE))
+    page.locator("#knobs-demo .advanced button").first.click()
+    page.locator("#demo-num_prompts").wait_for()
+    page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+    assert page.locator(".live .verdict").bounding_box()["y"] < 0
+    page.locator("#start").evaluate("button => button.click()")
+    page.wait_for_function(f"location.search.includes('run={ACTIVE}')")
+    page.wait_for_function("(({top, bottom}) => top >= 0 && bottom <= innerHeight)"
+                           "(document.querySelector('.live .verdict').getBoundingClientRect())")  # fmt: skip
+
+
 def test_a_figure_is_one_stop_of_the_tab_key_and_uploads_nothing(opened):
     page = opened()
     page.wait_for_selector(".chart[data-part=ceiling] .modebar-btn", state="attached")
@@ -349,19 +362,6 @@ def test_the_form_is_folded_on_a_phone_and_during_a_run(opened):
     page = opened(f"run={ACTIVE}")
     page.wait_for_selector(".train.folded")
     assert page.locator("#stop").is_enabled() and not page.locator("#mode").is_visible()
-def test_a_run_that_was_started_from_far_down_comes_into_sight(opened, monkeypatch):
-    page = opened(width=1280, height=500)
-    monkeypatch.setattr(train, "start_run", lambda *given: find_run(ACTIVE))
-    page.locator("#knobs-demo .advanced button").first.click()
-    page.locator("#demo-num_prompts").wait_for()
-    page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
-    assert page.locator(".live .verdict").bounding_box()["y"] < 0
-    page.locator("#start").evaluate("button => button.click()")
-    page.wait_for_function(f"location.search.includes('run={ACTIVE}')")
-    page.wait_for_function("(({top, bottom}) => top >= 0 && bottom <= innerHeight)"
-                           "(document.querySelector('.live .verdict').getBoundingClientRect())")  # fmt: skip
-
-
     # The two figures share the width that the form leaves.
     assert page.locator(".chart[data-part=ppo]").bounding_box()["width"] > 0.4 * 1280
     page = opened()
