@@ -4,13 +4,16 @@ import json
 import random
 import re
 import shutil
+from dataclasses import asdict
 
+import gradio as gr
 import pytest
 from processes import chromium, serving_here
 
 from rlhf import metrics
 from rlhf.config import BadInput, DemoArguments, build
 from rlhf.figures import curves
+from rlhf.kinds import KINDS, startable
 from rlhf.launch import jobs, start
 from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs, write_json
 from rlhf.ui import describe, expect, live, train
@@ -138,6 +141,54 @@ def test_the_time_before_start_is_that_of_the_last_run_here_else_of_the_example(
     assert "last run on this machine" in expect.expectation({})
     assert expect.expectation({"total_episodes": "many"}) == ""
     assert "first run" in expect.expectation({"model_name_or_path": "openai-community/gpt2"})
+
+
+def ended(kind, path, seconds, metrics=(), **settings):
+    """A run of this kind that took so many seconds."""
+    run = Run.create(path, kind, {**asdict(build(KINDS[kind].settings, settings)), **settings})
+    for row in metrics:
+        run.log(row)
+    run.set_status(state="finished", created=1000.0, ended=1000.0 + seconds)
+    return run
+
+
+def test_the_example_took_as_many_steps_as_the_time_before_start_counts_on():
+    reward = Run(EXAMPLE / "reward")
+    config = reward.config()
+    assert (config["per_device_train_batch_size"], config["num_train_epochs"], config["max_steps"]) == (32, 1, -1)
+    assert reward.status()["total_steps"] == expect.REWARD_STEPS
+
+
+def test_every_kind_says_how_long_it_takes_if_one_has_ended(root):
+    usual = {kind: expect.expectation({}, kind) for kind in startable()}
+    assert usual["reward"].startswith("Takes about 2 minutes") and "example run" in usual["reward"]
+    assert usual["ppo"].startswith("Takes about 4 minutes")
+    assert "about 8 minutes" in expect.expectation({"total_episodes": "25600", "ceiling_samples": "128"}, "ppo")
+    assert "not known yet" in usual["dpo"]
+    assert "not known yet" in expect.expectation({"dataset_name": "mine.jsonl"}, "reward")
+    assert all(expect.expectation({"seed": "x"}, kind) == "" for kind in startable())
+    # A run here counts more than the example, and one of a demo as much as one by itself.
+    finished_copy(root / "demo-20260101-000000-0001")
+    assert "last one on this machine" in expect.expectation({}, "reward")
+    ended("dpo", root / "dpo-20260102-000000-0001", 112, [{"step": 50, "epoch": 0.25}], max_steps=50)
+    assert expect.expectation({"max_steps": "50"}, "dpo").startswith("Takes about 2 minutes")
+    assert expect.expectation({"max_steps": "100"}, "dpo").startswith("Takes about 4 minutes")
+    assert expect.expectation({"max_steps": "-1"}, "dpo").startswith("Takes about 8 minutes")
+    given = {"reward_model_path": "everyday"}
+    ended("sweep", root / "sweep-20260102-000000-0001", 600, **given, dataset_name="mine.jsonl")
+    told = expect.expectation({"dataset_name": "mine.jsonl", "seeds": "2", "ceiling_samples": "0"}, "sweep")
+    assert told.startswith("Takes about 18 minutes") and "last one" in told
+
+
+def test_a_space_says_how_long_a_run_takes(root, monkeypatch):
+    monkeypatch.setenv("SPACE_ID", "someone/lab")
+    with gr.Blocks() as page:
+        tab = train.TrainTab()
+    values = {knob: knob.value for form in tab.forms.values() for knob in form.knobs.values()}
+    assert tab.expected.visible and not tab.presets.visible
+    for kind in startable():
+        assert "akes" in tab._expect({tab.mode: kind, **values}), kind
+    assert page
 
 
 @pytest.mark.parametrize("minutes", ["1", "5"])
@@ -381,6 +432,12 @@ def test_a_preset_fills_the_form_and_the_time_is_said(opened):
     page = opened()
     page.locator("#expected", has_text=re.compile("Takes about")).wait_for()
     page.get_by_role("button", name="1-minute run").click()
+    page.locator("#expected", has_text="about a minute").wait_for()
+    page.locator("#mode label", has_text="DPO").click()
+    page.locator("#expected", has_text="not known yet").wait_for()
+    page.locator("#mode label", has_text="Reward model only").click()
+    page.locator("#expected", has_text="last one on this machine").wait_for()
+    page.locator("#mode label", has_text="Reward model, then PPO").click()
     page.locator("#expected", has_text="about a minute").wait_for()
     episodes = page.locator("#demo-total_episodes input, #demo-total_episodes textarea").input_value()
     assert 640 <= int(episodes) < 6400

@@ -169,7 +169,7 @@ class TrainTab:
         self.mode.change(
             _switch,
             self.mode,
-            [*groups, self.reward_run, self.recipe, self.presets, self.expected],
+            [*groups, self.reward_run, self.recipe, self.presets],
             show_progress="hidden",
             api_visibility="private",
         )
@@ -195,8 +195,8 @@ class TrainTab:
             )
         gr.on(
             None,  # when the page is opened, and at each change of a knob
-            lambda *values: f'<p class="gloss">{expectation(dict(zip(demo.knobs, values, strict=True)))}</p>',
-            knobs,
+            self._expect,
+            {self.mode, *(knob for form in self.forms.values() for knob in form.knobs.values())},
             self.expected,
             trigger_mode="always_last",
             **quiet,
@@ -233,6 +233,11 @@ class TrainTab:
                 told["run"] = {"id": error.run.id, "title": error.run.title()}
             return gr.skip(), told, gr.skip()
         return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
+
+    def _expect(self, values: dict[Component, object]) -> str:
+        """How long the run takes that Start would start, as HTML."""
+        kind = values[self.mode]
+        return f'<p class="gloss">{expectation(self.forms[kind].entered(values), kind)}</p>'
 
     def show(self, run_id: str | None) -> dict:
         """The values of `outputs` for this run."""
@@ -297,8 +302,8 @@ def _switch(kind: str) -> list:
     """Show the chosen kind's knobs, the choice of reward model where one is needed, and that of recipes for a demo."""
     reward_run = gr.Dropdown(visible=KINDS[kind].needs_reward_model)
     recipe = gr.Dropdown(visible=kind == "demo" and _recipes_offered())
-    sized = [gr.Row(visible=kind == "demo" and not limits.on_space()), gr.HTML(visible=kind == "demo")]
-    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, recipe, *sized]
+    presets = gr.Row(visible=kind == "demo" and not limits.on_space())
+    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, recipe, presets]
 
 
 def _recipes_offered() -> bool:
