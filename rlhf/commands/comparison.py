@@ -23,6 +23,10 @@ from rlhf.models.scoring import AnswerScorer
 from rlhf.runs.directory import Run, write_json
 
 
+KEPT_MB = 2_000
+"""Models that were loaded to check them stay in memory until they answer, up to so many megabytes of them."""
+
+
 def compare(args: CompareArguments) -> dict | None:
     """Compare any number of models with the base; writes `scores.csv` and `summary.json`, returns the summary.
 
@@ -37,11 +41,7 @@ def compare(args: CompareArguments) -> dict | None:
     args = _with_reward(args, [path for _, path, _ in entries if path])
     repeats = _repeats(entries, args.seeds)
     paths = {name: path for name, path, _ in entries if path} | {"base": args.base_model_name_or_path}
-    tokenizers = {}
-    for name, path in paths.items():  # one at a time, the base last
-        base, tokenizers[name] = models.load_policy(path)
-        use_packed_attention(base)
-    tokenizer = _shared_tokenizer(tokenizers)
+    base, tokenizer, room, kept = _load_and_check(args, paths)
     reward_model, reward_tokenizer = models.load_reward_model(
         args.reward_model_path, trained=True, label=args.reward_label
     )
@@ -49,7 +49,7 @@ def compare(args: CompareArguments) -> dict | None:
     prompts = _load_prompts(args, tokenizer)
     for reads in (tokenizer, reward_tokenizer):
         give_chat_template(reads, next(iter(prompts.values())))
-    reader = PromptReader(tokenizer, prompt_room(args, base), args.chat_template_kwargs, end_ids(base, tokenizer))
+    reader = PromptReader(tokenizer, room, args.chat_template_kwargs, end_ids(base, tokenizer))
     prompts = _select_prompts(args, prompts, reader)
     sampler = answers.AnswerSampler(
         AnswerScorer(reward_model, reward_tokenizer, reader), args.response_length, args.temperature
@@ -60,13 +60,13 @@ def compare(args: CompareArguments) -> dict | None:
         # 2. Repeat the trainings with other seeds, if that is asked for.
         paths |= _train_repeats(run, [settings for of_model in repeats.values() for settings in of_model])
 
-        # 3. Every model answers every prompt. Models are loaded one at a time.
+        # 3. Every model answers every prompt. Of large models, one at a time is in memory besides the base.
         answers.to_accelerator(base, reward_model)
         sizes = {"base": models.size_mb(base)}
         has_gold = args.dataset_name == EVERYDAY and args.prompts_file is None
 
         def load(name: str) -> PreTrainedModel:
-            model, _ = models.load_policy(paths[name])
+            model = kept.pop(name) if name in kept else models.load_policy(paths[name])[0]
             sizes[name] = models.size_mb(model)
             answers.to_accelerator(model)
             return model
@@ -145,16 +145,40 @@ def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str
     return repeats
 
 
-def _shared_tokenizer(tokenizers: dict[str, PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
-    """The base's tokenizer.
+def _load_and_check(
+    args: CompareArguments, paths: dict[str, str]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int, dict[str, PreTrainedModel]]:
+    """Load all models, and check that their answers can be compared.
+
+    Returns:
+        the base and its tokenizer, the most tokens that a prompt may have for all of them, and by name those models
+        that are small enough to keep until their turn comes.
 
     Raises:
-        BadInput: one of the models has another vocabulary.
+        BadInput: a model cannot be loaded, or has another vocabulary than the base.
     """
-    for name, other in tokenizers.items():
-        if other.get_vocab() != tokenizers["base"].get_vocab():
+    base, tokenizer = models.load_policy(paths["base"])
+    use_packed_attention(base)
+    room, kept, left = prompt_room(args, base), {}, KEPT_MB
+    outputs = base.get_output_embeddings().weight.size(0)
+    for name, path in paths.items():
+        if name == "base":
+            continue
+        model, its_tokenizer = models.load_policy(path)
+        use_packed_attention(model)
+        if its_tokenizer.get_vocab() != tokenizer.get_vocab():
             raise BadInput(f"{name} has another vocabulary than the base; compare it with the model it came from.")
-    return tokenizers["base"]
+        its_outputs = model.get_output_embeddings().weight.size(0)
+        if its_outputs != outputs:
+            raise BadInput(
+                f"{name} chooses among {its_outputs:,} tokens and the base among {outputs:,}, so there is no KL "
+                "between them; give both as many by resize_token_embeddings, and save them again."
+            )
+        room = min(room, prompt_room(args, model))
+        if models.size_mb(model) <= left:
+            kept[name] = model
+            left -= models.size_mb(model)
+    return base, tokenizer, room, kept
 
 
 def _load_prompts(args: CompareArguments, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[str | Messages]]:

@@ -52,13 +52,13 @@ def reward(args: RewardArguments) -> dict:
         )
     use_packed_attention(model)
     adapters = models.lora(args, model, "SEQ_CLS")
-    texts = (readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
+    data_fingerprint = fingerprint(value for row in train for value in row.values())
     give_chat_template(tokenizer, train["prompt"])
     max_length = min(args.max_length, models.context_size(model))
     reader = PromptReader(tokenizer, None, args.chat_template_kwargs)
     train, held_out = (tokenized(pairs, reader, max_length) for pairs in (train, held_out))
     resumed = checkpoint.find(args.resume_from_checkpoint, "reward", model, args.use_peft)
-    run = open_run(args, "reward", model_revision=models.revision(model), data_fingerprint=fingerprint(texts))
+    run = open_run(args, "reward", model_revision=models.revision(model), data_fingerprint=data_fingerprint)
     with recorded(run):
         # 2. Train. In the embedded world the best possible accuracy is known, and drawn beside the curve.
         callback = RunCallback(run, "Reward model", "step")
@@ -124,7 +124,7 @@ def ppo(args: PPOArguments) -> dict:
         peft_config=models.lora(args, policy, "CAUSAL_LM"),
     )
     trainer.remove_callback(PrinterCallback)
-    data_fingerprint = fingerprint(readable(prompt.raw) for prompt in prompts)
+    data_fingerprint = fingerprint(prompt.raw for prompt in prompts)
     run = open_run(args, "ppo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
     with recorded(run):
         # 2. Before the policy changes, measure the best that it can come to. Several ranks would wait for one.
@@ -174,7 +174,7 @@ def dpo(args: DPOArguments) -> dict:
     train, held_out = load_preferences(args.dataset_name, margins=False)  # DPO's loss has none
     policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=_frozen(args))
     adapters = models.lora(args, policy, "CAUSAL_LM")
-    data_fingerprint = fingerprint(readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
+    data_fingerprint = fingerprint(value for row in train for value in row.values())
     give_chat_template(tokenizer, train["prompt"])
     max_length = min(args.max_length, models.context_size(policy))
     reader = PromptReader(tokenizer, None, args.chat_template_kwargs)

@@ -27,15 +27,21 @@ EVERYDAY = "everyday"
 """Name of the embedded default, accepted wherever a model or a data set is asked for."""
 
 
-def check_room(response_length: int, model: str) -> None:
+def check_room(response_length: int, model: str, folder: Path | None = None) -> None:
     """Check that a response leaves room for a prompt in what a model reads, where that is known before it is loaded.
+
+    Args:
+        response_length: in tokens.
+        model: as a person named it.
+        folder: where it lies, if that is not the folder of this name.
 
     Raises:
         BadInput: it does not.
     """
-    file = (ASSETS / "base" if model == EVERYDAY else Path(model)) / "config.json"
+    file = (folder or (ASSETS / "base" if model == EVERYDAY else Path(model))) / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
         reads = int(config.get("max_position_embeddings") or config["n_positions"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return

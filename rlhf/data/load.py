@@ -5,6 +5,7 @@ some others (`rows`). The embedded world's prompts end with a line break, which 
 """
 
 import hashlib
+import json
 import os
 import re
 import warnings
@@ -294,9 +295,9 @@ def pinned_prompts(prompts: list) -> list:
     return prompts[:: max(1, len(prompts) // PINNED_PROMPTS)][:PINNED_PROMPTS]
 
 
-def fingerprint(texts: Iterable[str]) -> str:
-    """16 hexadecimal digits of a hash of the texts, by which a run records its data."""
+def fingerprint(values: Iterable[str | Messages | float]) -> str:
+    """16 hexadecimal digits of a hash of texts, conversations and margins, by which a run records its data."""
     digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode() + b"\0")
+    for value in values:
+        digest.update((value if isinstance(value, str) else json.dumps(value)).encode() + b"\0")
     return digest.hexdigest()[:16]

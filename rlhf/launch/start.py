@@ -1,8 +1,15 @@
 """What the Start buttons and the API do: check what was entered, and start a run with it."""
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from rlhf.config import EVERYDAY, BadInput, CompareArguments, build
+from rlhf.config.shared import check_room
 from rlhf.kinds import KINDS, startable
 from rlhf.launch import jobs
 from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs
@@ -33,7 +40,21 @@ def start_run(kind: str, settings: dict[str, object], reward_run: str | None = N
         raise BadInput(f"kind must be one of {', '.join(startable())}, not {kind!r}.")
     if KINDS[kind].needs_reward_model:
         settings = {**settings, "reward_model_path": _reward_path(reward_run)}
-    return jobs.launch(kind, build(KINDS[kind].settings, settings), visitor=visitor)
+    args = build(KINDS[kind].settings, settings)
+    if hasattr(args, "response_length"):
+        check_room(args.response_length, args.model_name_or_path, _folder(args.model_name_or_path))
+    return jobs.launch(kind, args, visitor=visitor)
+
+
+def _folder(model: str) -> Path | None:
+    """Where a run's policy or a model of the Hub lies, if it is here; None for other folders and for what is not."""
+    if os.path.exists(model):
+        return Run(model).model("policy")
+    try:
+        config = try_to_load_from_cache(model, "config.json")
+    except HFValidationError:  # no name on the Hub either
+        return None
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def _reward_path(run_id: str | None) -> str:
@@ -88,16 +109,18 @@ def _compared(chosen: Sequence[str]) -> dict[str, object]:
     Raises:
         BadInput: no trained model is chosen, two came from different bases, or the reward model is gone.
     """
-    runs = []
-    for name in chosen:
-        try:
-            run = find_run(name)
-        except BadInput:  # a baseline, or a run that has been removed
-            continue
-        if run.model("policy"):
-            runs.append(run)
+    chosen = list(chosen or ())
+    trained, runs = [name for name in chosen if name not in BASELINES], []
+    for name in trained:
+        with suppress(BadInput):  # it has been removed
+            runs.append(find_run(name))
+    runs = [run for run in runs if run.model("policy")]
     if not runs:
         raise BadInput("Choose a trained model to compare: the scores are those of its reward model.")
+    if len(runs) < len(trained):
+        raise BadInput("One of these holds no trained model, or is gone; choose from the list again.")
+    if len(set(chosen)) < len(chosen):
+        raise BadInput("The same model is chosen twice; leave it out once.")
     bases = {run.base_model() for run in runs}
     if len(bases) > 1:
         raise BadInput("These models came from different bases, so there is nothing to measure both from.")

@@ -210,10 +210,17 @@ class RewardSource:
         """Scores of B answers, one per answer or one per token.
 
         Raises:
-            BadInput: the wrong number of scores, something that is no number, or NaN.
+            BadInput: the wrong number of scores, something that is no number, or one that is not finite.
         """
         if self.is_model:
-            return self.scorer(prompts, answers, ended).tolist()
+            scores = self.scorer(prompts, answers, ended)
+            if not scores.isfinite().all():
+                row = int(scores.isfinite().int().argmin())
+                raise BadInput(
+                    f"The reward model {self.name} gave {scores[row]:g} for completion {row}; a score must be a "
+                    "finite number: choose another reward model, or train it again with a lower learning_rate."
+                )
+            return scores.tolist()
         completions = list(map(self.reader.text, answers))
         columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in prompts[0].columns}
         # A function gets those of these arguments that its signature names, or all if it has **kwargs.

@@ -5,7 +5,7 @@ import gradio as gr
 from rlhf.config import BadInput, CompareArguments
 from rlhf.launch.start import BASELINES, check_questions, start_comparison
 from rlhf.runs.directory import list_runs
-from rlhf.ui import example_id, note, refusal, run_choices, run_label, shown_run
+from rlhf.ui import example_id, note, refusal, remarks, run_choices, run_label, shown_run
 
 
 class ComparisonForm:
@@ -81,7 +81,9 @@ def _read_upload(path: str | None) -> tuple:
     from rlhf.data.load import read_questions  # loads Datasets, which the page needs for nothing else
 
     try:
-        return "\n".join(check_questions(read_questions(path))), ""
+        with remarks() as told:
+            questions = check_questions(read_questions(path))
+        return "\n".join(questions), note(" ".join(told))
     except BadInput as error:
         return gr.skip(), note(str(error))
 

@@ -30,10 +30,20 @@ function fold(folded) {
     button.setAttribute('aria-expanded', String(!folded));
   }
 }
+// Start may be pressed from far down in the form: its run comes into sight.
+let pressed = false, started = false;
+function show() {
+  started = false;
+  const {top, bottom} = $('.verdict').getBoundingClientRect();
+  if (top >= 0 && bottom <= innerHeight) return;
+  const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
+  element.scrollIntoView({behavior: still ? 'auto' : 'smooth', block: 'start'});
+}
 if (element.closest('.train')) {
   fold(phone.matches);
   document.addEventListener('click', event => {
     if (event.target.closest?.('#unfold')) fold(!element.closest('.train').classList.contains('folded'));
+    if (event.target.closest?.('#start')) pressed = true;
   });
 }
 
@@ -164,6 +174,7 @@ function apply(news) {
   active = ACTIVE.includes(news.state);
   const train = element.closest('.train');
   if (train && active !== was) fold(active || phone.matches);
+  if (started) show();
   seen = news.seen;
   showState(news); showCharts(news); showSamples(news.samples);
   if (news.leave) showWaysOut(news.leave);
@@ -296,6 +307,7 @@ async function tick() {
 
 function attach() {
   if (props.value === run) return;
+  [started, pressed] = [pressed, false];
   reset(props.value);
   if (element.closest('#live') && run) address({run});
   clearInterval(timer);

@@ -15,7 +15,7 @@ from rlhf.kinds import KINDS, METHODS, startable
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import FILLED_IN, start_run
 from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
-from rlhf.ui import example_id, is_active, is_example, note, run_choices, run_label, shown_run
+from rlhf.ui import example_id, is_active, is_example, note, remarks, run_choices, run_label, shown_run
 from rlhf.ui.expect import expectation, preset
 from rlhf.ui.lessons import IN_OTHER_WORDS, LESSONS, lesson
 from rlhf.ui.live import live_run
@@ -169,7 +169,7 @@ class TrainTab:
         self.mode.change(
             _switch,
             self.mode,
-            [*groups, self.reward_run, self.recipe, self.presets, self.expected],
+            [*groups, self.reward_run, self.recipe, self.presets],
             show_progress="hidden",
             api_visibility="private",
         )
@@ -195,8 +195,8 @@ class TrainTab:
             )
         gr.on(
             None,  # when the page is opened, and at each change of a knob
-            lambda *values: f'<p class="gloss">{expectation(dict(zip(demo.knobs, values, strict=True)))}</p>',
-            knobs,
+            self._expect,
+            {self.mode, *(knob for form in self.forms.values() for knob in form.knobs.values())},
             self.expected,
             trigger_mode="always_last",
             **quiet,
@@ -234,6 +234,11 @@ class TrainTab:
             return gr.skip(), told, gr.skip()
         return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
 
+    def _expect(self, values: dict[Component, object]) -> str:
+        """How long the run takes that Start would start, as HTML."""
+        kind = values[self.mode]
+        return f'<p class="gloss">{expectation(self.forms[kind].entered(values), kind)}</p>'
+
     def show(self, run_id: str | None) -> dict:
         """The values of `outputs` for this run."""
         active, trained = is_active(shown_run(run_id)), reward_runs()
@@ -254,7 +259,8 @@ def _preview(dataset_name: str, model_name_or_path: str, template: str = "") -> 
     try:
         limits.check({"dataset_name": dataset_name.strip(), "model_name_or_path": model_name_or_path.strip()})
         kwargs = PreviewArguments(chat_template_kwargs=template).chat_template_kwargs
-        data = preview(dataset_name.strip(), model_name_or_path.strip(), kwargs)
+        with remarks() as told:
+            data = preview(dataset_name.strip(), model_name_or_path.strip(), kwargs)
     except BadInput as error:
         return note(str(error))
     left_out = "".join(f"; left out, {escape(fault)}: {count:,}" for fault, count in data.dropped.items())
@@ -277,7 +283,7 @@ def _preview(dataset_name: str, model_name_or_path: str, template: str = "") -> 
         )
         for pair in data.first
     )
-    return (
+    return note(" ".join(told)) + (
         f"<p>{data.rows:,} rows of {kind}: {data.train:,} to train on, {data.held_out:,} held out{left_out}.</p>"
         f"<table><caption>Lengths in characters, and of the longer text of a pair in tokens</caption>"
         f"<tr><td></td>{head}</tr>{body}</table><dl>{pairs}</dl>"
@@ -296,8 +302,8 @@ def _switch(kind: str) -> list:
     """Show the chosen kind's knobs, the choice of reward model where one is needed, and that of recipes for a demo."""
     reward_run = gr.Dropdown(visible=KINDS[kind].needs_reward_model)
     recipe = gr.Dropdown(visible=kind == "demo" and _recipes_offered())
-    sized = [gr.Row(visible=kind == "demo" and not limits.on_space()), gr.HTML(visible=kind == "demo")]
-    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, recipe, *sized]
+    presets = gr.Row(visible=kind == "demo" and not limits.on_space())
+    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, recipe, presets]
 
 
 def _recipes_offered() -> bool:
