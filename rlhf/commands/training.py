@@ -42,7 +42,7 @@ def reward(args: RewardArguments) -> dict:
     from rlhf.reward import gold_margins, label_ceiling, report, tokenized, train_reward_model
 
     # 1. Load and check everything before the run's directory is made.
-    train, held_out = load_preferences(args.dataset_name)
+    train, held_out = load_preferences(args.dataset_name, columns=args.columns)
     set_seed(args.seed)  # the score head is new
     model, tokenizer = models.load_reward_model(args.model_name_or_path, _frozen(args))
     if not scores_at_last_token(model):
@@ -171,7 +171,7 @@ def dpo(args: DPOArguments) -> dict:
     from rlhf.reward import gold_margins, label_ceiling, tokenized
 
     # 1. Load and check everything before the run's directory is made.
-    train, held_out = load_preferences(args.dataset_name, margins=False)  # DPO's loss has none
+    train, held_out = load_preferences(args.dataset_name, margins=False, columns=args.columns)  # DPO's loss has none
     policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=_frozen(args))
     adapters = models.lora(args, policy, "CAUSAL_LM")
     data_fingerprint = fingerprint(readable(row[side]) for row in train for side in ("prompt", "chosen", "rejected"))
@@ -225,7 +225,8 @@ def _frozen(args: RewardArguments | PPOArguments | DPOArguments) -> torch.dtype:
 
 def split_prompts(args: PPOArguments | CompareArguments, split: str) -> list:
     """Prompts of a split: the texts or conversations of a column, whole or only their first words."""
-    return load_prompts(args.dataset_name, split, args.prompt_column, args.prompt_words)
+    answers = (args.chosen_column, args.rejected_column)
+    return load_prompts(args.dataset_name, split, args.prompt_column, args.prompt_words, answers)
 
 
 def prompt_room(args: PPOArguments | CompareArguments, policy: PreTrainedModel) -> int:

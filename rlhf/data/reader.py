@@ -13,7 +13,7 @@ import re
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,22 @@ class Table:
 
     columns: list[str]
     rows: Iterable[dict]
+
+
+def spelling(columns: Iterable[str], known: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
+    """Known column -> as the data spell it: in any case, with spaces around it. Those that there are, in order.
+
+    Args:
+        columns: as the data spell them.
+        known: names of columns, or what each is called in these data.
+    """
+    called = known if isinstance(known, Mapping) else {name: name for name in known}
+    columns = [column for column in columns if column]
+    loosely = {column.strip().lower(): column for column in columns}
+    found = {
+        name: column if column in columns else loosely.get(column.strip().lower()) for name, column in called.items()
+    }
+    return {name: column for name, column in found.items() if column is not None}
 
 
 def read(dataset_name: str, called: str | None = None) -> dict[str, Table]:
