@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf import models
-from rlhf.config import name_of_data
+from rlhf.config import BadInput, name_of_data
 from rlhf.data.load import COLUMNS, Usage, read_preferences, read_prompts
+from rlhf.data.reader import read
 from rlhf.models.prompts import PromptReader, TemplateRefused, give_chat_template, readable
 
 
@@ -125,6 +126,32 @@ def preview_prompts(dataset_name: str, columns: Mapping[str, str] = COLUMNS) -> 
         characters={"prompt": _quantiles(list(map(len, texts)))},
         tokens=None,
     )
+
+
+def preview_any(
+    dataset_name: str, model_name_or_path: str | None = None, columns: Mapping[str, str] = COLUMNS
+) -> Preview:
+    """Preview preference pairs, or if the data hold none the prompts alone.
+
+    Raises:
+        BadInput: they hold neither; the message is about pairs.
+    """
+    try:
+        return preview(dataset_name, model_name_or_path, columns=columns)
+    except BadInput as no_pairs:
+        try:
+            return preview_prompts(dataset_name, columns)
+        except BadInput:
+            raise no_pairs from None
+
+
+def columns_of(dataset_name: str) -> list[str]:
+    """The columns of a data set, as it spells them.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    return [column for column in next(iter(read(dataset_name).values())).columns if column]
 
 
 def _counts(train: int, held_out: int, usage: Usage) -> dict[str, object]:

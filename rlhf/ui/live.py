@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 
 from rlhf import metrics
 from rlhf.compare.ceiling import Ceiling
-from rlhf.config import EVERYDAY, BadInput, default_of
+from rlhf.config import EVERYDAY, BadInput, default_of, name_of_data
 from rlhf.everyday import gold_score
 from rlhf.figures import curves, scores
 from rlhf.kinds import KINDS
@@ -262,6 +262,8 @@ def beside(request: dict) -> dict:
             continue
         usual = default_of(field)
         values = [one.config().get(field.name, usual) for one in (run, *others)]
+        if field.name == "dataset_name":
+            values = list(map(name_of_data, values))
         differs = len(set(map(repr, values))) > 1 if others else values[0] != usual
         label = {**KINDS[kind].front, "seed": "Seed"}.get(field.name, field.name.replace("_", " "))
         shown = [*values, usual]
