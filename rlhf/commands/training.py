@@ -26,7 +26,7 @@ from rlhf.models.prompts import PromptReader, end_ids, fitting, give_chat_templa
 from rlhf.models.scoring import AnswerScorer, scores_at_last_token
 from rlhf.ppo import PPOConfig, PPOTrainer
 from rlhf.runs import checkpoint
-from rlhf.runs.callbacks import EveryFewSteps, RunCallback
+from rlhf.runs.callbacks import EveryFewSteps, RunCallback, tracker
 from rlhf.runs.directory import read_json, write_json
 from rlhf.words import interval
 from rlhf.write.card import write_card
@@ -59,14 +59,16 @@ def reward(args: RewardArguments) -> dict:
     train, held_out = (tokenized(pairs, reader, max_length) for pairs in (train, held_out))
     resumed = checkpoint.find(args.resume_from_checkpoint, "reward", model, args.use_peft)
     run = open_run(args, "reward", model_revision=models.revision(model), data_fingerprint=fingerprint(texts))
-    with recorded(run):
+    with recorded(run), tracker(run, args.report_to) as trackers:
         # 2. Train. In the embedded world the best possible accuracy is known, and drawn beside the curve.
         callback = RunCallback(run, "Reward model", "step")
         gold = gold_margins(held_out) if args.dataset_name == EVERYDAY else None
         if gold is not None:
             run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold)})
         args = replace(args, resume_from_checkpoint=resumed and str(resumed))
-        train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
+        train_reward_model(
+            model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback, *trackers], adapters
+        )
         if not ranks.is_main_process():  # the rest is done by one process
             return {}
         # 3. Save, then measure on all held-out pairs.
@@ -126,7 +128,7 @@ def ppo(args: PPOArguments) -> dict:
     trainer.remove_callback(PrinterCallback)
     data_fingerprint = fingerprint(readable(prompt.raw) for prompt in prompts)
     run = open_run(args, "ppo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
-    with recorded(run):
+    with recorded(run), tracker(run, args.report_to) as trackers:
         # 2. Before the policy changes, measure the best that it can come to. Several ranks would wait for one.
         if args.ceiling_samples and len(held_out) > 1 and ranks.world_size() == 1:
             write_ceiling(
@@ -142,7 +144,8 @@ def ppo(args: PPOArguments) -> dict:
             )
         # 3. Train, with sample answers now and then.
         trainer.args.output_dir = str(run.path / "checkpoints")
-        trainer.add_callback(RunCallback(run, "PPO", "update"))
+        for callback in (RunCallback(run, "PPO", "update"), *trackers):
+            trainer.add_callback(callback)
         if args.num_sample_generations:
             pinned = pinned_prompts(held_out)
             every = max(1, trainer.args.num_total_batches // args.num_sample_generations)
@@ -182,13 +185,15 @@ def dpo(args: DPOArguments) -> dict:
     set_seed(args.seed)  # adapters are new
     resumed = checkpoint.find(args.resume_from_checkpoint, "dpo", policy, args.use_peft)
     run = open_run(args, "dpo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
-    with recorded(run):
+    with recorded(run), tracker(run, args.report_to) as trackers:
         # 2. Train. The noise in the labels limits the policy's accuracy as it does the reward model's.
         if args.dataset_name == EVERYDAY:
             run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold_margins(held_out))})
         callback = RunCallback(run, "DPO", "step")
         args = replace(args, resume_from_checkpoint=resumed and str(resumed))
-        policy = train_dpo(policy, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
+        policy = train_dpo(
+            policy, tokenizer, args, train, held_out, run.path / "checkpoints", [callback, *trackers], adapters
+        )
         # 3. Save.
         policy.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")

@@ -32,7 +32,8 @@ class OwnData:
         with gr.Accordion("Your own data", open=False, elem_classes="own-data", elem_id="own-data"):
             self.upload = gr.UploadButton("Upload a file", size="sm", elem_id="upload")
             gr.HTML(f'<p class="gloss">{about}</p>', apply_default_css=False)
-            with gr.Row(elem_classes="columns", visible=False) as self.row:
+            gr.HTML('<p class="gloss">What your table calls its columns:</p>', apply_default_css=False)
+            with gr.Row(elem_classes="columns"):
                 self.columns = {
                     name: gr.Dropdown(
                         [getattr(ColumnSettings, name)],
@@ -54,7 +55,7 @@ class OwnData:
         data = [form.knobs["dataset_name"] for form in forms.values()]
         models = [form.knobs["model_name_or_path"] for form in forms.values()]
         inputs = {self.upload, self.files, mode, *self.columns.values(), *models}
-        outputs = [self.files, self.shown, self.row, *self.columns.values(), *data]
+        outputs = [self.files, self.shown, *self.columns.values(), *data]
         quiet = {"concurrency_limit": 1, "concurrency_id": "preview", "api_visibility": "private"}
         self.upload.upload(self._uploaded, inputs, outputs, **quiet)
         gr.on([column.input for column in self.columns.values()], self._look, inputs, outputs, **quiet)
@@ -63,7 +64,7 @@ class OwnData:
         path = Path(values[self.upload])
         others = {name: file for name, file in values[self.files].items() if name != path.name}
         usual = {column: getattr(ColumnSettings, name) for name, column in self.columns.items()}
-        return {**usual, **self._look({**values, **usual, self.files: {**others, path.name: str(path)}})}
+        return usual | self._look({**values, **usual, self.files: {**others, path.name: str(path)}})
 
     def _look(self, values: dict[Component, object]) -> dict[Component, object]:
         """What the newest file holds, and the file named in the forms that can train on it."""
@@ -77,8 +78,8 @@ class OwnData:
         try:
             limits.check_upload(Path(path))
             choices = columns_of(path)
-            changes |= {self.row: gr.Row(visible=True)}
-            changes |= {column: gr.Dropdown(choices=choices) for column in self.columns.values()}
+            for column in self.columns.values():
+                changes[column] = gr.Dropdown(choices=choices, value=values[column])
             settings = PreviewArguments(**{setting: values[column] for setting, column in self.columns.items()})
             model = values[self.forms[values[self.mode]].knobs["model_name_or_path"]].strip()
             data = preview_any(path, model, columns=settings.columns)
