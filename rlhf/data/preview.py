@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf import models
-from rlhf.config import BadInput, name_of_data
+from rlhf.config import name_of_data
+from rlhf.data.forms import as_pairs
 from rlhf.data.load import COLUMNS, Usage, read_preferences, read_prompts
-from rlhf.data.reader import read
+from rlhf.data.reader import read, spelling
 from rlhf.models.prompts import PromptReader, TemplateRefused, give_chat_template, readable
 
 
@@ -131,18 +132,17 @@ def preview_prompts(dataset_name: str, columns: Mapping[str, str] = COLUMNS) -> 
 def preview_any(
     dataset_name: str, model_name_or_path: str | None = None, columns: Mapping[str, str] = COLUMNS
 ) -> Preview:
-    """Preview preference pairs, or if the data hold none the prompts alone.
+    """Preview preference pairs, or the prompts of data that hold nothing else.
 
     Raises:
-        BadInput: they hold neither; the message is about pairs.
+        BadInput: the data cannot be read, or hold neither.
     """
-    try:
+    table = next(iter(read(dataset_name).values()))
+    answers = [columns["chosen"], columns["rejected"]]
+    pairs = len(spelling(table.columns, answers)) == 2 or as_pairs(table, columns["prompt"])[1]
+    if pairs or not spelling(table.columns, (columns["prompt"], "messages", "conversations")):
         return preview(dataset_name, model_name_or_path, columns=columns)
-    except BadInput as no_pairs:
-        try:
-            return preview_prompts(dataset_name, columns)
-        except BadInput:
-            raise no_pairs from None
+    return preview_prompts(dataset_name, {**COLUMNS, "prompt": columns["prompt"]})
 
 
 def columns_of(dataset_name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """A person's own data in the Train tab: a file is uploaded, looked at, and named in the forms that can train on it."""
 
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 import gradio as gr
@@ -19,7 +20,10 @@ ABOUT = (
     "CSV, TSV, JSON, JSONL or Parquet, at most {size} MB."
 )
 PUBLIC = " Everybody who opens this page can see its runs, and in them some of your prompts and answers."
-PROMPTS = "These are prompts alone. PPO can train on them; a reward model and DPO need pairs of answers."
+NOW = "<p>Start training now takes <b>{name}</b>.</p>"
+PROMPTS = (
+    "<p><b>{name}</b> holds prompts alone. PPO can train on them; a reward model and DPO need pairs of answers.</p>"
+)
 
 
 class OwnData:
@@ -79,7 +83,7 @@ class OwnData:
             limits.check_upload(Path(path))
             choices = columns_of(path)
             for column in self.columns.values():
-                changes[column] = gr.Dropdown(choices=choices, value=values[column])
+                changes[column] = gr.Dropdown(choices=choices, value=values[column], allow_custom_value=True)
             settings = PreviewArguments(**{setting: values[column] for setting, column in self.columns.items()})
             model = values[self.forms[values[self.mode]].knobs["model_name_or_path"]].strip()
             data = preview_any(path, model, columns=settings.columns)
@@ -92,7 +96,7 @@ class OwnData:
             # On a Space there is a list to choose from, to which a visitor's own files are added for that visitor.
             listed = [*limits.ALLOWED_DATASETS, *values[self.files]]
             changes[knob] = gr.Dropdown(choices=listed, value=name) if isinstance(knob, gr.Dropdown) else name
-        return {**changes, self.shown: ("" if pairs else f"<p>{PROMPTS}</p>") + self.table(data)}
+        return {**changes, self.shown: (NOW if pairs else PROMPTS).format(name=escape(name)) + self.table(data)}
 
     def chosen_columns(self, values: dict[Component, object]) -> dict[str, object]:
         """Settings for the columns that are not called as usual."""
