@@ -425,7 +425,7 @@ def test_a_data_set_can_be_looked_at_before_anything_is_started(page, site, tmp_
 
 def test_start_launches_what_the_form_says_and_stop_stops_it(page, site, monkeypatch):
     started, stopped = [], []
-    monkeypatch.setattr(jobs, "launch", lambda *args, visitor: started.append(args) or Run(site[1] / LIVE_ID))
+    monkeypatch.setattr(jobs, "launch", lambda *args, visitor, upload: started.append(args) or Run(site[1] / LIVE_ID))
     monkeypatch.setattr(jobs, "stop", lambda run, visitor: stopped.append(run.id))
     open_page(page, site, "?run=example")
     page.get_by_label("Seed").fill("3")

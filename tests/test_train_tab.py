@@ -226,6 +226,37 @@ def test_curves_that_are_logged_and_not_shown_can_be_asked_for():
     assert live.details({"run": "gone"}) == {}
 
 
+@pytest.mark.parametrize("kind", ["reward", "ppo", "dpo"])
+def test_every_metric_that_a_run_logs_has_a_curve_and_another_runs_is_laid_over_it(root, kind):
+    rows = {"reward": REWARD_ROWS, "ppo": PPO_ROWS}.get(kind) or [
+        {"step": n, "loss": 0.6, "rewards/margins": 0.1 * n, "logps/chosen": -9.0, "eval_logps/chosen": -8.0}
+        for n in range(4)
+    ]
+    ids = []
+    for seed in range(2):
+        run = Run.create(root / f"{kind}-20260101-000000-000{seed}", kind, {"seed": seed})
+        for row in rows:
+            run.log(row)
+        ids.append(run.id)
+    first, other = ids
+    found = live.details({"run": first, "others": [other]})
+    (details,) = found.values()
+    main = live.figure_of(kind, Run(root / first), rows).to_plotly_json()
+    drawn = {trace["meta"].get(name) for part in (main, details) for trace in part["data"] if trace["meta"]
+             for name in ("key", "std")}  # fmt: skip
+    logged = {key for row in rows for key in row if sum(key in line for line in rows) > 1}
+    assert logged - drawn == logged & {"step", "episode", "epoch", "time"}
+    over = [trace for trace in details["data"] if trace["meta"].get("over") == "B"]
+    curves_drawn = [trace for trace in details["data"] if trace["meta"].get("key") and trace["mode"] == "lines"]
+    assert len(over) == len(curves_drawn) and [list(trace["y"]) for trace in over] == [
+        list(trace["y"]) for trace in curves_drawn
+    ]
+    axes = [axis["domain"] for name, axis in details["layout"].items() if name.startswith("yaxis")]
+    assert all(0 <= low < high <= 1 for low, high in axes) and len(axes) == len(over)
+    laid_over = live.beside({"run": first, "others": [other]})["over"][kind]
+    assert len(laid_over) == len(curves.PANELS[kind])
+
+
 def test_sample_answers_show_the_rubric_only_where_there_is_one(root):
     samples = live.news(live.Snapshot(EXAMPLE), {})["samples"]
     off_topic = next(s for s in samples if s["score"] > 3 and s["response"].startswith("You could leave the root end"))
@@ -451,7 +482,9 @@ def test_another_run_is_laid_over_the_curves_and_what_differs_is_said(opened):
     page.locator(".given tr.differs", has_text="KL coefficient").wait_for()
     over = "document.querySelector('.chart[data-part=ppo] .plot').data.filter(t => t.meta?.over).length"
     page.wait_for_function(f"{over} === 4")
-    page.locator(".others button").click()
-    page.wait_for_function(f"{over} === 0")
     page.locator(".detail-curves summary").click()
     page.locator(".detail-curves .main-svg").first.wait_for()
+    more = "[...document.querySelectorAll('.detail .plot')].at(-1).data.filter(t => t.meta?.over).length"
+    page.wait_for_function(f"{more} > 20")
+    page.locator(".others button").click()
+    page.wait_for_function(f"{over} === 0 && {more} === 0")

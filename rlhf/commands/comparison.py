@@ -13,7 +13,15 @@ from rlhf.commands.lifecycle import Stopped, open_run, recorded
 from rlhf.commands.training import dpo, ppo, prompt_room, reward_report, split_prompts
 from rlhf.compare import answers, table
 from rlhf.compare.ceiling import Ceiling
-from rlhf.config import EVERYDAY, BadInput, CeilingArguments, CompareArguments, DPOArguments, PPOArguments
+from rlhf.config import (
+    EVERYDAY,
+    BadInput,
+    CeilingArguments,
+    CompareArguments,
+    DPOArguments,
+    PPOArguments,
+    name_of_data,
+)
 from rlhf.data.load import read_questions
 from rlhf.everyday import gold_score
 from rlhf.kinds import KINDS
@@ -207,7 +215,7 @@ def _select_prompts(
         if len(chosen) > 1:
             selected[split] = chosen
     if not selected.keys() & {"test", "own"}:
-        source = args.prompts_file or args.dataset_name
+        source = args.prompts_file or name_of_data(args.dataset_name)
         raise BadInput(f"{source} has fewer than two test prompts that leave room for an answer; compare on others.")
     return selected
 
@@ -310,7 +318,9 @@ def ceiling(args: CeilingArguments) -> dict | None:
     reader = PromptReader(tokenizer, prompt_room(args, base), args.chat_template_kwargs, ends)
     chosen = evenly_spaced(fitting(prompts, reader), args.num_prompts)
     if len(chosen) < 2:
-        raise BadInput(f"{args.dataset_name} has fewer than two test prompts that leave room for an answer.")
+        raise BadInput(
+            f"{name_of_data(args.dataset_name)} has fewer than two test prompts that leave room for an answer."
+        )
     scorer = AnswerScorer(reward_model, reward_tokenizer, reader)
     run = open_run(args, "ceiling")
     with recorded(run):

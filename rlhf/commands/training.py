@@ -26,7 +26,7 @@ from rlhf.models.prompts import PromptReader, end_ids, fitting, give_chat_templa
 from rlhf.models.scoring import AnswerScorer, scores_at_last_token
 from rlhf.ppo import PPOConfig, PPOTrainer
 from rlhf.runs import checkpoint
-from rlhf.runs.callbacks import EveryFewSteps, RunCallback
+from rlhf.runs.callbacks import EveryFewSteps, RunCallback, tracker
 from rlhf.runs.directory import read_json, write_json
 from rlhf.words import interval
 from rlhf.write.card import write_card
@@ -42,7 +42,7 @@ def reward(args: RewardArguments) -> dict:
     from rlhf.reward import gold_margins, label_ceiling, report, tokenized, train_reward_model
 
     # 1. Load and check everything before the run's directory is made.
-    train, held_out = load_preferences(args.dataset_name)
+    train, held_out = load_preferences(args.dataset_name, columns=args.columns)
     set_seed(args.seed)  # the score head is new
     model, tokenizer = models.load_reward_model(args.model_name_or_path, _frozen(args))
     if not scores_at_last_token(model):
@@ -59,14 +59,16 @@ def reward(args: RewardArguments) -> dict:
     train, held_out = (tokenized(pairs, reader, max_length) for pairs in (train, held_out))
     resumed = checkpoint.find(args.resume_from_checkpoint, "reward", model, args.use_peft)
     run = open_run(args, "reward", model_revision=models.revision(model), data_fingerprint=data_fingerprint)
-    with recorded(run):
+    with recorded(run), tracker(run, args.report_to) as trackers:
         # 2. Train. In the embedded world the best possible accuracy is known, and drawn beside the curve.
         callback = RunCallback(run, "Reward model", "step")
         gold = gold_margins(held_out) if args.dataset_name == EVERYDAY else None
         if gold is not None:
             run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold)})
         args = replace(args, resume_from_checkpoint=resumed and str(resumed))
-        train_reward_model(model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
+        train_reward_model(
+            model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback, *trackers], adapters
+        )
         if not ranks.is_main_process():  # the rest is done by one process
             return {}
         # 3. Save, then measure on all held-out pairs.
@@ -126,7 +128,7 @@ def ppo(args: PPOArguments) -> dict:
     trainer.remove_callback(PrinterCallback)
     data_fingerprint = fingerprint(prompt.raw for prompt in prompts)
     run = open_run(args, "ppo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
-    with recorded(run):
+    with recorded(run), tracker(run, args.report_to) as trackers:
         # 2. Before the policy changes, measure the best that it can come to. Several ranks would wait for one.
         if args.ceiling_samples and len(held_out) > 1 and ranks.world_size() == 1:
             write_ceiling(
@@ -142,7 +144,8 @@ def ppo(args: PPOArguments) -> dict:
             )
         # 3. Train, with sample answers now and then.
         trainer.args.output_dir = str(run.path / "checkpoints")
-        trainer.add_callback(RunCallback(run, "PPO", "update"))
+        for callback in (RunCallback(run, "PPO", "update"), *trackers):
+            trainer.add_callback(callback)
         if args.num_sample_generations:
             pinned = pinned_prompts(held_out)
             every = max(1, trainer.args.num_total_batches // args.num_sample_generations)
@@ -171,7 +174,7 @@ def dpo(args: DPOArguments) -> dict:
     from rlhf.reward import gold_margins, label_ceiling, tokenized
 
     # 1. Load and check everything before the run's directory is made.
-    train, held_out = load_preferences(args.dataset_name, margins=False)  # DPO's loss has none
+    train, held_out = load_preferences(args.dataset_name, margins=False, columns=args.columns)  # DPO's loss has none
     policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=_frozen(args))
     adapters = models.lora(args, policy, "CAUSAL_LM")
     data_fingerprint = fingerprint(value for row in train for value in row.values())
@@ -182,13 +185,15 @@ def dpo(args: DPOArguments) -> dict:
     set_seed(args.seed)  # adapters are new
     resumed = checkpoint.find(args.resume_from_checkpoint, "dpo", policy, args.use_peft)
     run = open_run(args, "dpo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
-    with recorded(run):
+    with recorded(run), tracker(run, args.report_to) as trackers:
         # 2. Train. The noise in the labels limits the policy's accuracy as it does the reward model's.
         if args.dataset_name == EVERYDAY:
             run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold_margins(held_out))})
         callback = RunCallback(run, "DPO", "step")
         args = replace(args, resume_from_checkpoint=resumed and str(resumed))
-        policy = train_dpo(policy, tokenizer, args, train, held_out, run.path / "checkpoints", [callback], adapters)
+        policy = train_dpo(
+            policy, tokenizer, args, train, held_out, run.path / "checkpoints", [callback, *trackers], adapters
+        )
         # 3. Save.
         policy.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
@@ -225,7 +230,8 @@ def _frozen(args: RewardArguments | PPOArguments | DPOArguments) -> torch.dtype:
 
 def split_prompts(args: PPOArguments | CompareArguments, split: str) -> list:
     """Prompts of a split: the texts or conversations of a column, whole or only their first words."""
-    return load_prompts(args.dataset_name, split, args.prompt_column, args.prompt_words)
+    answers = (args.chosen_column, args.rejected_column)
+    return load_prompts(args.dataset_name, split, args.prompt_column, args.prompt_words, answers)
 
 
 def prompt_room(args: PPOArguments | CompareArguments, policy: PreTrainedModel) -> int:

@@ -7,17 +7,28 @@ from rlhf.config.dpo import DPOArguments
 from rlhf.config.pipelines import DemoArguments, SweepArguments
 from rlhf.config.ppo import PPOArguments, PPOSettings
 from rlhf.config.reward import RewardArguments
-from rlhf.config.shared import ASSETS, EVERYDAY, ModelSettings, PairTrainingSettings, PromptSettings
+from rlhf.config.shared import (
+    ASSETS,
+    EVERYDAY,
+    UPLOADED,
+    ColumnSettings,
+    ModelSettings,
+    PairTrainingSettings,
+    PromptSettings,
+    name_of_data,
+)
 from rlhf.config.tools import BenchArguments, PreferencesConfig, PretrainConfig, PreviewArguments, PushArguments
 
 
 __all__ = [
     "ASSETS",
     "EVERYDAY",
+    "UPLOADED",
     "BadInput",
     "BenchArguments",
     "CeilingArguments",
     "CeilingSettings",
+    "ColumnSettings",
     "CompareArguments",
     "DPOArguments",
     "DemoArguments",
@@ -38,5 +49,6 @@ __all__ = [
     "build",
     "default_of",
     "field_docs",
+    "name_of_data",
     "typed",
 ]

@@ -27,7 +27,7 @@ from rlhf.config.checking import (
 from rlhf.config.compare import CompareArguments
 from rlhf.config.ppo import PPOArguments
 from rlhf.config.reward import RewardArguments
-from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings, TemplateSettings
+from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings, TemplateSettings, TrackerSettings
 
 
 @dataclass
@@ -129,7 +129,7 @@ class SweepArguments(CeilingSettings, TemplateSettings):
 
 
 @dataclass
-class DemoArguments(CeilingSettings, ModelSettings, PromptSettings):
+class DemoArguments(CeilingSettings, ModelSettings, PromptSettings, TrackerSettings):
     """Settings of `python -m rlhf demo`: reward model, PPO and comparison in a row."""
 
     output_dir: PathOrName | None = None

@@ -20,7 +20,7 @@ from rlhf.config.checking import (
     Steps,
     Temperature,
 )
-from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings, check_room
+from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings, TrackerSettings, check_room
 
 
 @dataclass
@@ -149,7 +149,7 @@ class PPOSettings(Settings):
 
 
 @dataclass
-class PPOArguments(CeilingSettings, PPOSettings, ModelSettings, PromptSettings):
+class PPOArguments(CeilingSettings, PPOSettings, ModelSettings, PromptSettings, TrackerSettings):
     """Settings of `python -m rlhf ppo`: what to train on what, with defaults that fit the embedded world."""
 
     model_name_or_path: PathOrName = EVERYDAY

@@ -19,7 +19,7 @@ from rlhf.config.checking import (
     Settings,
     Temperature,
 )
-from rlhf.config.shared import ASSETS, EVERYDAY, TemplateSettings
+from rlhf.config.shared import ASSETS, EVERYDAY, ColumnSettings, TemplateSettings
 
 
 @dataclass
@@ -72,7 +72,7 @@ class PreferencesConfig(Settings):
 
 
 @dataclass
-class PreviewArguments(TemplateSettings):
+class PreviewArguments(TemplateSettings, ColumnSettings):
     """Settings of `python -m rlhf preview`: a look at preference pairs before anything is trained on them."""
 
     dataset_name: PathOrName = EVERYDAY

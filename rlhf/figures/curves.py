@@ -4,6 +4,7 @@ A live figure is built once and then grows in the browser: each trace names the 
 `ui/live.js` appends their new points.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ WINDOW = 8
 """Logged lines that are averaged at the beginning and at the end of a curve: the average of one update jumps."""
 PANEL_GAP = 0.085
 """Between two panels, for the lower one's heading, as a share of the figure's height."""
+DETAIL_HEIGHT, DETAIL_GAP = 110, 44
+"""Pixels from one panel to the next where there are many, and of these between the two."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,10 @@ DETAIL_PANELS = {
     ),
 }
 """What else is logged, by the kind of stage: for those who want it."""
+PANELS = {"reward": REWARD_PANELS, "dpo": DPO_PANELS, "ppo": PPO_PANELS}
+"""The main curves, by the kind of stage."""
+_AXES = {metrics.STEP, metrics.EPISODE, "epoch", "time"}
+"""What is logged to draw the others over."""
 DASHES = ("dash", "dot", "dashdot")
 """Lines of other runs that are laid over a run's curves, in order."""
 FRAME_METRICS = (metrics.LABEL_CEILING, metrics.SCORE, metrics.EVAL_LOSS, metrics.EVAL_SCORE)
@@ -241,10 +248,22 @@ def end(panel: Panel, rows: list[dict], x: str) -> dict[str, list]:
     return {"x": [xs[-len(last)], xs[-1]], "y": [mean, mean], "text": ["", panel.label(mean)]}
 
 
-def detail_curves(kind: str, rows: list[dict], x: str) -> go.Figure | None:
-    """The logged metrics that the curves of a stage leave out, or None if there are none."""
-    panels = [panel for panel in DETAIL_PANELS[kind] if latest(rows, panel.key) is not None]
-    return curves(panels, rows, x, x, None, [], 40 + 120 * len(panels)) if panels else None
+def detail_panels(kind: str, rows: list[dict]) -> list[Panel]:
+    """What is logged and not among the main curves: first what has an explanation, then all else by its own name."""
+    counts = Counter(key for row in rows for key, value in row.items() if isinstance(value, int | float))
+    named = [panel for panel in DETAIL_PANELS[kind] if counts[panel.key]]
+    drawn = {key for panel in (*PANELS[kind], *named) for key in (panel.key, panel.std, panel.held_out)}
+    others = [key for key in counts if counts[key] > 1 and key not in drawn | _AXES]
+    held_out = {key: f"eval_{key}" for key in others if f"eval_{key}" in others}
+    return named + [
+        Panel(key, key, "", digits=3, held_out=held_out.get(key, "")) for key in others if key not in held_out.values()
+    ]
+
+
+def detail_curves(panels: Sequence[Panel], rows: list[dict], x: str) -> go.Figure:
+    """The curves of `detail_panels`, one below the other."""
+    height = 64 + DETAIL_HEIGHT * len(panels) - DETAIL_GAP
+    return curves(panels, rows, x, x, None, [], height, gap=DETAIL_GAP / (height - 64))
 
 
 def overlay(panels: Sequence[Panel], rows: list[dict], x: str, name: str, dash: str) -> list[go.Scatter]:
@@ -276,10 +295,11 @@ def curves(
     total: int | None,
     levels: Sequence[Level],
     height: int,
+    gap: float = PANEL_GAP,
 ) -> go.Figure:
     """Curves stacked over one x axis, so that events line up; `total` is where that axis ends."""
     figure = blank(height, right=56, top=24, bottom=40)
-    room = (1 - PANEL_GAP * (len(panels) - 1)) / sum(panel.weight for panel in panels)
+    room = (1 - gap * (len(panels) - 1)) / sum(panel.weight for panel in panels)
     top = 1.0
     for number, panel in enumerate(panels, start=1):
         axis = "y" if number == 1 else f"y{number}"
@@ -291,7 +311,7 @@ def curves(
         for level in levels:
             if level.key == panel.key:
                 _add_level(figure, level, axis)
-        top = bottom - PANEL_GAP
+        top = bottom - gap
     figure.update_xaxes(
         title_text=x_title,
         range=[0, total] if total else None,

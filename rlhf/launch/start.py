@@ -17,6 +17,8 @@ from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs
 
 FILLED_IN = {"output_dir", "resume_from_checkpoint", "reward_model_path"}
 """Settings that nobody enters here: a run gets a directory of its own, and its reward model from another run."""
+DATA = ("prompt_column", "chosen_column", "rejected_column", "prompt_words", "chat_template_kwargs")
+"""How a run has read its data: a comparison reads them in the same way."""
 BASELINES = ("best-of-4", "best-of-16")
 MOST_QUESTIONS = 500
 """A person's own; the command line takes any number."""
@@ -24,7 +26,13 @@ LONGEST_QUESTION = 2_000
 """Characters."""
 
 
-def start_run(kind: str, settings: dict[str, object], reward_run: str | None = None, visitor: str = "") -> Run:
+def start_run(
+    kind: str,
+    settings: dict[str, object],
+    reward_run: str | None = None,
+    visitor: str = "",
+    upload: Path | None = None,
+) -> Run:
     """Start a run.
 
     Args:
@@ -32,6 +40,7 @@ def start_run(kind: str, settings: dict[str, object], reward_run: str | None = N
         settings: by name, as texts or typed; all others are the defaults.
         reward_run: id of the run whose reward model PPO trains against.
         visitor: a secret of the browser that asks, see `jobs.launch`.
+        upload: a file that this visitor has uploaded, to train on instead of what the settings name.
 
     Raises:
         BadInput: a value that cannot work or is not offered here, or another run is under way.
@@ -40,10 +49,12 @@ def start_run(kind: str, settings: dict[str, object], reward_run: str | None = N
         raise BadInput(f"kind must be one of {', '.join(startable())}, not {kind!r}.")
     if KINDS[kind].needs_reward_model:
         settings = {**settings, "reward_model_path": _reward_path(reward_run)}
+    if upload:
+        settings = {**settings, "dataset_name": EVERYDAY}
     args = build(KINDS[kind].settings, settings)
     if hasattr(args, "response_length"):
         check_room(args.response_length, args.model_name_or_path, _folder(args.model_name_or_path))
-    return jobs.launch(kind, args, visitor=visitor)
+    return jobs.launch(kind, args, visitor=visitor, upload=upload)
 
 
 def _folder(model: str) -> Path | None:
@@ -134,10 +145,12 @@ def _compared(chosen: Sequence[str]) -> dict[str, object]:
     if reward_model_path is None:
         raise BadInput("There is no reward model to score the answers yet: train “Reward model only” first.")
     names = [run.method() + (f"-{run.id.split('-')[-1]}" if len(runs) > 1 else "") for run in runs]
+    read = runs[0].policy_settings()
     return {
+        **{name: read[name] for name in DATA if read.get(name) is not None},
         "models": [f"{name}={run.path}" for name, run in zip(names, runs, strict=True)]
         + [name for name in BASELINES if name in chosen],
         "base_model_name_or_path": base,
         "reward_model_path": reward_model_path,
-        "dataset_name": str(runs[0].policy_settings().get("dataset_name") or EVERYDAY),
+        "dataset_name": str(read.get("dataset_name") or EVERYDAY),
     }

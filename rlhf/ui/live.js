@@ -228,12 +228,14 @@ async function showSettings() {
     node.figure.layout.datarevision = (node.figure.layout.datarevision || 0) + 1;
     draw(node);
   }
+  if ($('.detail-curves').open) showDetails();
 }
 $('.given-settings').addEventListener('toggle', event => { if (event.target.open) showSettings(); });
 $('.given-settings select').addEventListener('change', event => { others.push(event.target.value); showSettings(); });
 
 async function showDetails() {
-  const box = $('.detail-curves .charts'), found = await server.details({run});
+  const box = $('.detail-curves .charts'), asked = run, found = await server.details({run, others});
+  if (asked !== run) return;
   const names = Object.keys(found);
   if (box.childElementCount !== names.length)
     box.replaceChildren(...names.map(name => {

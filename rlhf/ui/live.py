@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 
 from rlhf import metrics
 from rlhf.compare.ceiling import Ceiling
-from rlhf.config import EVERYDAY, BadInput, default_of
+from rlhf.config import EVERYDAY, BadInput, default_of, name_of_data
 from rlhf.everyday import gold_score
 from rlhf.figures import curves, scores
 from rlhf.kinds import KINDS
@@ -35,7 +35,6 @@ from rlhf.write import export
 
 CHART_HEIGHT = 420
 PATH_HEIGHT = 300
-PANELS = {"reward": curves.REWARD_PANELS, "dpo": curves.DPO_PANELS, "ppo": curves.PPO_PANELS}
 X = {"reward": metrics.STEP, "dpo": metrics.STEP, "ppo": metrics.EPISODE}
 """What the curves of a stage are drawn over."""
 
@@ -72,7 +71,8 @@ TEMPLATE = """
   </details>
   <details class="more detail-curves" hidden>
     <summary>More curves</summary>
-    <p class="gloss">What PPO and the optimizer do inside: clipping, the critic, gradients, learning rate.</p>
+    <p class="gloss">What PPO and the optimizer do inside: clipping, the critic, gradients, learning rate; then all
+    else that is logged, by its name in metrics.jsonl.</p>
     <div class="charts"></div>
   </details>
   <div class="leave" hidden>
@@ -250,7 +250,7 @@ def beside(request: dict) -> dict:
     Without others, what differs from the defaults comes first; with them, what differs between the runs.
     """
     try:
-        run, *others = (find_run(str(name)) for name in (request.get("run"), *list(request.get("others") or ())[:3]))
+        run, *others = _runs(request)
     except (AttributeError, BadInput, TypeError):
         return {"error": "One of these runs is not there any more; choose another."}
     kind = run.config().get("kind")
@@ -262,6 +262,8 @@ def beside(request: dict) -> dict:
             continue
         usual = default_of(field)
         values = [one.config().get(field.name, usual) for one in (run, *others)]
+        if field.name == "dataset_name":
+            values = list(map(name_of_data, values))
         differs = len(set(map(repr, values))) > 1 if others else values[0] != usual
         label = {**KINDS[kind].front, "seed": "Seed"}.get(field.name, field.name.replace("_", " "))
         shown = [*values, usual]
@@ -271,7 +273,7 @@ def beside(request: dict) -> dict:
     over: dict[str, list] = {}
     for other, name, dash in zip(others, "BCD", curves.DASHES, strict=False):
         for stage, part in other.trainings().items():
-            traces = curves.overlay(PANELS[stage], rows_of(part), X[stage], name, dash)
+            traces = curves.overlay(curves.PANELS[stage], rows_of(part), X[stage], name, dash)
             over.setdefault(stage, []).extend(trace.to_plotly_json() for trace in traces)
     labels = {one.id: f"{name}: {run_label(one)}" for one, name in zip(others, "BCD", strict=False)}
     choices = [{"id": name, "label": label} for label, name in run_choices() if name != run.id]
@@ -279,13 +281,35 @@ def beside(request: dict) -> dict:
 
 
 def details(request: dict) -> dict:
-    """The curves of a run {"run": id} that are logged and not among the main ones, as a figure by stage."""
+    """The curves of a run that are logged and not among the main ones, as a figure by stage.
+
+    Args:
+        request: {"run": id, "others": ids of runs whose curves are laid over them}.
+    """
     try:
-        run = find_run(str(request.get("run")))
-    except (AttributeError, BadInput):
+        run, *others = _runs(request)
+    except (AttributeError, BadInput, TypeError):
         return {}
-    drawn = {kind: curves.detail_curves(kind, rows_of(part), X[kind]) for kind, part in run.trainings().items()}
-    return {KINDS[kind].label: figure.to_plotly_json() for kind, figure in drawn.items() if figure}
+    figures = {}
+    for kind, part in run.trainings().items():
+        panels = curves.detail_panels(kind, rows_of(part))
+        if not panels:
+            continue
+        figure = curves.detail_curves(panels, rows_of(part), X[kind])
+        for other, name, dash in zip(others, "BCD", curves.DASHES, strict=False):
+            if kind in other.trainings():
+                figure.add_traces(curves.overlay(panels, rows_of(other.trainings()[kind]), X[kind], name, dash))
+        figures[KINDS[kind].label] = figure.to_plotly_json()
+    return figures
+
+
+def _runs(request: dict) -> list[Run]:
+    """The run that a page asks about, and up to three others.
+
+    Raises:
+        BadInput: one of them is gone.
+    """
+    return [find_run(str(name)) for name in (request.get("run"), *list(request.get("others") or ())[:3])]
 
 
 def _clock(run: Snapshot) -> dict:
@@ -321,7 +345,7 @@ def _part(kind: str, run: Snapshot, rows: list[dict], seen: int | None) -> dict:
     waiting = "" if rows else _waiting(run, run.stages()[kind])
     if seen is None:
         return {"figure": figure_of(kind, run, rows).to_plotly_json(), "rows": len(rows), "waiting": waiting}
-    panels = PANELS[kind]
+    panels = curves.PANELS[kind]
     keys = {metrics.STEP, metrics.EPISODE}
     keys |= {key for panel in panels for key in (panel.key, panel.held_out, panel.std) if key}
     fresh = rows[seen:]
