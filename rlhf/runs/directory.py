@@ -308,6 +308,12 @@ class Run:
         stage = self.stages().get(self.policy_kind(), self)
         return rewards.kept(self.policy_settings().get("reward_funcs"), stage.path / "rewards")
 
+    def rewards(self) -> list[tuple[str, float]]:
+        """What its policy learns from, by name and with weights, in the order in which PPO logs them."""
+        read = [rewards.RewardName.read(name) for name in self.policy_settings().get("reward_funcs") or ()]
+        model = [("Reward model", 1.0)] if self.reward_model_path() else []
+        return model + [(reward.title, reward.weight) for reward in read]
+
     def comparison(self) -> Path | None:
         """Folder with `scores.csv` and `summary.json` of its finished comparison, if there is one."""
         for folder in (self.path, self.path / "compare"):
