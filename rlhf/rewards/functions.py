@@ -86,7 +86,7 @@ def _of_file(path: Path, name: str) -> Callable:
     try:
         # As `python FILE.py` does, which neither reads nor leaves a compiled copy.
         exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInput(f"{path} cannot be imported: {blamed(error, str(path))}.", field="reward_funcs") from error
     function = getattr(module, name, None)
     if callable(function):

@@ -39,8 +39,8 @@ class RewardsForm:
         self.weights: dict[str, Component] = {}
         with gr.Accordion("Rewards of your own", open=False, visible=False, elem_classes="rewards") as self.group:
             gr.HTML(
-                '<p class="gloss">They are added to the reward model’s score. A weight of 0.5 makes one count half, −1 '
-                "makes it a penalty.</p>",
+                '<p class="gloss">They are added to the reward model’s score. A weight of 0.5 makes one count half, '
+                "−1 makes it a penalty.</p>",
                 apply_default_css=False,
             )
             for name, (label, example, explanation) in FIELDS.items():
@@ -162,8 +162,8 @@ def table_of(names: list[str], settings: dict[str, object], reward_run: str | No
         f"<thead><tr>{''.join(map('<th scope=col>{}</th>'.format, heads))}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody>"
         f"<tfoot><tr><th scope='row' colspan='2'>Average</th>{_cells(means)}</tr></tfoot></table></div>"
-        "<p class='gloss'>PPO makes answers likelier that score above others; where all earn the same, there is nothing "
-        "to learn.</p></details>"
+        "<p class='gloss'>PPO makes answers likelier that score above others; where all earn the same, there is "
+        "nothing to learn.</p></details>"
     )
 
 
