@@ -19,6 +19,7 @@ from rlhf.ui import example_id, is_active, is_example, note, remarks, run_choice
 from rlhf.ui.expect import expectation, preset
 from rlhf.ui.lessons import IN_OTHER_WORDS, LESSONS, lesson
 from rlhf.ui.live import live_run
+from rlhf.ui.rewards_form import NO_MODEL, RewardsForm
 from rlhf.ui.scripts import HEAD, script
 from rlhf.ui.upload import OwnData
 
@@ -32,7 +33,7 @@ COMMAND_LINE = {
     "entropy_coef", "normalize_advantages", "whiten_rewards", "early_stopping", "target_kl",
     "mask_truncated_completions", "reward_clip_range", "value_learning_rate", "value_warmup_steps",
     "lora_alpha", "lora_dropout", "lora_target_modules", "prompt_column", "prompt_words",
-    "chosen_column", "rejected_column", "report_to",
+    "chosen_column", "rejected_column", "report_to", "reward_funcs",
 }  # fmt: skip
 """Settings for those who write their own experiments: the command line and Python have them, the page does not."""
 NAMES_FIRST = ("model_name_or_path", "dataset_name", "chat_template_kwargs")
@@ -134,7 +135,16 @@ class TrainTab:
             with gr.Column(scale=0, min_width=300, elem_classes="form"):
                 self._form()
             with gr.Column(scale=1, min_width=320, elem_classes="view"):
+                shown = gr.HTML(elem_id="rewards-shown", apply_default_css=False)
                 self.live = live_run(value=None, elem_id="live")
+        self.rewards.preview(self.forms["ppo"].knobs, self.reward_run, shown)
+        self.reward_run.input(
+            lambda chosen: gr.skip() if chosen else gr.Accordion(open=True),  # without a reward model, rewards are due
+            self.reward_run,
+            self.rewards.group,
+            show_progress="hidden",
+            api_visibility="private",
+        )
         self.started = gr.State(None)
         # A secret of this browser, by which it may stop what it has started, also after the page was reloaded.
         self.visitor = gr.BrowserState("", storage_key="rlhf-lab", secret="visitor")
@@ -144,6 +154,7 @@ class TrainTab:
         modes = [(KINDS[kind].choice, kind) for kind in startable()]
         self.mode = gr.Radio(modes, value="demo", label="What to train", elem_id="mode")
         self.reward_run = gr.Dropdown([], label="Reward model", info="PPO learns to raise its score.", visible=False)
+        self.rewards = RewardsForm()
         self.recipe = gr.Dropdown(
             names(),
             value=EVERYDAY,
@@ -178,7 +189,7 @@ class TrainTab:
         self.mode.change(
             _switch,
             self.mode,
-            [*groups, self.reward_run, self.recipe, self.presets],
+            [*groups, self.reward_run, self.rewards.group, self.recipe, self.presets],
             show_progress="hidden",
             api_visibility="private",
         )
@@ -227,6 +238,7 @@ class TrainTab:
                 self.own.files,
                 *self.own.columns.values(),
                 *knobs,
+                *self.rewards.components(),
             },
             [picker, self.note, self.started],
             concurrency_id="start",
@@ -243,6 +255,8 @@ class TrainTab:
                 settings = {**read_recipe(values[self.recipe]), **settings}
             if settings["dataset_name"] != EVERYDAY and hasattr(KINDS[kind].settings, "prompt_column"):
                 settings |= self.own.chosen_columns(values)
+            if kind == "ppo":
+                settings["reward_funcs"] = self.rewards.entered(values) or None
             upload = self.own.file_of(settings["dataset_name"], values)
             run = start_run(kind, settings, values[self.reward_run], values[self.visitor], upload)
         except BadInput as error:
@@ -267,7 +281,7 @@ class TrainTab:
             self.note: "",  # what it said was about another run, or about what has been mended
             self.start: gr.Button(interactive=not active),
             self.stop: gr.Button(interactive=active),
-            self.reward_run: gr.Dropdown(choices=trained, value=trained[0][1] if trained else None),
+            self.reward_run: gr.Dropdown(choices=[*trained, NO_MODEL], value=trained[0][1] if trained else None),
         }
 
 
@@ -345,9 +359,10 @@ def _preset(minutes: str, entered: dict[str, object]) -> dict[str, object]:
 def _switch(kind: str) -> list:
     """Show the chosen kind's knobs, the choice of reward model where one is needed, and that of recipes for a demo."""
     reward_run = gr.Dropdown(visible=KINDS[kind].needs_reward_model)
+    rewards = gr.Accordion(visible=kind == "ppo")
     recipe = gr.Dropdown(visible=kind == "demo" and _recipes_offered())
     presets = gr.Row(visible=kind == "demo" and not limits.on_space())
-    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, recipe, presets]
+    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, rewards, recipe, presets]
 
 
 def _recipes_offered() -> bool:
