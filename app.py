@@ -33,8 +33,8 @@ from rlhf.ui.voices import warm_up
 
 STYLE = Path(__file__).parent / "rlhf" / "ui" / "style.css"
 LOCAL_HOSTS = ["127.0.0.1", "localhost", "testserver"]
-MAX_BODY = 2_000_000
-"""Bytes of a request; nothing on the page sends more."""
+MAX_BODY = limits.most_upload() + 100_000
+"""Bytes of a request; an uploaded file is the largest thing that the page sends."""
 COLOURS = {
     "body_background_fill": "paper",
     "body_text_color": "ink",
@@ -231,7 +231,7 @@ def launch_options() -> dict:
         "theme": theme(),
         "css_paths": STYLE,
         "share": False,
-        "max_file_size": "2mb",
+        "max_file_size": limits.most_upload(),
         "enable_monitoring": False,
         "run_history": False,
         "footer_links": [],

@@ -150,7 +150,8 @@ def _use_tool(name: str, named: str | None, config: object) -> None:
     elif name == "preview":
         from rlhf.data.preview import preview
 
-        print(tables.preview_table(preview(**vars(config))))
+        given = (config.dataset_name, config.model_name_or_path, config.chat_template_kwargs, config.columns)
+        print(tables.preview_table(preview(*given)))
     else:
         from rlhf import pretrain
 

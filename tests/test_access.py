@@ -29,7 +29,7 @@ def browser(site):
     """A page for all tests of this file, with a list of everything that it has asked for."""
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.asked, page.problems = [], []
+        page.asked, page.problems, page.opened = [], [], None
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("pageerror", lambda error: page.problems.append(str(error)))
         page.set_default_timeout(60_000)
@@ -43,10 +43,13 @@ def page(site, browser):
     assert browser.problems == []
 
 
-def open_tab(page, site, tab, query="?run=example"):
-    """Load the page anew and open a tab of it."""
-    page.goto(f"{site}/{query}")
-    page.wait_for_selector(".chart[data-part=ppo] .main-svg")
+def open_tab(page, site, tab, theme="light", anew=False):
+    """Open a tab; the page is loaded only where it has another theme, or has to be loaded anew."""
+    address = f"{site}/?run=example&__theme={theme}"
+    if anew or page.opened != address:
+        page.goto(address)
+        page.wait_for_selector(".chart[data-part=ppo] .main-svg", state="attached")
+        page.opened = address
     page.get_by_role("tab", name=tab).click()
     if tab == "Scores":
         page.wait_for_selector("#lengths .main-svg")
@@ -116,7 +119,8 @@ def test_a_question_says_the_number_of_its_point_and_every_answer_can_be_reached
 def test_the_main_figure_of_scores_is_whole_on_a_projector_and_begins_on_a_phone(page, site, size, theme):
     width, height = SIZES[size]
     page.set_viewport_size({"width": width, "height": height})
-    open_tab(page, site, "Scores", f"?run=example&__theme={theme}")
+    open_tab(page, site, "Scores", theme)
+    page.evaluate("window.scrollTo(0, 0)")
     box = page.locator("#distributions .plot").bounding_box()
     assert box["y"] + (box["height"] if size == "projector" else 150) <= height
     assert page.locator(".scores .verdict").bounding_box()["height"] < (35 if size == "projector" else 90)
@@ -184,13 +188,13 @@ def test_a_conversation_outlives_a_reload_until_it_is_cleared(page, site):
     page.locator("#clear").wait_for()
     before = page.locator(".turns .text").all_inner_texts(), page.locator(".dialogue .verdict").inner_text()
     assert len(before[0]) == 4 and "of 2 questions" in before[1]
-    open_tab(page, site, "Chat")
+    open_tab(page, site, "Chat", anew=True)
     page.locator(".turns .turn").nth(1).wait_for()
     assert (page.locator(".turns .text").all_inner_texts(), page.locator(".dialogue .verdict").inner_text()) == before
     ask(page, "Thanks!")
     page.get_by_role("button", name="Clear").click()
     page.wait_for_function("!document.querySelector('.turns .turn')")
-    open_tab(page, site, "Chat")
+    open_tab(page, site, "Chat", anew=True)
     page.wait_for_timeout(500)
     assert page.locator(".turns .turn").count() == 0
 
@@ -248,35 +252,6 @@ def test_text_runs_the_way_its_script_does(page, site):
     assert page.locator(".mistakes article bdi").count() == 3 * page.locator(".mistakes article").count() > 0
 
 
-UNFOLD = """() => {
-    for (const fold of document.querySelectorAll("button.label-wrap:not(.open)")) if (fold.offsetParent) fold.click();
-    for (const fold of document.querySelectorAll("details")) fold.open = true;
-}"""
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_no_violation_in_any_tab_folded_or_unfolded(page, site, theme):
-    axe = pytest.importorskip("axe_playwright_python", reason="pip install -r tests/requirements.txt")
-    open_tab(page, site, "Train", f"?run=example&__theme={theme}")
-    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
-    found = []
-    for tab in TABS:
-        page.get_by_role("tab", name=tab).click()
-        if tab == "Chat":
-            ask(page, "Hi there!")
-        if tab == "Scores":
-            page.wait_for_selector("#lengths .main-svg")
-        for unfolded in (False, True):
-            if unfolded:
-                page.evaluate(UNFOLD)
-            page.wait_for_timeout(700)  # what fades in has its colours then
-            for fault in page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]:
-                found += [(tab, unfolded, fault["id"], node["html"][:200]) for node in fault["nodes"]]
-        if tab == "Chat":
-            page.get_by_role("button", name="Clear").click()
-    assert found == []
-
-
 def stops(page, most=80):
     """What the Tab key reaches from the top of the page, and whether each shows that it has the focus."""
     page.evaluate("document.activeElement?.blur(); window.scrollTo(0, 0)")
@@ -310,3 +285,32 @@ def test_every_stop_of_the_tab_key_can_be_seen(page, site, tab):
     words = [one["words"] for one in reached]
     if tab == "Scores":
         assert "Read the answers" in words[:12], words
+
+
+UNFOLD = """() => {
+    for (const fold of document.querySelectorAll("button.label-wrap:not(.open)")) if (fold.offsetParent) fold.click();
+    for (const fold of document.querySelectorAll("details")) fold.open = true;
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_violation_in_any_tab_folded_or_unfolded(page, site, theme):
+    axe = pytest.importorskip("axe_playwright_python", reason="pip install -r tests/requirements.txt")
+    open_tab(page, site, "Train", theme)
+    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
+    found = []
+    for tab in TABS:
+        page.get_by_role("tab", name=tab).click()
+        if tab == "Chat":
+            ask(page, "Hi there!")
+        if tab == "Scores":
+            page.wait_for_selector("#lengths .main-svg")
+        for unfolded in (False, True):
+            if unfolded:
+                page.evaluate(UNFOLD)
+            page.wait_for_timeout(700)  # what fades in has its colours then
+            for fault in page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]:
+                found += [(tab, unfolded, fault["id"], node["html"][:200]) for node in fault["nodes"]]
+        if tab == "Chat":
+            page.get_by_role("button", name="Clear").click()
+    assert found == []

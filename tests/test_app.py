@@ -275,7 +275,7 @@ def speak(voice, prompt, seed):
         yield " ".join(words[:count]), []
 
 
-def fake_scores(reward_model, voice, prompts, answers, ids):
+def fake_scores(reward_model, voice, prompts, answers, ids, *functions):
     for name, score in (("base", -0.5), ("ppo", 1.5)):
         answers[name]["score"] = score
 
@@ -327,13 +327,15 @@ def test_foreign_hosts_large_bodies_and_run_files_are_refused(site):
 
 @pytest.fixture(scope="module")
 def browser():
+    """Keeps for all tests what a browser has read once: half of the work of opening the page."""
     with chromium() as browser:
-        yield browser
+        yield browser.new_context()
 
 
 @pytest.fixture
 def page(site, browser):
-    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1280, "height": 720})
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("dialog", lambda dialog: page.problems.append("a dialog opened"))
@@ -423,7 +425,7 @@ def test_a_data_set_can_be_looked_at_before_anything_is_started(page, site, tmp_
 
 def test_start_launches_what_the_form_says_and_stop_stops_it(page, site, monkeypatch):
     started, stopped = [], []
-    monkeypatch.setattr(jobs, "launch", lambda *args, visitor: started.append(args) or Run(site[1] / LIVE_ID))
+    monkeypatch.setattr(jobs, "launch", lambda *args, visitor, upload: started.append(args) or Run(site[1] / LIVE_ID))
     monkeypatch.setattr(jobs, "stop", lambda run, visitor: stopped.append(run.id))
     open_page(page, site, "?run=example")
     page.get_by_label("Seed").fill("3")

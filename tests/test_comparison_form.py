@@ -5,8 +5,9 @@ import time
 import gradio as gr
 import pytest
 
+from rlhf.config import BadInput
 from rlhf.runs import directory as runs
-from rlhf.ui import comparison_form, scores
+from rlhf.ui import api, comparison_form, scores
 from rlhf.ui.comparison_form import _read_upload, _start
 
 
@@ -48,6 +49,48 @@ def test_questions_of_a_file_are_shown_once_each_before_they_are_asked(tmp_path)
 def test_what_cannot_be_compared_starts_nothing(root, given, message):
     _, note, _ = _start(*given, "")
     assert message in note
+    assert list(runs.list_runs()) == []
+
+
+def test_letters_that_were_guessed_are_said_beside_the_questions(tmp_path):
+    (tmp_path / "own.txt").write_bytes("Où est-il?\nÉtait-ce là?\n".encode("cp1252"))
+    shown, note = _read_upload(str(tmp_path / "own.txt"))
+    assert shown == "Où est-il?\nÉtait-ce là?"
+    assert "own.txt is not in UTF-8 and was read as Windows-1252; check its accented letters." in note
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (None, "Choose a trained model"),
+        (["example", "example"], "The same model is chosen twice"),
+        (["example", "best-of-4", "best-of-4"], "The same model is chosen twice"),
+        (["example", "ppo-20260101-000000-0000"], "is gone; choose from the list again"),
+        (["example", "best-of-99"], "is gone; choose from the list again"),
+        (["example", "reward-20260101-000000-0001"], "One of these holds no trained model"),
+    ],
+)
+def test_what_is_chosen_is_compared_whole_or_not_at_all(root, chosen, message):
+    runs.Run.create(root / "reward-20260101-000000-0001", "reward", {}).finish("finished")
+    before = list(root.iterdir())
+    _, note, _ = _start(chosen, "", "4", "1", "")
+    assert message in note and list(root.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"run_ids": "example"}, "run_ids must be a list of texts, not 'example'"),
+        ({"run_ids": [5]}, "run_ids must be a list of texts"),
+        ({"run_ids": ["example"], "questions": "Why?"}, "questions must be a list of texts"),
+        ({"run_ids": ["example"], "questions": [1, None]}, "questions must be a list of texts"),
+        ({"run_ids": ["example"], "samples": [4]}, "samples must be a whole number"),
+        ({"run_ids": ["example"], "samples": 1e9}, "samples must be at most 64"),
+    ],
+)
+def test_a_program_that_asks_for_a_comparison_is_told_what_it_gave(root, given, message):
+    with pytest.raises(BadInput, match=message):
+        api.compare(**given)
     assert list(runs.list_runs()) == []
 
 

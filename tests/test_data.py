@@ -373,3 +373,10 @@ def test_long_and_short_batches_follow_each_other_at_random():
 def test_a_fingerprint_changes_with_a_text_and_with_a_border():
     assert fingerprint(["ab", "c"]) == fingerprint(["ab", "c"])
     assert len({fingerprint(texts) for texts in (["ab", "c"], ["a", "bc"], ["ab", "d"], ["ab"])}) == 4
+
+
+def test_a_conversation_has_another_fingerprint_than_a_text_that_reads_alike():
+    """It is trained on otherwise, through the chat template."""
+    values = ["What?", [said("user", "What?")], [said("system", "What?")], 1.0, 2.0]
+    assert len({fingerprint([value]) for value in values}) == len(values)
+    assert readable(values[0]) == readable(values[1])

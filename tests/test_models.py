@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 
 import pytest
 import torch
@@ -24,18 +25,22 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    LlamaModel,
     MptConfig,
     MptForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
     ViTForImageClassification,
     set_seed,
 )
-from worlds import chat_model
+from worlds import chat_model, classifier, quick
 
 from rlhf import models
 from rlhf.__main__ import main
+from rlhf.commands import comparison
 from rlhf.config import BadInput
 from rlhf.runs.directory import Run
 from rlhf.ui import voices
@@ -144,6 +149,10 @@ BROKEN = {
     "an empty file of weights": (lambda folder: (folder / "model.safetensors").write_bytes(b""), "No model"),
     "weights of a wrong shape": (lambda folder: edit_weights(folder, misshape), "No model could be loaded"),
     "weights that are missing": (lambda folder: edit_weights(folder, lose), "incomplete.*up_proj"),
+    "more layers than config.json says": (
+        lambda folder: edit(folder / "config.json", num_hidden_layers=1),
+        "hold more than its config.json describes.*layers.1",
+    ),
     "B18 weights that are NaN": (lambda folder: edit_weights(folder, spoil), "not finite.*norm"),
     "pickled weights": (pickle_weights, "safetensors"),
     "no tokenizer": (no_tokenizer, "No tokenizer could be loaded"),
@@ -231,6 +240,34 @@ def test_a_broken_model_is_told_before_anything_is_made(fault, world, tmp_path, 
         shutil.copytree(world / "policy", run.path / "model")
         with pytest.raises(BadInput, match=expected):
             list(voices.conversation(run, "Hello?", [], 0))
+
+
+def test_weights_of_the_layers_that_the_config_leaves_out_are_told(world, tmp_path):
+    """Also biases and norms, and where the names of the weights lack the prefix of the trunk."""
+    models_ = {
+        "biases": (LlamaForCausalLM, LlamaConfig(**SMALL, vocab_size=259, attention_bias=True), "attention_bias"),
+        "norms": (Qwen3ForCausalLM, Qwen3Config(**SMALL, vocab_size=259, head_dim=8), None),
+        "a bare trunk": (LlamaModel, LlamaConfig(**{**SMALL, "num_hidden_layers": 2}, vocab_size=259), None),
+    }
+    for name, (kind, config, left_out) in models_.items():
+        kind(config).save_pretrained(tmp_path / name)
+        changes = {left_out: False} if left_out else {"num_hidden_layers": 1, "model_type": "llama"}
+        edit(tmp_path / name / "config.json", **changes, architectures=["LlamaForCausalLM"])
+        with pytest.raises(BadInput, match="more than its config.json describes"):
+            models.load_reward_model(str(tmp_path / name))
+
+
+def test_weights_with_another_purpose_are_left_out_in_silence(world, tmp_path):
+    """Heads of a reward model and of TRL, what reads images, and the constants that older versions saved."""
+    shutil.copytree(world / "policy", tmp_path / "policy")
+    more = ("score.weight", "v_head.summary.weight", "model.vision_tower.patch.weight")
+    more += ("model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.self_attn.masked_bias")
+    edit_weights(tmp_path / "policy", lambda weights: weights.update({name: torch.ones(1, 32) for name in more}))
+    model, _ = models.load_policy(str(tmp_path / "policy"))
+    plain, _ = models.load_policy(str(world / "policy"))
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(model(ids).logits, plain(ids).logits)
+    models.load_reward_model(str(tmp_path / "policy"))
 
 
 # What a tokenizer must have ------------------------------------------------------------------------------------------
@@ -376,6 +413,18 @@ def test_a_plainly_good_label_and_a_single_one_are_not_asked_for(world, tmp_path
         models.load_reward_model(str(world / "judge"), label="Good")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_judge_whose_score_is_no_number_is_named(value, tmp_path):
+    """A model that was given as an object has not been looked at before."""
+    spoilt = classifier()
+    spoilt.config._name_or_path = "someone/spoilt"
+    with torch.no_grad():
+        spoilt.score.weight[0, 0] = value
+    trainer = quick(tmp_path, reward_model=None, reward_funcs=[classifier(), spoilt])
+    with pytest.raises(BadInput, match="reward model spoilt gave -?(nan|inf) for completion 0"):
+        trainer.train()
+
+
 # Adapters ------------------------------------------------------------------------------------------------------------
 
 
@@ -461,6 +510,51 @@ def test_layers_that_lora_cannot_adapt_are_named_before_anything_is_made(world, 
     assert not (tmp_path / "run").exists()
 
 
+# Models that are compared --------------------------------------------------------------------------------------------
+
+
+def with_rows(folder):
+    """More rows in the embedding than the base has, as some save them for speed; the tokenizer is the same."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(320)
+    model.save_pretrained(folder)
+
+
+def with_short_context(folder):
+    edit(folder / "config.json", max_position_embeddings=40)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [(with_rows, "other chooses among 320 tokens and the base among 259"), (with_short_context, "leaves no room")],
+)
+def test_models_whose_answers_cannot_be_compared_are_told_before_anything_is_made(
+    change, expected, world, tmp_path, capsys
+):
+    shutil.copytree(world / "policy", tmp_path / "other")
+    change(tmp_path / "other")
+    given = ("--reward_model_path", world / "judge", "--dataset_name", world / "talks.jsonl")
+    for base, other in ((world / "policy", tmp_path / "other"), (tmp_path / "other", world / "policy")):
+        models_ = ("--base_model_name_or_path", base, "--models", f"other={other}", "--response_length", 32)
+        said = refused(capsys, "compare", *models_, *given, "--output_dir", tmp_path / "run")
+        assert re.search(expected if base == world / "policy" else "other chooses|leaves no room", said), said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("room", "loadings"), [(2_000, 1), (0.2, 2)])
+def test_a_comparison_loads_a_model_once_while_there_is_room(room, loadings, world, tmp_path, monkeypatch):
+    loaded, load_policy = Counter(), models.load_policy
+    monkeypatch.setattr(models, "load_policy", lambda path: (loaded.update([path]), load_policy(path))[1])
+    monkeypatch.setattr(comparison, "KEPT_MB", room)
+    for name in "ab":
+        shutil.copytree(world / "policy", tmp_path / name)
+    given = ("--reward_model_path", world / "judge", "--dataset_name", world / "texts.jsonl")
+    models_ = ("--base_model_name_or_path", world / "policy", "--models", *(f"{x}={tmp_path / x}" for x in "ab"))
+    small = ("--num_prompts", 2, "--samples", 1, "--response_length", 4, "--ceiling_samples", 0)
+    run("compare", *models_, *given, *small, "--output_dir", tmp_path / "compare")
+    assert loaded == {str(world / "policy"): 1, str(tmp_path / "a"): 1, str(tmp_path / "b"): loadings}
+
+
 # Training that diverges ----------------------------------------------------------------------------------------------
 
 
@@ -513,3 +607,16 @@ def test_a_short_context_gives_a_shorter_answer(world, tmp_path):
     assert said["ppo"]["done"] and 0 < len(ids["ppo"]) <= 32 - len(asked["ppo"].ids)
     with pytest.raises(BadInput, match="reads about 16 at most"):
         voices.ask({"ppo": voice}, "Hello there, how are you?", [])
+
+
+# What a run records of its data --------------------------------------------------------------------------------------
+
+
+def test_pairs_that_differ_only_in_their_margins_have_another_fingerprint(world, tmp_path):
+    rows, found = [json.loads(line) for line in (world / "texts.jsonl").read_text().splitlines()], set()
+    for margin in (1, 2):
+        (tmp_path / "pairs.jsonl").write_text("".join(json.dumps({**row, "margin": margin}) + "\n" for row in rows))
+        given = ("--model_name_or_path", world / "policy", "--dataset_name", tmp_path / "pairs.jsonl")
+        run("reward", *given, *SMALL_PAIRS, "--max_steps", 1, "--output_dir", tmp_path / str(margin))
+        found.add(Run(tmp_path / str(margin)).config()["data_fingerprint"])
+    assert len(found) == 2

@@ -104,6 +104,13 @@ def test_charts_live_view_and_downloads_work_under_a_path_and_in_a_frame(site, s
         assert download.value.suggested_filename == "example.zip" and download.value.failure() is None
         frame.get_by_role("tab", name="Scores").click()
         frame.locator(".plot .main-svg:visible").first.wait_for(timeout=60_000)
+        if start == "/lab/":  # the address of a frame is not shown
+            expect(tab).to_have_url(f"{site}/lab/?run=example&tab=scores")
+            tab.reload()
+            tab.locator("[role=tab][aria-selected=true]", has_text="Scores").wait_for(timeout=60_000)
+            expect(tab.locator("#run input")).to_have_value("Example run", timeout=60_000)
+            tab.locator(".plot .main-svg:visible").first.wait_for(timeout=60_000)
+            expect(tab).to_have_url(f"{site}/lab/?run=example&tab=scores")
         assert [url for url in missing if "favicon" not in url] == []
         browser.close()
 

@@ -16,8 +16,10 @@ from rlhf.__main__ import main
 from rlhf.data import load_preferences
 
 
-LAUNCHER = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no")
-LAUNCHER += ("--dynamo_backend", "no", "--main_process_port", "0")  # any port that is free
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
+ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no")
+ACCELERATE += ("--dynamo_backend", "no", "--main_process_port", "0", "--num_processes")  # any port that is free
+"""Accelerate's launcher takes seconds to import what it does not need, and then runs torchrun's."""
 SCRIPT = ROOT / "tests" / "ranks_script.py"
 PPO = ("ppo", "--reward_model_path", ROOT / "assets" / "example" / "reward", "--num_sample_generations", 1)
 PPO += ("--num_mini_batches", 2, "--num_ppo_epochs", 2, "--response_length", 12)
@@ -33,10 +35,10 @@ def start(tmp_path_factory):
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
 
-    def go(processes, *words):
+    def go(processes, *words, launcher=TORCHRUN):
         words = words if str(words[0]).endswith(".py") else ("-m", "rlhf", *words)
         process = subprocess.Popen(
-            [sys.executable, *map(str, (*LAUNCHER, "--num_processes", processes, *words))],
+            [sys.executable, *map(str, (*launcher, processes, *words))],
             cwd=place,
             env=environment,
             stdout=subprocess.DEVNULL,
@@ -195,16 +197,17 @@ def test_a_process_that_dies_ends_the_others(start, folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("launcher", "words", "message"),
     [
-        ((*PPO, "--learning_rate", "abc"), "learning_rate must be a number"),  # an error of all
-        ((*PPO, "--output_dir", "."), "already exists"),  # an error of the one that writes
+        (TORCHRUN, (*PPO, "--learning_rate", "abc"), "learning_rate must be a number"),  # an error of all
+        (ACCELERATE, (*PPO, "--output_dir", "."), "already exists"),  # an error of the one that writes
     ],
+    ids=["torchrun", "accelerate"],
 )
-def test_a_mistake_gets_one_sentence_and_ends_all(start, tmp_path, words, message):
+def test_a_mistake_gets_one_sentence_and_ends_all(start, tmp_path, launcher, words, message):
     (tmp_path / "taken").touch()
     words = [tmp_path if word == "." else word for word in words]
-    process = start(2, *words)
+    process = start(2, *words, launcher=launcher)
     _, said = process.communicate(timeout=60)
     assert process.returncode != 0
     errors = [line for line in said.splitlines() if line.startswith("error: ")]

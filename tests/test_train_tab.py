@@ -4,16 +4,19 @@ import json
 import random
 import re
 import shutil
+from dataclasses import asdict
 
+import gradio as gr
 import pytest
 from processes import chromium, serving_here
 
 from rlhf import metrics
-from rlhf.config import DemoArguments, build
+from rlhf.config import BadInput, DemoArguments, build
 from rlhf.figures import curves
-from rlhf.launch import jobs
-from rlhf.runs.directory import EXAMPLE, Run, write_json
-from rlhf.ui import expect, live
+from rlhf.kinds import KINDS, startable
+from rlhf.launch import jobs, start
+from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs, write_json
+from rlhf.ui import describe, expect, live, train
 from rlhf.ui.headline import headline, margin
 from rlhf.words import number
 
@@ -140,6 +143,54 @@ def test_the_time_before_start_is_that_of_the_last_run_here_else_of_the_example(
     assert "first run" in expect.expectation({"model_name_or_path": "openai-community/gpt2"})
 
 
+def ended(kind, path, seconds, metrics=(), **settings):
+    """A run of this kind that took so many seconds."""
+    run = Run.create(path, kind, {**asdict(build(KINDS[kind].settings, settings)), **settings})
+    for row in metrics:
+        run.log(row)
+    run.set_status(state="finished", created=1000.0, ended=1000.0 + seconds)
+    return run
+
+
+def test_the_example_took_as_many_steps_as_the_time_before_start_counts_on():
+    reward = Run(EXAMPLE / "reward")
+    config = reward.config()
+    assert (config["per_device_train_batch_size"], config["num_train_epochs"], config["max_steps"]) == (32, 1, -1)
+    assert reward.status()["total_steps"] == expect.REWARD_STEPS
+
+
+def test_every_kind_says_how_long_it_takes_if_one_has_ended(root):
+    usual = {kind: expect.expectation({}, kind) for kind in startable()}
+    assert usual["reward"].startswith("Takes about 2 minutes") and "example run" in usual["reward"]
+    assert usual["ppo"].startswith("Takes about 4 minutes")
+    assert "about 8 minutes" in expect.expectation({"total_episodes": "25600", "ceiling_samples": "128"}, "ppo")
+    assert "not known yet" in usual["dpo"]
+    assert "not known yet" in expect.expectation({"dataset_name": "mine.jsonl"}, "reward")
+    assert all(expect.expectation({"seed": "x"}, kind) == "" for kind in startable())
+    # A run here counts more than the example, and one of a demo as much as one by itself.
+    finished_copy(root / "demo-20260101-000000-0001")
+    assert "last one on this machine" in expect.expectation({}, "reward")
+    ended("dpo", root / "dpo-20260102-000000-0001", 112, [{"step": 50, "epoch": 0.25}], max_steps=50)
+    assert expect.expectation({"max_steps": "50"}, "dpo").startswith("Takes about 2 minutes")
+    assert expect.expectation({"max_steps": "100"}, "dpo").startswith("Takes about 4 minutes")
+    assert expect.expectation({"max_steps": "-1"}, "dpo").startswith("Takes about 8 minutes")
+    given = {"reward_model_path": "everyday"}
+    ended("sweep", root / "sweep-20260102-000000-0001", 600, **given, dataset_name="mine.jsonl")
+    told = expect.expectation({"dataset_name": "mine.jsonl", "seeds": "2", "ceiling_samples": "0"}, "sweep")
+    assert told.startswith("Takes about 18 minutes") and "last one" in told
+
+
+def test_a_space_says_how_long_a_run_takes(root, monkeypatch):
+    monkeypatch.setenv("SPACE_ID", "someone/lab")
+    with gr.Blocks() as page:
+        tab = train.TrainTab()
+    values = {knob: knob.value for form in tab.forms.values() for knob in form.knobs.values()}
+    assert tab.expected.visible and not tab.presets.visible
+    for kind in startable():
+        assert "akes" in tab._expect({tab.mode: kind, **values}), kind
+    assert page
+
+
 @pytest.mark.parametrize("minutes", ["1", "5"])
 def test_a_preset_takes_as_long_as_its_name_says(root, minutes):
     args = build(DemoArguments, expect.preset(minutes, {"seed": "7", "seeds": 4}))
@@ -175,6 +226,37 @@ def test_curves_that_are_logged_and_not_shown_can_be_asked_for():
     assert live.details({"run": "gone"}) == {}
 
 
+@pytest.mark.parametrize("kind", ["reward", "ppo", "dpo"])
+def test_every_metric_that_a_run_logs_has_a_curve_and_another_runs_is_laid_over_it(root, kind):
+    rows = {"reward": REWARD_ROWS, "ppo": PPO_ROWS}.get(kind) or [
+        {"step": n, "loss": 0.6, "rewards/margins": 0.1 * n, "logps/chosen": -9.0, "eval_logps/chosen": -8.0}
+        for n in range(4)
+    ]
+    ids = []
+    for seed in range(2):
+        run = Run.create(root / f"{kind}-20260101-000000-000{seed}", kind, {"seed": seed})
+        for row in rows:
+            run.log(row)
+        ids.append(run.id)
+    first, other = ids
+    found = live.details({"run": first, "others": [other]})
+    (details,) = found.values()
+    main = live.figure_of(kind, Run(root / first), rows).to_plotly_json()
+    drawn = {trace["meta"].get(name) for part in (main, details) for trace in part["data"] if trace["meta"]
+             for name in ("key", "std")}  # fmt: skip
+    logged = {key for row in rows for key in row if sum(key in line for line in rows) > 1}
+    assert logged - drawn == logged & {"step", "episode", "epoch", "time"}
+    over = [trace for trace in details["data"] if trace["meta"].get("over") == "B"]
+    curves_drawn = [trace for trace in details["data"] if trace["meta"].get("key") and trace["mode"] == "lines"]
+    assert len(over) == len(curves_drawn) and [list(trace["y"]) for trace in over] == [
+        list(trace["y"]) for trace in curves_drawn
+    ]
+    axes = [axis["domain"] for name, axis in details["layout"].items() if name.startswith("yaxis")]
+    assert all(0 <= low < high <= 1 for low, high in axes) and len(axes) == len(over)
+    laid_over = live.beside({"run": first, "others": [other]})["over"][kind]
+    assert len(laid_over) == len(curves.PANELS[kind])
+
+
 def test_sample_answers_show_the_rubric_only_where_there_is_one(root):
     samples = live.news(live.Snapshot(EXAMPLE), {})["samples"]
     off_topic = next(s for s in samples if s["score"] > 3 and s["response"].startswith("You could leave the root end"))
@@ -191,6 +273,41 @@ def test_a_stopped_run_says_what_was_kept_and_a_stopped_comparison_is_not_called
     for kind, rows in (("compare", {}), ("sweep", {}), ("demo", {"reward": []})):
         said = headline({"state": "stopped", "kind": kind, "step": 3, "message": message}, rows)
         assert (said["text"], said["details"]) == (message, "")
+
+
+def test_a_preview_says_that_letters_were_guessed(tmp_path):
+    rows = [f"Où est {n}?,là,ici" for n in range(20)]
+    (tmp_path / "pairs.csv").write_bytes("\n".join(["prompt,chosen,rejected", *rows]).encode("cp1252"))
+    shown = train._preview(str(tmp_path / "pairs.csv"), "everyday")
+    assert "pairs.csv is not in UTF-8 and was read as Windows-1252" in shown and "20 rows of texts" in shown
+
+
+@pytest.mark.parametrize("kind", ["demo", "ppo"])
+def test_an_answer_too_long_for_a_runs_model_is_told_before_a_run_is_made(root, tmp_path, monkeypatch, kind):
+    """As for a folder with a model: a run's, one in the cache of the Hub, one that also reads images."""
+    run = Run.create(tmp_path / "mine", "demo", {})
+    cached = tmp_path / "hub" / "models--someone--small" / "snapshots" / ("0" * 40)
+    (tmp_path / "images").mkdir()
+    for folder in (run.path / "ppo" / "model", cached):
+        folder.mkdir(parents=True)
+        write_json(folder / "config.json", {"max_position_embeddings": 100})
+    write_json(tmp_path / "images" / "config.json", {"text_config": {"max_position_embeddings": 100}})
+    (cached.parents[1] / "refs").mkdir()
+    (cached.parents[1] / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in (str(run.path), "someone/small", str(tmp_path / "images")):
+        with pytest.raises(BadInput, match="response_length must be at most 99: .* reads 100 tokens") as told:
+            start.start_run(kind, {"model_name_or_path": name, "response_length": "100"}, "example")
+        assert told.value.field == "response_length"
+    assert list(list_runs()) == []
+
+
+def test_the_head_of_the_page_says_whose_preferences_they_are(root):
+    assert describe("example") == "Example run, seed 0, preferences of simulated people"
+    own = finished_copy(root / "demo-20260101-000000-0001")
+    assert describe(own.id) == f"{own.id}, seed 0, simulated people"
+    other = finished_copy(root / "demo-20260101-000000-0002", dataset_name="mine.jsonl")
+    assert describe(other.id) == f"{other.id}, seed 0"
 
 
 # In a browser --------------------------------------------------------------------------------------------------------
@@ -279,6 +396,19 @@ def test_the_address_names_run_and_tab_and_a_reload_comes_back(opened):
     page.wait_for_function("location.search.includes('run=example') && location.search.includes('tab=train')")
 
 
+def test_a_run_that_was_started_from_far_down_comes_into_sight(opened, monkeypatch):
+    page = opened(width=1280, height=500)
+    monkeypatch.setattr(train, "start_run", lambda *given: find_run(ACTIVE))
+    page.locator("#knobs-demo .advanced button").first.click()
+    page.locator("#demo-num_prompts").wait_for()
+    page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+    assert page.locator(".live .verdict").bounding_box()["y"] < 0
+    page.locator("#start").evaluate("button => button.click()")
+    page.wait_for_function(f"location.search.includes('run={ACTIVE}')")
+    page.wait_for_function("(({top, bottom}) => top >= 0 && bottom <= innerHeight)"
+                           "(document.querySelector('.live .verdict').getBoundingClientRect())")  # fmt: skip
+
+
 def test_a_figure_is_one_stop_of_the_tab_key_and_uploads_nothing(opened):
     page = opened()
     page.wait_for_selector(".chart[data-part=ceiling] .modebar-btn", state="attached")
@@ -334,6 +464,12 @@ def test_a_preset_fills_the_form_and_the_time_is_said(opened):
     page.locator("#expected", has_text=re.compile("Takes about")).wait_for()
     page.get_by_role("button", name="1-minute run").click()
     page.locator("#expected", has_text="about a minute").wait_for()
+    page.locator("#mode label", has_text="DPO").click()
+    page.locator("#expected", has_text="not known yet").wait_for()
+    page.locator("#mode label", has_text="Reward model only").click()
+    page.locator("#expected", has_text="last one on this machine").wait_for()
+    page.locator("#mode label", has_text="Reward model, then PPO").click()
+    page.locator("#expected", has_text="about a minute").wait_for()
     episodes = page.locator("#demo-total_episodes input, #demo-total_episodes textarea").input_value()
     assert 640 <= int(episodes) < 6400
 
@@ -346,7 +482,9 @@ def test_another_run_is_laid_over_the_curves_and_what_differs_is_said(opened):
     page.locator(".given tr.differs", has_text="KL coefficient").wait_for()
     over = "document.querySelector('.chart[data-part=ppo] .plot').data.filter(t => t.meta?.over).length"
     page.wait_for_function(f"{over} === 4")
-    page.locator(".others button").click()
-    page.wait_for_function(f"{over} === 0")
     page.locator(".detail-curves summary").click()
     page.locator(".detail-curves .main-svg").first.wait_for()
+    more = "[...document.querySelectorAll('.detail .plot')].at(-1).data.filter(t => t.meta?.over).length"
+    page.wait_for_function(f"{more} > 20")
+    page.locator(".others button").click()
+    page.wait_for_function(f"{over} === 0 && {more} === 0")

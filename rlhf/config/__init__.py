@@ -7,6 +7,7 @@ from rlhf.config.dpo import DPOArguments
 from rlhf.config.pipelines import DemoArguments, SweepArguments
 from rlhf.config.ppo import PPOArguments, PPOSettings
 from rlhf.config.reward import RewardArguments
+<<<<<<< HEAD
 from rlhf.config.shared import ASSETS, EVERYDAY, ModelSettings, PairTrainingSettings, PromptSettings
 from rlhf.config.tools import (
     BenchArguments,
@@ -16,15 +17,30 @@ from rlhf.config.tools import (
     PreviewArguments,
     PushArguments,
 )
+=======
+from rlhf.config.shared import (
+    ASSETS,
+    EVERYDAY,
+    UPLOADED,
+    ColumnSettings,
+    ModelSettings,
+    PairTrainingSettings,
+    PromptSettings,
+    name_of_data,
+)
+from rlhf.config.tools import BenchArguments, PreferencesConfig, PretrainConfig, PreviewArguments, PushArguments
+>>>>>>> main
 
 
 __all__ = [
     "ASSETS",
     "EVERYDAY",
+    "UPLOADED",
     "BadInput",
     "BenchArguments",
     "CeilingArguments",
     "CeilingSettings",
+    "ColumnSettings",
     "CompareArguments",
     "DPOArguments",
     "DemoArguments",
@@ -46,5 +62,6 @@ __all__ = [
     "build",
     "default_of",
     "field_docs",
+    "name_of_data",
     "typed",
 ]

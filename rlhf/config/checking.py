@@ -125,6 +125,8 @@ Coefficient = Annotated[float, Field(ge=0, le=1000)]
 Temperature = Annotated[float, Field(gt=0, le=100)]
 PathOrName = Annotated[str, AfterValidator(_path)]
 """Of a file, a folder, a model or a data set; `~` is the home directory."""
+Text = Annotated[str, Field(min_length=1)]
+"""One that is not empty."""
 Words = Annotated[list[str], BeforeValidator(_split)]
 """Several texts: a list, or one text with spaces."""
 Counts = Annotated[list[PositiveInt], Field(min_length=1), BeforeValidator(_split)]

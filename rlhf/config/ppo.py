@@ -20,7 +20,8 @@ from rlhf.config.checking import (
     Steps,
     Temperature,
 )
-from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings, check_room
+from rlhf.config.rewards import RewardFuncSettings
+from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings, TrackerSettings, check_room
 
 
 @dataclass
@@ -149,7 +150,7 @@ class PPOSettings(Settings):
 
 
 @dataclass
-class PPOArguments(CeilingSettings, PPOSettings, ModelSettings, PromptSettings):
+class PPOArguments(RewardFuncSettings, CeilingSettings, PPOSettings, ModelSettings, PromptSettings, TrackerSettings):
     """Settings of `python -m rlhf ppo`: what to train on what, with defaults that fit the embedded world."""
 
     model_name_or_path: PathOrName = EVERYDAY

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ from rlhf.config.checking import (
     PositiveInt,
     Settings,
     Steps,
+    Text,
 )
 
 
@@ -27,15 +29,31 @@ EVERYDAY = "everyday"
 """Name of the embedded default, accepted wherever a model or a data set is asked for."""
 
 
-def check_room(response_length: int, model: str) -> None:
+UPLOADED = "uploaded"
+"""Folder of a run with the data that a person uploaded for it."""
+
+
+def name_of_data(dataset_name: str) -> str:
+    """What people call a data set: an uploaded file by its own name, all else as the settings do."""
+    path = Path(dataset_name)
+    return path.name if path.parent.name == UPLOADED else dataset_name
+
+
+def check_room(response_length: int, model: str, folder: Path | None = None) -> None:
     """Check that a response leaves room for a prompt in what a model reads, where that is known before it is loaded.
+
+    Args:
+        response_length: in tokens.
+        model: as a person named it.
+        folder: where it lies, if that is not the folder of this name.
 
     Raises:
         BadInput: it does not.
     """
-    file = (ASSETS / "base" if model == EVERYDAY else Path(model)) / "config.json"
+    file = (folder or (ASSETS / "base" if model == EVERYDAY else Path(model))) / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
         reads = int(config.get("max_position_embeddings") or config["n_positions"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
@@ -66,6 +84,26 @@ class ModelSettings(Settings):
 
 
 @dataclass
+class TrackerSettings(Settings):
+    """Where the curves go beside the run's own directory."""
+
+    report_to: Literal["trackio", "wandb", "tensorboard"] | None = None
+    """Also log to this tracker, which must be installed; TensorBoard and W&B write into the run, W&B offline unless
+    WANDB_MODE says otherwise."""
+
+    def check(self) -> None:
+        """Check all fields, and that the tracker is installed."""
+        super().check()
+        try:
+            _ = self.report_to and metadata.version(self.report_to)
+        except metadata.PackageNotFoundError:
+            raise BadInput(
+                f"report_to {self.report_to} needs a package that is not installed: pip install {self.report_to}",
+                field="report_to",
+            ) from None
+
+
+@dataclass
 class TemplateSettings(Settings):
     """How conversations are written, for every command that reads them."""
 
@@ -74,11 +112,26 @@ class TemplateSettings(Settings):
 
 
 @dataclass
-class PromptSettings(TemplateSettings):
+class ColumnSettings(Settings):
+    """What a data set calls its columns."""
+
+    prompt_column: Text = "prompt"
+    """Column that holds the prompts; in pairs without one, the prompt is what both answers begin with."""
+    chosen_column: Text = "chosen"
+    """Column of preference pairs that holds the better answers."""
+    rejected_column: Text = "rejected"
+    """Column of preference pairs that holds the worse answers."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Prompt, chosen and rejected -> what the data set calls these columns."""
+        return {"prompt": self.prompt_column, "chosen": self.chosen_column, "rejected": self.rejected_column}
+
+
+@dataclass
+class PromptSettings(TemplateSettings, ColumnSettings):
     """Which prompts of a data set are used."""
 
-    prompt_column: str = "prompt"
-    """Column of the data set that holds the prompts."""
     prompt_words: PositiveInt | None = None
     """Use only the first N words of each text as the prompt; by default the whole text."""
     max_prompt_length: PositiveInt | None = None
@@ -86,7 +139,7 @@ class PromptSettings(TemplateSettings):
 
 
 @dataclass
-class PairTrainingSettings(ModelSettings, TemplateSettings):
+class PairTrainingSettings(ModelSettings, TemplateSettings, ColumnSettings, TrackerSettings):
     """How TRL's trainers learn from preference pairs: what `reward` and `dpo` share."""
 
     model_name_or_path: PathOrName = EVERYDAY

@@ -19,7 +19,11 @@ from rlhf.config.checking import (
     Settings,
     Temperature,
 )
+<<<<<<< HEAD
 from rlhf.config.shared import ASSETS, EVERYDAY, PromptSettings, TemplateSettings
+=======
+from rlhf.config.shared import ASSETS, EVERYDAY, ColumnSettings, TemplateSettings
+>>>>>>> main
 
 
 @dataclass
@@ -72,7 +76,7 @@ class PreferencesConfig(Settings):
 
 
 @dataclass
-class PreviewArguments(TemplateSettings):
+class PreviewArguments(TemplateSettings, ColumnSettings):
     """Settings of `python -m rlhf preview`: a look at preference pairs before anything is trained on them."""
 
     dataset_name: PathOrName = EVERYDAY

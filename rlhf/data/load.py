@@ -5,18 +5,20 @@ some others (`rows`). The embedded world's prompts end with a line break, which 
 """
 
 import hashlib
+import json
 import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset, Features, List, Value
 
-from rlhf.config import ASSETS, EVERYDAY, BadInput
-from rlhf.data.reader import KINDS, Table, kind_of, lines_of, read
+from rlhf.config import ASSETS, EVERYDAY, BadInput, name_of_data
+from rlhf.data.forms import as_pairs
+from rlhf.data.reader import KINDS, Table, kind_of, lines_of, read, spelling
 from rlhf.data.rows import PAIR_COLUMNS, PROMPT_COLUMNS, Unusable, check_same_kind, checked, pair_of, prompt_of
 from rlhf.everyday import prompt_splits
 from rlhf.models.prompts import Messages, readable
@@ -41,24 +43,32 @@ def as_prompt(question: str) -> str:
 
 
 @dataclass
-class Unused:
-    """What of a data set is not used."""
+class Usage:
+    """What of a data set is used, and what is not."""
 
     rows: Counter[str] = field(default_factory=Counter)
     """Fault -> number of rows left out for it."""
     columns: list[str] = field(default_factory=list)
+    """Columns that are not used."""
+    read: list[str] = field(default_factory=list)
+    """Columns that are, as the data spell them; chosen and rejected even where they were made from others."""
+    made: str = ""
+    """From what the pairs were made, if the data hold answers with scores, ranks or a winner."""
 
-    def add(self, other: "Unused") -> None:
-        """Add what is not used of another split."""
+    def add(self, other: "Usage") -> None:
+        """Add what is used and not used of another split."""
         self.rows += other.rows
         self.columns += [column for column in other.columns if column not in self.columns]
+        self.read = self.read or other.read
+        self.made = self.made or other.made
 
     def warn(self, name: str, kept: int) -> None:
         """Say how many rows of the data set were left out and why, and which columns are not used."""
         if self.rows:
             reasons = ", ".join(f"{fault} ({count})" for fault, count in self.rows.most_common())
             total = self.rows.total()
-            warnings.warn(f"{total} of {kept + total} rows of {name} were left out: {reasons}.", stacklevel=3)
+            what = "pairs" if self.made else "rows"
+            warnings.warn(f"{total} of {kept + total} {what} of {name} were left out: {reasons}.", stacklevel=3)
         if self.columns:
             warnings.warn(f"Columns of {name} that are not used: {', '.join(self.columns)}.", stacklevel=3)
 
@@ -72,19 +82,8 @@ def _splits(data: dict[str, Table]) -> tuple[Table, Table | None]:
     return next(iter(filled.values())) if train is None else train, test
 
 
-def _spelling(columns: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """Known column -> as the data spell it: in any case, with spaces around it."""
-    loosely = {column.strip().lower(): column for column in columns if column}
-    exactly = set(columns)
-    return {
-        name: name if name in exactly else loosely[name.lower()]
-        for name in known
-        if name in exactly or name.lower() in loosely
-    }
-
-
-def _require_columns(table: Table, columns: tuple[str, ...], name: str, needs: str) -> None:
-    found = _spelling(table.columns, columns)
+def _require_columns(table: Table, columns: Iterable[str], name: str, needs: str) -> None:
+    found = spelling(table.columns, columns)
     missing = [column for column in columns if column not in found]
     if missing:
         has = ", ".join(filter(None, table.columns))
@@ -95,48 +94,62 @@ def _filled(table: Table) -> list[str]:
     """The columns that hold anything in any row."""
     empty = set(table.columns)
     for row in table.rows:
+        if isinstance(row, Unusable):
+            continue
         empty -= {column for column in empty if row.get(column) not in (None, "", [])}
         if not empty:
             break
     return [column for column in table.columns if column not in empty]
 
 
-def _usable(table: Table, name: str, make: Callable[[dict], dict], known: tuple[str, ...]) -> tuple[Dataset, Unused]:
-    """Convert all rows with `make`, which takes `known` columns; also says what of the table is not used.
+def _usable(
+    table: Table, name: str, make: Callable[[dict], dict], known: Mapping[str, str], made: str = ""
+) -> tuple[Dataset, Usage]:
+    """Convert all rows with `make`, which takes `known` columns; also says what of the table is used.
 
     All must be texts or all conversations, whichever the first usable row is. A column that is empty throughout counts
     as absent.
+
+    Args:
+        table: rows, or why they cannot be used.
+        name: what messages call the data.
+        make: a row of known columns -> a row of the result.
+        known: columns that `make` takes, and what the data call them.
+        made: from what the rows were made, see `as_pairs`.
 
     Raises:
         BadInput: almost none can be used.
     """
     filled = _filled(table)
-    spelling = _spelling(filled, known)
-    if "prompt" in spelling:  # it says what the others would
-        spelling = {column: spelling[column] for column in spelling if column not in ("messages", "conversations")}
+    spelt = spelling(filled, known)
+    if "prompt" in spelt:  # it says what the others would
+        spelt = {column: spelt[column] for column in spelt if column not in ("messages", "conversations")}
     usable, faults = [], []
     for row in table.rows:
         fault = None
         try:
+            if isinstance(row, Unusable):
+                raise row
             if None in row:
                 raise Unusable("more cells than columns")
-            made = make({column: row.get(spelt) for column, spelt in spelling.items()})
+            converted = make({column: row.get(spelling) for column, spelling in spelt.items()})
             if usable:
-                check_same_kind(made["prompt"], usable[0]["prompt"])
-            usable.append(made)
+                check_same_kind(converted["prompt"], usable[0]["prompt"])
+            usable.append(converted)
         except Unusable as error:
             fault = str(error)
         faults.append(fault)
     if len(usable) <= USABLE * len(faults):
-        _refuse(name, faults)
+        _refuse(name, faults, "pair" if made else "row")
     kind = TEXT if isinstance(usable[0]["prompt"], str) else CONVERSATION
     features = {column: Value("float64") if column == "margin" else kind for column in usable[0]}
     columns = {column: [row[column] for row in usable] for column in features}
-    unused = [column or "one without a name" for column in filled if column not in spelling.values()]
-    return Dataset.from_dict(columns, Features(features)), Unused(Counter(filter(None, faults)), unused)
+    read = list(spelt.values())
+    unused = [column or "one without a name" for column in filled if column not in read]
+    return Dataset.from_dict(columns, Features(features)), Usage(Counter(filter(None, faults)), unused, read, made)
 
 
-def _refuse(name: str, faults: list[str | None]) -> None:
+def _refuse(name: str, faults: list[str | None], what: str) -> None:
     """Report why almost no row can be used.
 
     Raises:
@@ -146,29 +159,55 @@ def _refuse(name: str, faults: list[str | None]) -> None:
         raise BadInput(f"{name} has no rows; give a data set with some.")
     row, fault = next((row, fault) for row, fault in enumerate(faults, start=1) if fault)
     raise BadInput(
-        f"Only {faults.count(None)} of {len(faults)} rows of {name} can be used, and row {row} cannot ({fault}): "
-        "prompts and answers must be non-empty texts or conversations (messages with role and content), and the two "
+        f"Only {faults.count(None)} of {len(faults)} {what}s of {name} can be used, and {what} {row} cannot ({fault}):"
+        " prompts and answers must be non-empty texts or conversations (messages with role and content), and the two "
         "answers to a prompt must differ."
     )
 
 
-def read_preferences(dataset_name: str, margins: bool = True) -> tuple[Dataset, Dataset, Unused]:
-    """As `load_preferences`, with what is not used instead of warnings.
+COLUMNS = {name: name for name in ("prompt", "chosen", "rejected")}
+"""What a data set calls these columns, unless the settings say otherwise."""
+
+
+def _read_pairs(table: Table, name: str, columns: Mapping[str, str], known: Iterable[str]) -> tuple[Dataset, Usage]:
+    """A split of preference pairs, or of what can be made into pairs, and what of it is used.
+
+    Raises:
+        BadInput: a column is missing, or almost no pair can be used.
+    """
+    sides, made = {side: columns[side] for side in ("chosen", "rejected")}, ""
+    if sides == {"chosen": "chosen", "rejected": "rejected"} and len(spelling(table.columns, sides)) < 2:
+        table, made = as_pairs(table, columns["prompt"])
+    if columns["prompt"] != "prompt":
+        _require_columns(table, [columns["prompt"]], name, f"the prompt_column {columns['prompt']}")
+    needs = "with the prompt in a column prompt or at the start of both"
+    _require_columns(table, sides.values(), name, f"{' and '.join(sides.values())}, {needs}")
+    # A column that is named for one purpose serves no other: the prompts of SHP are in `history`.
+    taken = {called.lower() for column, called in columns.items() if called != column}
+    called = {column: column for column in known if column not in taken} | dict(columns)
+    return _usable(table, name, pair_of, called, made)
+
+
+def read_preferences(
+    dataset_name: str, margins: bool = True, columns: Mapping[str, str] = COLUMNS
+) -> tuple[Dataset, Dataset, Usage]:
+    """As `load_preferences`, with what is used and not used instead of warnings.
 
     Raises:
         BadInput: the data cannot be read, a column is missing, or almost no pair can be used.
     """
-    splits = _splits(read(str(PREFERENCES) if dataset_name == EVERYDAY else dataset_name))
-    needs = "chosen and rejected, with the prompt in a column prompt or at the start of both"
-    unused = Unused()
-    parts = []
-    for part in filter(None, splits):
-        _require_columns(part, ("chosen", "rejected"), dataset_name, needs)
+    name = name_of_data(dataset_name)
+    usage, parts = Usage(), []
+    for part in filter(None, _splits(_read(dataset_name))):
         known = PAIR_COLUMNS if margins else tuple(column for column in PAIR_COLUMNS if column != "margin")
-        pairs, unused_here = _usable(part, dataset_name, pair_of, known)
-        unused.add(unused_here)
+        pairs, used_here = _read_pairs(part, name, columns, known)
+        usage.add(used_here)
         parts.append(pairs)
-    return *(parts if len(parts) == 2 else _hold_out(parts[0], dataset_name)), unused
+    return *(parts if len(parts) == 2 else _hold_out(parts[0], name)), usage
+
+
+def _read(dataset_name: str) -> dict[str, Table]:
+    return read(str(PREFERENCES) if dataset_name == EVERYDAY else dataset_name, name_of_data(dataset_name))
 
 
 def _hold_out(pairs: Dataset, name: str) -> tuple[Dataset, Dataset]:
@@ -184,7 +223,9 @@ def _hold_out(pairs: Dataset, name: str) -> tuple[Dataset, Dataset]:
     )
 
 
-def load_preferences(dataset_name: str, margins: bool = True) -> tuple[Dataset, Dataset]:
+def load_preferences(
+    dataset_name: str, margins: bool = True, columns: Mapping[str, str] = COLUMNS
+) -> tuple[Dataset, Dataset]:
     """Preference pairs -> (train, held out) with `prompt`, `chosen`, `rejected`, as TRL's RewardTrainer takes them.
 
     The held-out part is the first split named test, validation, test_prefs or eval; if there is none, the pairs of
@@ -193,46 +234,82 @@ def load_preferences(dataset_name: str, margins: bool = True) -> tuple[Dataset, 
     Args:
         dataset_name: "everyday", a file, a folder or a name on the Hub.
         margins: keep a column `margin`, by which TRL's loss of a reward model wants the chosen answer to lead.
+        columns: what the data call the columns prompt, chosen and rejected.
 
     Raises:
         BadInput: the data cannot be read, a column is missing, or almost no pair can be used.
     """
-    train, held_out, unused = read_preferences(dataset_name, margins)
-    unused.warn(dataset_name, len(train) + len(held_out))
+    train, held_out, usage = read_preferences(dataset_name, margins, columns)
+    usage.warn(name_of_data(dataset_name), len(train) + len(held_out))
     return train, held_out
 
 
-def _read_prompts(part: Table, name: str, column: str) -> tuple[Dataset, Unused]:
-    """A split with a column `prompt`, and what of it is not used.
+def _read_prompts(part: Table, name: str, columns: Mapping[str, str]) -> tuple[Dataset, Usage]:
+    """A split with prompts, alone or in preference pairs, and what of it is used.
 
     Raises:
         BadInput: no column holds prompts, or almost no row can be used.
     """
+    column = columns["prompt"]
+    sides = [columns["chosen"], columns["rejected"]]
+    if len(spelling(part.columns, sides)) == 2 or sides != ["chosen", "rejected"]:
+        return _read_pairs(part, name, columns, PAIR_COLUMNS)
     if column != "prompt":
         _require_columns(part, (column,), name, column)
-        known = (column, "system", "history")
+        known = {known: known for known in (column, "system", "history")}
         as_messages = "messages" if column.lower() in ("messages", "conversations") else "prompt"
         return _usable(part, name, lambda row: prompt_of({as_messages: row.pop(column, None), **row}), known)
-    if len(_spelling(part.columns, ("chosen", "rejected"))) == 2:
-        return _usable(part, name, pair_of, PAIR_COLUMNS)
-    if not _spelling(part.columns, ("messages", "conversations")):
+    if not spelling(part.columns, ("prompt", "messages", "conversations")):
+        if as_pairs(part)[1]:
+            return _read_pairs(part, name, columns, PAIR_COLUMNS)
         _require_columns(part, ("prompt",), name, "prompt, or messages, or chosen and rejected")
-    return _usable(part, name, prompt_of, PROMPT_COLUMNS)
+    return _usable(part, name, prompt_of, dict(zip(PROMPT_COLUMNS, PROMPT_COLUMNS, strict=True)))
+
+
+def read_prompts(
+    dataset_name: str, split: str, columns: Mapping[str, str] = COLUMNS, words: int | None = None
+) -> tuple[list[str | Messages], Usage]:
+    """As `load_prompts`, with what is used and not used instead of warnings.
+
+    Raises:
+        BadInput: the data cannot be read or contain no prompts, or conversations where words were asked for.
+    """
+    name = name_of_data(dataset_name)
+    train, test = _splits(_read(dataset_name))
+    rows, usage = _read_prompts(test if split == "test" and test is not None else train, name, columns)
+    prompts = list(rows["prompt"])
+    if words is not None:
+        if isinstance(prompts[0], list):
+            raise BadInput(f"{name} holds conversations, of which prompt_words takes no part; leave it out.")
+        beginning = re.compile(rf"\s*\S+(\s+\S+){{0,{words - 1}}}")
+        prompts = [beginning.match(prompt)[0] for prompt in prompts]
+    # Distinct as they are written in scores.csv, where a prompt is identified by its text.
+    prompts = list({readable(prompt).strip(): prompt for prompt in prompts}.values())
+    if test is not None:
+        return prompts, usage
+    cut = max(1, round(0.8 * len(prompts)))
+    return (prompts[:cut] if split == "ppo" else prompts[cut:]), usage
 
 
 def load_prompts(
-    dataset_name: str, split: str, column: str = "prompt", words: int | None = None
+    dataset_name: str,
+    split: str,
+    column: str = "prompt",
+    words: int | None = None,
+    answers: tuple[str, str] = ("chosen", "rejected"),
 ) -> list[str | Messages]:
     """Distinct prompts of a split, as texts or conversations: "ppo", "test", or "unseen" (embedded world only).
 
     They come from a column `prompt`, from `messages` up to the user's last, or from preference pairs. In data without
-    a test split (see `load_preferences`), the first 80 % are "ppo" and the rest "test".
+    a test split (see `load_preferences`), the first 80 % are "ppo" and the rest "test". Rows that cannot be used are
+    left out with a warning, and columns that are not used are named.
 
     Args:
         dataset_name: "everyday", a file, a folder or a name on the Hub.
         split: which of the prompts.
         column: the one that holds them.
         words: take only the first so many words of each text.
+        answers: the columns with the chosen and the rejected answer, where the data are pairs.
 
     Raises:
         BadInput: the data cannot be read or contain no prompts, or conversations where words were asked for.
@@ -241,21 +318,10 @@ def load_prompts(
         return [as_prompt(question) for question in prompt_splits()[split]]
     if split == "unseen":
         return []
-    train, test = _splits(read(str(PREFERENCES) if dataset_name == EVERYDAY else dataset_name))
-    rows, unused = _read_prompts(test if split == "test" and test is not None else train, dataset_name, column)
-    unused.warn(dataset_name, len(rows))
-    prompts = list(rows["prompt"])
-    if words is not None:
-        if isinstance(prompts[0], list):
-            raise BadInput(f"{dataset_name} holds conversations, of which prompt_words takes no part; leave it out.")
-        beginning = re.compile(rf"\s*\S+(\s+\S+){{0,{words - 1}}}")
-        prompts = [beginning.match(prompt)[0] for prompt in prompts]
-    # Distinct as they are written in scores.csv, where a prompt is identified by its text.
-    prompts = list({readable(prompt).strip(): prompt for prompt in prompts}.values())
-    if test is not None:
-        return prompts
-    cut = max(1, round(0.8 * len(prompts)))
-    return prompts[:cut] if split == "ppo" else prompts[cut:]
+    columns = dict(zip(COLUMNS, (column, *answers), strict=True))
+    prompts, usage = read_prompts(dataset_name, split, columns, words)
+    usage.warn(name_of_data(dataset_name), len(prompts))
+    return prompts
 
 
 def read_questions(path: str) -> list[str]:
@@ -275,7 +341,7 @@ def read_questions(path: str) -> list[str]:
         questions = []
         for number, row in enumerate(table.rows, start=1):
             try:
-                question = checked(row.get(_spelling(table.columns, ("prompt",))["prompt"]), "question")
+                question = checked(row.get(spelling(table.columns, ("prompt",))["prompt"]), "question")
             except Unusable:
                 continue
             if isinstance(question, list):
@@ -294,9 +360,9 @@ def pinned_prompts(prompts: list) -> list:
     return prompts[:: max(1, len(prompts) // PINNED_PROMPTS)][:PINNED_PROMPTS]
 
 
-def fingerprint(texts: Iterable[str]) -> str:
-    """16 hexadecimal digits of a hash of the texts, by which a run records its data."""
+def fingerprint(values: Iterable[str | Messages | float]) -> str:
+    """16 hexadecimal digits of a hash of texts, conversations and margins, by which a run records its data."""
     digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode() + b"\0")
+    for value in values:
+        digest.update((value if isinstance(value, str) else json.dumps(value)).encode() + b"\0")
     return digest.hexdigest()[:16]

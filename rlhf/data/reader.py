@@ -12,12 +12,14 @@ import os
 import re
 import tempfile
 import warnings
+import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import pyarrow
 import pyarrow.parquet
 from datasets import Dataset, DatasetDict, load_dataset
 from datasets.data_files import sanitize_patterns
@@ -51,6 +53,22 @@ class Table:
 
     columns: list[str]
     rows: Iterable[dict]
+
+
+def spelling(columns: Iterable[str], known: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
+    """Known column -> as the data spell it: in any case, with spaces around it. Those that there are, in order.
+
+    Args:
+        columns: as the data spell them.
+        known: names of columns, or what each is called in these data.
+    """
+    called = known if isinstance(known, Mapping) else {name: name for name in known}
+    columns = [column for column in columns if column]
+    loosely = {column.strip().lower(): column for column in columns}
+    found = {
+        name: column if column in columns else loosely.get(column.strip().lower()) for name, column in called.items()
+    }
+    return {name: column for name, column in found.items() if column is not None}
 
 
 def read(dataset_name: str, called: str | None = None) -> dict[str, Table]:
@@ -96,6 +114,27 @@ def kind_of(path: str | Path) -> str | None:
     """How a file of this name is read; None if it is not."""
     name = str(path).lower()
     return KINDS.get(Path(name.removesuffix(".gz")).suffix)
+
+
+def unpacked_size(path: Path, most: int) -> int:
+    """Bytes of a file once it is unpacked, or any number above `most` if they are more: it is not read to the end.
+
+    Raises:
+        BadInput: it cannot be unpacked.
+    """
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            data = file.read(most + 1)
+        if kind_of(path) != "parquet" or len(data) > most:
+            return len(data)
+        table, size = pyarrow.parquet.ParquetFile(io.BytesIO(data)), 0
+        for rows in table.iter_batches(batch_size=64):
+            size += rows.nbytes
+            if size > most:
+                break
+        return size
+    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
+        raise BadInput(f"{path.name} could not be unpacked ({error}); check its contents.") from error
 
 
 def _located(name: str) -> tuple[str, str | None]:

@@ -46,8 +46,8 @@ def checked(value: object, what: str) -> str | Messages:
         Unusable: it is empty, or neither a text nor a conversation.
     """
     if isinstance(value, str) and _MESSAGES_AS_TEXT.match(value):
-        parsed = _parsed(value)
-        value = parsed if _are_messages(parsed) else value
+        messages = parsed(value)
+        value = messages if _are_messages(messages) else value
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = "" if math.isnan(value) else str(value)  # a column of a Parquet file whose answers are all digits
     if isinstance(value, dict):
@@ -71,7 +71,7 @@ def _are_messages(value: object) -> bool:
     )
 
 
-def _parsed(text: str) -> object:
+def parsed(text: str) -> object:
     """What a cell of a table holds as JSON or as Python prints it, lists or NumPy's arrays."""
     with_commas = _NUMPY_GAP.sub(r"\1, {", text)
     for parse, written in (
@@ -146,7 +146,7 @@ def _context(row: dict) -> Messages | None:
     if not isinstance(system, str):
         raise Unusable("system not text")
     if isinstance(history, str):
-        history = _parsed(history)
+        history = parsed(history)
     before = [{"role": "system", "content": system}] if system.strip() else []
     for turn in history:
         if isinstance(turn, dict):

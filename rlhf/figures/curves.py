@@ -4,8 +4,10 @@ A live figure is built once and then grows in the browser: each trace names the 
 `ui/live.js` appends their new points.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 import plotly.graph_objects as go
 
@@ -26,6 +28,7 @@ from rlhf.figures.style import (
 from rlhf.words import minus, percent
 
 
+EPISODES = "episodes (answers sampled and scored)"
 LN2 = 0.6931
 """Loss of a reward model that guesses, and of DPO where the policy is still the base model."""
 MAX_POINTS = 800
@@ -34,8 +37,12 @@ LARGE = 100_000
 """From here on a number at the end of a curve or below the x axis is written shorter."""
 WINDOW = 8
 """Logged lines that are averaged at the beginning and at the end of a curve: the average of one update jumps."""
+LONGEST_TITLE = 30
+"""Characters of a reward's name above its panel."""
 PANEL_GAP = 0.085
 """Between two panels, for the lower one's heading, as a share of the figure's height."""
+DETAIL_HEIGHT, DETAIL_GAP = 110, 44
+"""Pixels from one panel to the next where there are many, and of these between the two."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ PPO_PANELS = (
     Panel(
         metrics.SCORE,
         "Score",
-        "reward-model score per answer, mean ± std",
+        "reward per answer, mean ± std",
         PPO,
         weight=1.7,
         std=metrics.SCORE_STD,
@@ -174,6 +181,10 @@ DETAIL_PANELS = {
     ),
 }
 """What else is logged, by the kind of stage: for those who want it."""
+PANELS = {"reward": REWARD_PANELS, "dpo": DPO_PANELS, "ppo": PPO_PANELS}
+"""The main curves, by the kind of stage."""
+_AXES = {metrics.STEP, metrics.EPISODE, "epoch", "time"}
+"""What is logged to draw the others over."""
 DASHES = ("dash", "dot", "dashdot")
 """Lines of other runs that are laid over a run's curves, in order."""
 FRAME_METRICS = (metrics.LABEL_CEILING, metrics.SCORE, metrics.EVAL_LOSS, metrics.EVAL_SCORE)
@@ -210,8 +221,24 @@ def ppo_curves(rows: list[dict], total_episodes: int | None = None, height: int 
     """A PPO run's logged rows -> score, KL, entropy and length over the episodes."""
     start = next((row[metrics.SCORE] for row in rows if row.get(metrics.SCORE) is not None), None)
     levels = [] if start is None else [Level(metrics.SCORE, start, "start: the base model", BASE)]
-    title = "episodes (answers sampled and scored)"
-    return curves(PPO_PANELS, rows, metrics.EPISODE, title, total_episodes, levels, height)
+    return curves(PPO_PANELS, rows, metrics.EPISODE, EPISODES, total_episodes, levels, height)
+
+
+def reward_panels(rows: list[dict], named: Sequence[tuple[str, float]]) -> list[Panel]:
+    """A panel for each of the rewards that add up to PPO's score; none where there is only one.
+
+    Args:
+        rows: PPO's logged rows.
+        named: what each reward is called, and its weight, in their order.
+    """
+    rewards = next((found for row in rows if (found := metrics.rewards_of(row))), {})
+    panels = []
+    for key, (name, weight) in zip(rewards.values(), named, strict=False):
+        title = escape(name if len(name) <= LONGEST_TITLE else f"{name[:LONGEST_TITLE]}…")
+        counts = "" if weight == 1 else f"; counts × {minus(f'{weight:g}')}"
+        std = key.removesuffix("mean") + "std"
+        panels.append(Panel(key, title, f"reward per answer, mean ± std{counts}", PPO, std=std))
+    return panels if len(panels) > 1 else []
 
 
 def latest(rows: list[dict], key: str) -> float | None:
@@ -241,10 +268,22 @@ def end(panel: Panel, rows: list[dict], x: str) -> dict[str, list]:
     return {"x": [xs[-len(last)], xs[-1]], "y": [mean, mean], "text": ["", panel.label(mean)]}
 
 
-def detail_curves(kind: str, rows: list[dict], x: str) -> go.Figure | None:
-    """The logged metrics that the curves of a stage leave out, or None if there are none."""
-    panels = [panel for panel in DETAIL_PANELS[kind] if latest(rows, panel.key) is not None]
-    return curves(panels, rows, x, x, None, [], 40 + 120 * len(panels)) if panels else None
+def detail_panels(kind: str, rows: list[dict]) -> list[Panel]:
+    """What is logged and not among the main curves: first what has an explanation, then all else by its own name."""
+    counts = Counter(key for row in rows for key, value in row.items() if isinstance(value, int | float))
+    named = [panel for panel in DETAIL_PANELS[kind] if counts[panel.key]]
+    drawn = {key for panel in (*PANELS[kind], *named) for key in (panel.key, panel.std, panel.held_out)}
+    others = [key for key in counts if counts[key] > 1 and key not in drawn | _AXES]
+    held_out = {key: f"eval_{key}" for key in others if f"eval_{key}" in others}
+    return named + [
+        Panel(key, key, "", digits=3, held_out=held_out.get(key, "")) for key in others if key not in held_out.values()
+    ]
+
+
+def detail_curves(panels: Sequence[Panel], rows: list[dict], x: str) -> go.Figure:
+    """The curves of `detail_panels`, one below the other."""
+    height = 64 + DETAIL_HEIGHT * len(panels) - DETAIL_GAP
+    return curves(panels, rows, x, x, None, [], height, gap=DETAIL_GAP / (height - 64))
 
 
 def overlay(panels: Sequence[Panel], rows: list[dict], x: str, name: str, dash: str) -> list[go.Scatter]:
@@ -276,10 +315,11 @@ def curves(
     total: int | None,
     levels: Sequence[Level],
     height: int,
+    gap: float = PANEL_GAP,
 ) -> go.Figure:
     """Curves stacked over one x axis, so that events line up; `total` is where that axis ends."""
     figure = blank(height, right=56, top=24, bottom=40)
-    room = (1 - PANEL_GAP * (len(panels) - 1)) / sum(panel.weight for panel in panels)
+    room = (1 - gap * (len(panels) - 1)) / sum(panel.weight for panel in panels)
     top = 1.0
     for number, panel in enumerate(panels, start=1):
         axis = "y" if number == 1 else f"y{number}"
@@ -291,7 +331,7 @@ def curves(
         for level in levels:
             if level.key == panel.key:
                 _add_level(figure, level, axis)
-        top = bottom - PANEL_GAP
+        top = bottom - gap
     figure.update_xaxes(
         title_text=x_title,
         range=[0, total] if total else None,

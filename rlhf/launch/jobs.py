@@ -7,6 +7,7 @@ loses nothing. It steps back: on two cores the page stays live beside it. One pr
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from rlhf.config import BadInput, Settings
+from rlhf.config import UPLOADED, BadInput, Settings
 from rlhf.launch import limits
 from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
 
@@ -97,19 +98,24 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
 
 
-def launch(kind: str, settings: Settings, questions: Sequence[str] = (), visitor: str = "") -> Run:
+def launch(
+    kind: str, settings: Settings, questions: Sequence[str] = (), visitor: str = "", upload: Path | None = None
+) -> Run:
     """Start a run of this kind in a new directory and return at once.
 
     Args:
         settings: all settings but output_dir, of the class that `KINDS` names.
         questions: a person's own, kept in the directory as `questions.txt`, for a comparison to ask.
         visitor: a secret of the browser that asks, which then may stop the run (`limits.check_owner`).
+        upload: data to train on, of which the directory keeps a copy.
 
     Raises:
         BadInput: the page does not allow these settings.
         UnderWay: another run is under way.
     """
     limits.check(asdict(settings))
+    if upload:
+        limits.check_upload(upload)
     with _launching:  # so that two people who press at once cannot both find the machine free
         current = active_run()
         if current is not None:
@@ -123,6 +129,9 @@ def launch(kind: str, settings: Settings, questions: Sequence[str] = (), visitor
             file = run.path / "questions.txt"
             file.write_text("\n".join(questions), encoding="utf-8")
             settings = replace(settings, prompts_file=str(file))
+        if upload:
+            (run.path / UPLOADED).mkdir()
+            settings = replace(settings, dataset_name=str(shutil.copy(upload, run.path / UPLOADED)))
         write_json(run.path / "config.json", {"kind": kind, **asdict(settings)})  # the process adds its versions
         _begin(run, kind, asdict(settings), visitor)
     return run

@@ -8,7 +8,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from rlhf.config import EVERYDAY, BadInput
+from rlhf.config import EVERYDAY, UPLOADED, BadInput
+from rlhf.rewards import RewardName
 from rlhf.runs.directory import EXAMPLE, list_runs
 
 
@@ -20,8 +21,8 @@ ALLOWED_MODELS = {
 """Models that a Space loads, and how many tokens each can read."""
 ALLOWED_DATASETS = (EVERYDAY, "trl-lib/ultrafeedback_binarized")
 """Data that a Space loads."""
-NOT_OFFERED = ("output_dir", "prompts_file", "save_steps", "resume_from_checkpoint")
-"""Settings with paths of a person's own, or that fill the disk."""
+NOT_OFFERED = ("output_dir", "prompts_file", "save_steps", "resume_from_checkpoint", "report_to")
+"""Settings with paths of a person's own, that fill the disk, or that send numbers elsewhere."""
 _TURNS, _MEMORY = "so that others get their turn", "so that it fits into memory"
 CAPS = {
     "total_episodes": (20_480, _TURNS),
@@ -49,6 +50,10 @@ LONGEST_RUN = 3600.0
 """Seconds after which a Space asks a run to save and end."""
 SAVING = 20
 """Seconds before the end of a ZeroGPU call in which a run saves what it has learned."""
+UPLOAD_ON_SPACE, UPLOAD = 2_000_000, 20_000_000
+"""Bytes of a file that a person uploads, on a Space and elsewhere."""
+UNPACKED = 10
+"""Times as many bytes as it may have once it is unpacked: a small file can hold gigabytes of zeros."""
 MOST_BYTES = 2_000_000_000
 """What all runs of a Space may take up together, before the oldest give up their models."""
 
@@ -98,11 +103,17 @@ def allowed(name: str) -> bool:
 
 
 def check(settings: dict[str, object]) -> None:
-    """Check a run's settings, all or some of them by name, against what a Space allows.
+    """Check a run's settings, all or some of them by name, against what a Space allows, and any page for others.
 
     Raises:
-        BadInput: another model, other data, a path, or more work than there is room for.
+        BadInput: another model, other data, a path, code, or more work than there is room for.
     """
+    if shared() and any(RewardName.read(name).file for name in settings.get("reward_funcs") or ()):
+        raise BadInput(
+            "Reward functions of a file are not offered on a page that others use too; run the program yourself, or "
+            "take built-in ones.",
+            field="reward_funcs",
+        )
     if on_space():
         _check_names(settings)
         _check_amounts(settings, str(settings.get("model_name_or_path", EVERYDAY)))
@@ -115,7 +126,8 @@ def _check_names(settings: dict[str, object]) -> None:
             f"This Space trains {_either(ALLOWED_MODELS)}; run the program yourself for other models.",
             field="model_name_or_path",
         )
-    if settings.get("dataset_name", EVERYDAY) not in ALLOWED_DATASETS:
+    data = str(settings.get("dataset_name", EVERYDAY))
+    if data not in ALLOWED_DATASETS and not _of_compared_run(data, settings):
         raise BadInput(
             f"This Space trains on {_either(ALLOWED_DATASETS)}; run the program yourself for other data.",
             field="dataset_name",
@@ -127,6 +139,40 @@ def _check_names(settings: dict[str, object]) -> None:
     for name in NOT_OFFERED:
         if settings.get(name):
             raise BadInput(f"{name} is not offered on this Space; run the program yourself to set it.", field=name)
+
+
+def _of_compared_run(data: str, settings: dict[str, object]) -> bool:
+    """Whether the data are what was uploaded for a run that these settings compare with its base."""
+    compared = [Path(entry.partition("=")[2]).resolve() for entry in settings.get("models") or ()]
+    return any(Path(data).resolve().is_relative_to(run / UPLOADED) for run in compared)
+
+
+def most_upload() -> int:
+    """Bytes of the largest file that a person may upload."""
+    return UPLOAD_ON_SPACE if on_space() else UPLOAD
+
+
+def check_upload(file: Path) -> None:
+    """Check that an uploaded file is a table of a kind that is read, and not too large, also once it is unpacked.
+
+    Raises:
+        BadInput: it is not.
+    """
+    from rlhf.data.reader import KINDS, kind_of, unpacked_size  # loads Datasets, which takes seconds
+
+    if not kind_of(file):
+        raise BadInput(
+            f"{file.name} cannot be read: give a file ending in {', '.join(KINDS)} (or .gz of these); a spreadsheet "
+            "program saves a table as CSV.",
+            field="dataset_name",
+        )
+    most = most_upload()
+    if file.stat().st_size > most or unpacked_size(file, UNPACKED * most) > UNPACKED * most:
+        raise BadInput(
+            f"{file.name} is too large: at most {most // 1_000_000} MB, and {UNPACKED * most // 1_000_000} MB once it "
+            "is unpacked; leave some rows out.",
+            field="dataset_name",
+        )
 
 
 def _check_amounts(settings: dict[str, object], model: str) -> None:

@@ -43,6 +43,8 @@ BASE = ASSETS / "base"
 Role = Literal["policy", "reward"]
 CONFIGS = ("adapter_config.json", "config.json")
 """What describes a model folder. Where both are there, it holds adapters, as Transformers takes it too."""
+BUFFERS = (".attn.bias", ".attention.bias", ".masked_bias", ".inv_freq", ".position_ids")
+"""Ends of the names of constants that older Transformers saved with the weights: masks and positions."""
 HUB_SECONDS = 5.0
 """Timeout of that look-up."""
 
@@ -246,8 +248,8 @@ def _load(
     """A whole model in eval mode, with adapters merged into it, and its tokenizer.
 
     Raises:
-        BadInput: it cannot be loaded, weights are missing (other than those of a new head) or not finite, or the
-            tokenizer writes tokens that it does not know.
+        BadInput: it cannot be loaded, weights are missing (other than those of a new head), have no place in the model
+            that config.json describes, or are not finite, or the tokenizer writes tokens that it does not know.
     """
     base = _adapted(path, config) if _is_adapter(config) else path
     verbosity = transformers_logging.get_verbosity()
@@ -267,6 +269,15 @@ def _load(
     if missing:
         raise BadInput(
             f"The weights of {name} are incomplete ({', '.join(missing[:3])}); download or save the model again."
+        )
+    # Heads of other purposes, and what reads images, are left out by right; parts of the layers that are used are not.
+    used = {part for part, _ in model.base_model.named_children()}
+    unused = sorted(key for key in info["unexpected_keys"] if key.removeprefix(trunk).split(".")[0] in used)
+    unused = [key for key in unused if not key.endswith(BUFFERS)]
+    if unused:
+        raise BadInput(
+            f"The weights of {name} hold more than its config.json describes ({', '.join(unused[:3])}), which would "
+            "be left out; correct config.json, its number of layers for one, or download or save the model again."
         )
     if _is_adapter(config):
         model = _with_adapters(model, path)

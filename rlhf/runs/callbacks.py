@@ -1,7 +1,9 @@
 """How a trainer writes its run directory: metrics, progress, sample answers; and how it notices a request to stop."""
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from tqdm.auto import tqdm
@@ -10,6 +12,41 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from rlhf import metrics, ranks
 from rlhf.config import Diverged
 from rlhf.runs.directory import Run
+
+
+def called(run: Run) -> str:
+    """The name of a run's directory, for a stage after that of the run that holds it."""
+    parent = run.parent()
+    return f"{parent.id}-{run.id}" if parent else run.id
+
+
+@contextmanager
+def tracker(run: Run, report_to: str | None) -> Iterator[list[TrainerCallback]]:
+    """What logs a training to a tracker as well, with Transformers' own callback; an empty list for no tracker.
+
+    TensorBoard and W&B write into the run's directory, and W&B does not use the network, unless their environment
+    variables (TENSORBOARD_LOGGING_DIR, WANDB_DIR, WANDB_MODE) say otherwise. Trackio keeps its own folder.
+    """
+    if report_to is None or not ranks.is_main_process():
+        yield []
+        return
+    from transformers import integrations  # looks for all trackers, which takes a while
+
+    if report_to == "tensorboard":
+        callback = integrations.TensorBoardCallback()
+        callback.logging_dir = callback.logging_dir or str(run.path / "tensorboard")
+        yield [callback]
+    elif report_to == "trackio":
+        yield [integrations.TrackioCallback()]
+    else:
+        import wandb
+
+        # The callback uses the run that is open; it would leave it open for the next stage of a demo.
+        folder, mode = os.environ.get("WANDB_DIR", str(run.path)), os.environ.get("WANDB_MODE", "offline")
+        with wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "huggingface"), name=called(run), dir=folder, mode=mode
+        ):
+            yield [integrations.WandbCallback()]
 
 
 class RunCallback(TrainerCallback):
@@ -29,7 +66,8 @@ class RunCallback(TrainerCallback):
         self.bar: tqdm | None = None
 
     def on_train_begin(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Start the clock and the progress bar."""
+        """Start the clock and the progress bar; trackers call the run as its directory is called."""
+        args.run_name = called(self.run)
         self.run.start(state.max_steps, self.label)
         self.bar = tqdm(
             total=state.max_steps,

@@ -1,8 +1,12 @@
 """The page: one file per tab, the live view, and what the tabs share. It reads run directories and trains nothing."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
+from pathlib import Path
 
-from rlhf.config import BadInput
+from rlhf.config import EVERYDAY, BadInput
 from rlhf.kinds import KINDS
 from rlhf.launch.jobs import UnderWay
 from rlhf.runs import directory as runs
@@ -39,9 +43,10 @@ def describe(run_id: str | None) -> str:
         return "No run yet"
     config, kind = run.config(), run.status().get("kind", "")
     seed = escape(str(config.get("seed", 0)))
-    if is_example(run):
-        return f"Example run, made by <code>python -m rlhf {escape(str(kind))}</code>, seed {seed}"
-    return f"{escape(run.id)}, seed {seed}"
+    simulated = kind in KINDS and KINDS[kind].reads_pairs and config.get("dataset_name") == EVERYDAY
+    people = "preferences of simulated people" if is_example(run) else "simulated people"
+    name = "Example run" if is_example(run) else escape(run.id)
+    return f"{name}, seed {seed}{f', {people}' if simulated else ''}"
 
 
 def shown_run(run_id: str | None) -> Run | None:
@@ -75,6 +80,17 @@ def refusal(error: BadInput, labels: dict[str, str] | None = None) -> str:
         title = escape(error.run.title())
         said = said.replace(title, f'<a href="?run={escape(error.run.id)}">{title}</a>', 1)
     return f'<p class="note" role="alert">{said}</p>'
+
+
+@contextmanager
+def remarks() -> Iterator[list[str]]:
+    """What this program warns about while a person's file is read, for the page; the list is filled at the end."""
+    told: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield told
+    package = Path(__file__).parents[1]
+    told += [str(each.message) for each in caught if Path(each.filename).is_relative_to(package)]
 
 
 def note(text: str) -> str:

@@ -45,7 +45,10 @@ def compare(
     run_ids: list[str], questions: list[str] | None = None, samples: int = 4, seeds: int = 1, secret: str = ""
 ) -> str:
     """Start a comparison of runs, or of best-of-N, with their base, on test questions or your own; returns its id."""
-    return start_comparison(list(run_ids), list(questions or ()), samples, seeds, str(secret)).id
+    for name, given in {"run_ids": run_ids, "questions": questions or []}.items():
+        if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+            raise BadInput(f"{name} must be a list of texts, not {given!r:.80}.")
+    return start_comparison(run_ids, questions or [], samples, seeds, str(secret)).id
 
 
 def status(run_id: str) -> dict:

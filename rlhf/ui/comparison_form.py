@@ -1,11 +1,14 @@
 """The form in the Scores tab that compares other models, on the test questions or on a person's own."""
 
+from pathlib import Path
+
 import gradio as gr
 
 from rlhf.config import BadInput, CompareArguments
+from rlhf.launch import limits
 from rlhf.launch.start import BASELINES, check_questions, start_comparison
 from rlhf.runs.directory import list_runs
-from rlhf.ui import example_id, note, refusal, run_choices, run_label, shown_run
+from rlhf.ui import example_id, note, refusal, remarks, run_choices, run_label, shown_run
 
 
 class ComparisonForm:
@@ -46,8 +49,7 @@ class ComparisonForm:
                         elem_id="own-questions",
                     )
                     self.upload = gr.UploadButton(
-                        "Take them from a file (text, CSV or JSONL with a column “prompt”)",
-                        file_types=[".txt", ".csv", ".jsonl"],
+                        "Take them from a file: text with one on each line, or a table with a column “prompt”",
                         size="sm",
                     )
             self.start = gr.Button("Start the comparison", variant="primary", scale=0, elem_id="compare-start")
@@ -81,7 +83,11 @@ def _read_upload(path: str | None) -> tuple:
     from rlhf.data.load import read_questions  # loads Datasets, which the page needs for nothing else
 
     try:
-        return "\n".join(check_questions(read_questions(path))), ""
+        if Path(path).suffix.lower() != ".txt":
+            limits.check_upload(Path(path))
+        with remarks() as told:
+            questions = check_questions(read_questions(path))
+        return "\n".join(questions), note(" ".join(told))
     except BadInput as error:
         return gr.skip(), note(str(error))
 

@@ -1,20 +1,25 @@
 """How long a run will take: from the last run of the kind on this machine, else from the example run.
 
-Each stage took some seconds whatever its size, to load and to save, and some more per unit of work: optimizer steps of
-a reward model or of DPO, episodes of PPO, answers of a comparison.
+Each stage took some seconds whatever its size, to load and to save, and some more per unit of work. Of a demo each
+stage is measured by itself: optimizer steps, episodes of PPO, answers of the comparison. A run of another kind takes
+longer than the last one as far as it has more to do.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 
 from rlhf import metrics
 from rlhf.config import EVERYDAY, BadInput, DemoArguments, build
+from rlhf.kinds import KINDS
 from rlhf.runs.directory import EXAMPLE, Run, list_runs
 
 
 LOADING = 8.0
 """Seconds to load, check and save, at each training and comparison."""
 REWARD_STEPS = 282
-"""Optimizer steps of one pass over the embedded pairs at 32 pairs per step."""
+"""Optimizer steps of one pass over the embedded pairs at 32 pairs per step, as the example took."""
+ANSWER = 0.5
+"""Seconds to write and score an answer, as a share of those of an episode, from which PPO also learns."""
 SIZES = {
     "1": {"reward_max_steps": 50, "num_prompts": 32, "samples": 2, "ceiling_samples": 0, "seeds": 1},
     "5": {"reward_max_steps": -1, "num_prompts": 128, "samples": 2, "ceiling_samples": 16, "seeds": 1},
@@ -88,12 +93,16 @@ def preset(minutes: str, settings: dict[str, object]) -> dict[str, object]:
     return {**settings, "total_episodes": updates * batch}
 
 
-def expectation(settings: dict[str, object]) -> str:
-    """How long a demo with these settings takes, in words; empty where they cannot be read."""
+def expectation(settings: dict[str, object], kind: str = "demo") -> str:
+    """How long a run with these settings takes, in words; empty where they cannot be read."""
+    if KINDS[kind].needs_reward_model:
+        settings = {**settings, "reward_model_path": EVERYDAY}  # which one makes no difference
     try:
-        args = build(DemoArguments, settings)
+        args = build(KINDS[kind].settings, settings)
     except BadInput:
         return ""
+    if kind != "demo":
+        return _as_the_last(kind, asdict(args))
     if args.model_name_or_path != EVERYDAY or args.dataset_name != EVERYDAY:
         return "How long this takes with a model or data of your own, only a first run can tell: begin small."
     measured = pace()
@@ -101,6 +110,49 @@ def expectation(settings: dict[str, object]) -> str:
         "as fast as the last run on this machine" if measured.own else "as fast as the example run, on two CPU cores"
     )
     return f"Takes {in_words(measured.seconds(args))}, if it is {told}."
+
+
+def _as_the_last(kind: str, settings: dict[str, object]) -> str:
+    """How long a run takes that is no demo, told by the last one with this model and data, in words."""
+    for run in _ended(kind):
+        config, status = {**settings, **run.config()}, run.status()
+        if any(config[name] != settings[name] for name in ("model_name_or_path", "dataset_name")):
+            continue
+        pairs = _pairs(run, config)
+        share = _work(kind, settings, pairs) / _work(kind, config, pairs)
+        took = in_words(LOADING + share * (status["ended"] - status["created"]))
+        example = run.path.is_relative_to(EXAMPLE)
+        told = "the example run, on two CPU cores" if example else "the last one on this machine"
+        return f"Takes {took}, if it is as fast as {told}."
+    return "How long this takes is not known yet: no run of this kind with this model and data has ended here."
+
+
+def _ended(kind: str) -> Iterator[Run]:
+    """Runs of a kind that have ended by themselves, also those inside others, the newest first, the example's last."""
+    for run in (*list_runs(), Run(EXAMPLE), Run(EXAMPLE / "sweep")):
+        stage = run.stages().get(kind)
+        if stage is not None and stage.status().get("state") == "finished":
+            yield stage
+
+
+def _pairs(run: Run, config: dict[str, object]) -> float:
+    """Pairs of one pass over the data of a run that learned from pairs; 0 where it did not say."""
+    row = next((row for row in reversed(run.metrics()) if row.get("epoch")), None)
+    return row[metrics.STEP] * config["per_device_train_batch_size"] / row["epoch"] if row else 0.0
+
+
+def _work(kind: str, of: dict[str, object], pairs: float) -> float:
+    """What a run with these settings has to do: pairs to learn from, or answers to write and learn from."""
+    if KINDS[kind].reads_pairs:
+        steps = of["max_steps"]
+        return steps * of["per_device_train_batch_size"] if steps > 0 else of["num_train_epochs"] * pairs
+    ceiling = ANSWER * of["ceiling_samples"] * of["ceiling_prompts"]
+    if kind == "ppo":
+        batch = of["per_device_train_batch_size"] * of["gradient_accumulation_steps"]
+        return (of["max_steps"] * batch if of["max_steps"] > 0 else of["total_episodes"]) + ceiling
+    runs = len(of["kl_coefs"]) * of["seeds"]
+    answers = 1.5 * of["num_prompts"] * of["samples"] * (1 + runs * of["checkpoints"] + sum(map(int, of["best_of"])))
+    return runs * of["total_episodes"] + ceiling + ANSWER * answers
 
 
 def in_words(seconds: float) -> str:

@@ -30,10 +30,20 @@ function fold(folded) {
     button.setAttribute('aria-expanded', String(!folded));
   }
 }
+// Start may be pressed from far down in the form: its run comes into sight.
+let pressed = false, started = false;
+function show() {
+  started = false;
+  const {top, bottom} = $('.verdict').getBoundingClientRect();
+  if (top >= 0 && bottom <= innerHeight) return;
+  const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
+  element.scrollIntoView({behavior: still ? 'auto' : 'smooth', block: 'start'});
+}
 if (element.closest('.train')) {
   fold(phone.matches);
   document.addEventListener('click', event => {
     if (event.target.closest?.('#unfold')) fold(!element.closest('.train').classList.contains('folded'));
+    if (event.target.closest?.('#start')) pressed = true;
   });
 }
 
@@ -164,6 +174,7 @@ function apply(news) {
   active = ACTIVE.includes(news.state);
   const train = element.closest('.train');
   if (train && active !== was) fold(active || phone.matches);
+  if (started) show();
   seen = news.seen;
   showState(news); showCharts(news); showSamples(news.samples);
   if (news.leave) showWaysOut(news.leave);
@@ -217,12 +228,14 @@ async function showSettings() {
     node.figure.layout.datarevision = (node.figure.layout.datarevision || 0) + 1;
     draw(node);
   }
+  if ($('.detail-curves').open) showDetails();
 }
 $('.given-settings').addEventListener('toggle', event => { if (event.target.open) showSettings(); });
 $('.given-settings select').addEventListener('change', event => { others.push(event.target.value); showSettings(); });
 
 async function showDetails() {
-  const box = $('.detail-curves .charts'), found = await server.details({run});
+  const box = $('.detail-curves .charts'), asked = run, found = await server.details({run, others});
+  if (asked !== run) return;
   const names = Object.keys(found);
   if (box.childElementCount !== names.length)
     box.replaceChildren(...names.map(name => {
@@ -296,6 +309,7 @@ async function tick() {
 
 function attach() {
   if (props.value === run) return;
+  [started, pressed] = [pressed, false];
   reset(props.value);
   if (element.closest('#live') && run) address({run});
   clearInterval(timer);

@@ -10,6 +10,7 @@ Text of models and people reaches the document through `textContent` only.
 import dataclasses
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ import plotly.graph_objects as go
 
 from rlhf import metrics
 from rlhf.compare.ceiling import Ceiling
-from rlhf.config import EVERYDAY, BadInput, default_of
+from rlhf.config import EVERYDAY, BadInput, default_of, name_of_data
 from rlhf.everyday import gold_score
 from rlhf.figures import curves, scores
 from rlhf.kinds import KINDS
@@ -35,7 +36,6 @@ from rlhf.write import export
 
 CHART_HEIGHT = 420
 PATH_HEIGHT = 300
-PANELS = {"reward": curves.REWARD_PANELS, "dpo": curves.DPO_PANELS, "ppo": curves.PPO_PANELS}
 X = {"reward": metrics.STEP, "dpo": metrics.STEP, "ppo": metrics.EPISODE}
 """What the curves of a stage are drawn over."""
 
@@ -58,6 +58,9 @@ TEMPLATE = """
       <p class="gloss">An answer’s implicit reward is beta times the logarithm of how much likelier it has become than
       under the base model. DPO raises that of the chosen answers above that of the rejected ones: the loss falls,
       accuracy and margin rise.</p></figure>
+    <figure class="chart" data-part="rewards" hidden>
+      <figcaption>What each of its rewards gives: the score is their weighted sum</figcaption>
+      <div class="plot"></div><p class="waiting"></p></figure>
     <figure class="chart" data-part="ceiling" hidden>
       <figcaption><b>3</b> PPO and the best that is possible</figcaption>
       <div class="plot"></div><p class="waiting"></p>
@@ -72,7 +75,8 @@ TEMPLATE = """
   </details>
   <details class="more detail-curves" hidden>
     <summary>More curves</summary>
-    <p class="gloss">What PPO and the optimizer do inside: clipping, the critic, gradients, learning rate.</p>
+    <p class="gloss">What PPO and the optimizer do inside: clipping, the critic, gradients, learning rate; then all
+    else that is logged, by its name in metrics.jsonl.</p>
     <div class="charts"></div>
   </details>
   <div class="leave" hidden>
@@ -208,6 +212,10 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
         known = seen.get(kind, 0) if seen.get(f"{kind} frame") == frame else None
         answer["parts"][kind] = _part(kind, run, rows[kind], known) | {"empty": not rows[kind]}
         answer["seen"] |= {kind: len(rows[kind]), f"{kind} frame": frame}
+    rewards = curves.reward_panels(rows["ppo"], run.rewards()) if "ppo" in parts else []
+    if rewards:
+        answer["parts"]["rewards"] = _rewards(rewards, run, rows["ppo"], seen.get("rewards"))
+        answer["seen"]["rewards"] = len(rows["ppo"])
     ceiling = run.ceiling() if "ppo" in parts else {}
     if ceiling:
         answer["parts"]["ceiling"] = _path(Ceiling.read(ceiling), rows["ppo"], seen.get("ceiling"))
@@ -216,8 +224,8 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
 
 
 def _graded(samples: list[dict], run: Run) -> list[dict]:
-    """The samples, in the embedded world each with its grade by the rubric, which training never sees."""
-    if run.policy_settings().get("dataset_name", EVERYDAY) != EVERYDAY:
+    """The samples; where a reward model guesses at the embedded world's rubric, each with its grade by that."""
+    if run.policy_settings().get("dataset_name", EVERYDAY) != EVERYDAY or run.reward_funcs():
         return samples
     graded = []
     for sample in samples:
@@ -239,6 +247,25 @@ def _path(ceiling: Ceiling, rows: list[dict], seen: int | None) -> dict:
     return {"points": points, "ends": ends, "rows": len(fresh), "waiting": ""}
 
 
+def _rewards(panels: list[curves.Panel], run: Run, rows: list[dict], seen: int | None) -> dict:
+    """The curves of PPO's rewards, as `_part` gives those of a stage."""
+    if seen is None:
+        total = run.policy_settings().get("total_episodes")
+        figure = curves.curves(panels, rows, X["ppo"], curves.EPISODES, total, [], CHART_HEIGHT)
+        return {"figure": figure.to_plotly_json(), "rows": len(rows), "waiting": ""}
+    return _growth(panels, X["ppo"], rows, seen)
+
+
+def _growth(panels: Sequence[curves.Panel], x: str, rows: list[dict], seen: int) -> dict:
+    """The points after the ones that a page has seen, and where the curves now end."""
+    keys = {metrics.STEP, metrics.EPISODE}
+    keys |= {key for panel in panels for key in (panel.key, panel.held_out, panel.std) if key}
+    fresh = rows[seen:]
+    points = {key: [row.get(key) for row in fresh] for key in keys}
+    ends = {panel.key: curves.end(panel, rows, x) for panel in panels} if fresh else {}
+    return {"points": points, "ends": ends, "rows": len(fresh), "waiting": ""}
+
+
 def ways_out(run: Run) -> dict:
     """How to make this run again, as a command and as Python, and the size of its zip in MB."""
     return {"command": export.as_command(run), "python": export.as_python(run), "size": export.size_mb(run)}
@@ -250,7 +277,7 @@ def beside(request: dict) -> dict:
     Without others, what differs from the defaults comes first; with them, what differs between the runs.
     """
     try:
-        run, *others = (find_run(str(name)) for name in (request.get("run"), *list(request.get("others") or ())[:3]))
+        run, *others = _runs(request)
     except (AttributeError, BadInput, TypeError):
         return {"error": "One of these runs is not there any more; choose another."}
     kind = run.config().get("kind")
@@ -262,6 +289,8 @@ def beside(request: dict) -> dict:
             continue
         usual = default_of(field)
         values = [one.config().get(field.name, usual) for one in (run, *others)]
+        if field.name == "dataset_name":
+            values = list(map(name_of_data, values))
         differs = len(set(map(repr, values))) > 1 if others else values[0] != usual
         label = {**KINDS[kind].front, "seed": "Seed"}.get(field.name, field.name.replace("_", " "))
         shown = [*values, usual]
@@ -271,7 +300,7 @@ def beside(request: dict) -> dict:
     over: dict[str, list] = {}
     for other, name, dash in zip(others, "BCD", curves.DASHES, strict=False):
         for stage, part in other.trainings().items():
-            traces = curves.overlay(PANELS[stage], rows_of(part), X[stage], name, dash)
+            traces = curves.overlay(curves.PANELS[stage], rows_of(part), X[stage], name, dash)
             over.setdefault(stage, []).extend(trace.to_plotly_json() for trace in traces)
     labels = {one.id: f"{name}: {run_label(one)}" for one, name in zip(others, "BCD", strict=False)}
     choices = [{"id": name, "label": label} for label, name in run_choices() if name != run.id]
@@ -279,13 +308,35 @@ def beside(request: dict) -> dict:
 
 
 def details(request: dict) -> dict:
-    """The curves of a run {"run": id} that are logged and not among the main ones, as a figure by stage."""
+    """The curves of a run that are logged and not among the main ones, as a figure by stage.
+
+    Args:
+        request: {"run": id, "others": ids of runs whose curves are laid over them}.
+    """
     try:
-        run = find_run(str(request.get("run")))
-    except (AttributeError, BadInput):
+        run, *others = _runs(request)
+    except (AttributeError, BadInput, TypeError):
         return {}
-    drawn = {kind: curves.detail_curves(kind, rows_of(part), X[kind]) for kind, part in run.trainings().items()}
-    return {KINDS[kind].label: figure.to_plotly_json() for kind, figure in drawn.items() if figure}
+    figures = {}
+    for kind, part in run.trainings().items():
+        panels = curves.detail_panels(kind, rows_of(part))
+        if not panels:
+            continue
+        figure = curves.detail_curves(panels, rows_of(part), X[kind])
+        for other, name, dash in zip(others, "BCD", curves.DASHES, strict=False):
+            if kind in other.trainings():
+                figure.add_traces(curves.overlay(panels, rows_of(other.trainings()[kind]), X[kind], name, dash))
+        figures[KINDS[kind].label] = figure.to_plotly_json()
+    return figures
+
+
+def _runs(request: dict) -> list[Run]:
+    """The run that a page asks about, and up to three others.
+
+    Raises:
+        BadInput: one of them is gone.
+    """
+    return [find_run(str(name)) for name in (request.get("run"), *list(request.get("others") or ())[:3])]
 
 
 def _clock(run: Snapshot) -> dict:
@@ -321,13 +372,7 @@ def _part(kind: str, run: Snapshot, rows: list[dict], seen: int | None) -> dict:
     waiting = "" if rows else _waiting(run, run.stages()[kind])
     if seen is None:
         return {"figure": figure_of(kind, run, rows).to_plotly_json(), "rows": len(rows), "waiting": waiting}
-    panels = PANELS[kind]
-    keys = {metrics.STEP, metrics.EPISODE}
-    keys |= {key for panel in panels for key in (panel.key, panel.held_out, panel.std) if key}
-    fresh = rows[seen:]
-    points = {key: [row.get(key) for row in fresh] for key in keys}
-    ends = {panel.key: curves.end(panel, rows, X[kind]) for panel in panels} if fresh else {}
-    return {"points": points, "ends": ends, "rows": len(fresh), "waiting": waiting}
+    return {**_growth(curves.PANELS[kind], X[kind], rows, seen), "waiting": waiting}
 
 
 def _waiting(run: Snapshot, part: Snapshot) -> str:

@@ -15,11 +15,17 @@ from rlhf.kinds import KINDS, METHODS, startable
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import FILLED_IN, start_run
 from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
-from rlhf.ui import example_id, is_active, is_example, note, run_choices, run_label, shown_run
+from rlhf.ui import example_id, is_active, is_example, note, remarks, run_choices, run_label, shown_run
 from rlhf.ui.expect import expectation, preset
 from rlhf.ui.lessons import IN_OTHER_WORDS, LESSONS, lesson
 from rlhf.ui.live import live_run
+from rlhf.ui.rewards_form import NO_MODEL, RewardsForm
 from rlhf.ui.scripts import HEAD, script
+from rlhf.ui.upload import OwnData
+
+
+if typing.TYPE_CHECKING:
+    from rlhf.data.preview import Preview
 
 
 COMMAND_LINE = {
@@ -27,6 +33,7 @@ COMMAND_LINE = {
     "entropy_coef", "normalize_advantages", "whiten_rewards", "early_stopping", "target_kl",
     "mask_truncated_completions", "reward_clip_range", "value_learning_rate", "value_warmup_steps",
     "lora_alpha", "lora_dropout", "lora_target_modules", "prompt_column", "prompt_words",
+    "chosen_column", "rejected_column", "report_to", "reward_funcs",
 }  # fmt: skip
 """Settings for those who write their own experiments: the command line and Python have them, the page does not."""
 NAMES_FIRST = ("model_name_or_path", "dataset_name", "chat_template_kwargs")
@@ -46,8 +53,8 @@ FORGETS = "This Space forgets its runs when it sleeps or restarts: download what
 class Form:
     """The knobs of one kind of run, made from the fields of its settings."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind, self.config = kind, KINDS[kind].settings
+    def __init__(self, kind: str, own: OwnData) -> None:
+        self.kind, self.config, self.own = kind, KINDS[kind].settings, own
         self.knobs: dict[str, Component] = {}
         self.labels: dict[str, str] = {}
         hidden = FILLED_IN | COMMAND_LINE | set(limits.NOT_OFFERED if limits.on_space() else ())
@@ -74,6 +81,7 @@ class Form:
         """A button that shows what the named data set holds; its settings must be knobs."""
         button, shown = gr.Button("Preview data", size="sm"), gr.HTML(elem_classes="preview", apply_default_css=False)
         named = [self.knobs[name] for name in ("dataset_name", "model_name_or_path", "chat_template_kwargs")]
+        named += [*self.own.columns.values(), self.own.files]
         button.click(_preview, named, shown, concurrency_limit=1, api_visibility="private")
 
     def _knob(self, field: dataclasses.Field, label: str) -> Component:
@@ -127,7 +135,16 @@ class TrainTab:
             with gr.Column(scale=0, min_width=300, elem_classes="form"):
                 self._form()
             with gr.Column(scale=1, min_width=320, elem_classes="view"):
+                shown = gr.HTML(elem_id="rewards-shown", apply_default_css=False)
                 self.live = live_run(value=None, elem_id="live")
+        self.rewards.preview(self.forms["ppo"].knobs, self.reward_run, shown)
+        self.reward_run.input(
+            lambda chosen: gr.skip() if chosen else gr.Accordion(open=True),  # without a reward model, rewards are due
+            self.reward_run,
+            self.rewards.group,
+            show_progress="hidden",
+            api_visibility="private",
+        )
         self.started = gr.State(None)
         # A secret of this browser, by which it may stop what it has started, also after the page was reloaded.
         self.visitor = gr.BrowserState("", storage_key="rlhf-lab", secret="visitor")
@@ -137,6 +154,7 @@ class TrainTab:
         modes = [(KINDS[kind].choice, kind) for kind in startable()]
         self.mode = gr.Radio(modes, value="demo", label="What to train", elem_id="mode")
         self.reward_run = gr.Dropdown([], label="Reward model", info="PPO learns to raise its score.", visible=False)
+        self.rewards = RewardsForm()
         self.recipe = gr.Dropdown(
             names(),
             value=EVERYDAY,
@@ -161,15 +179,17 @@ class TrainTab:
         with gr.Row(elem_classes="presets", visible=not limits.on_space()) as self.presets:
             presets = {minutes: gr.Button(label, size="sm", min_width=80) for minutes, label in PRESETS.items()}
         self.expected = gr.HTML(apply_default_css=False, elem_id="expected")
+        self.own = OwnData(preview_table)
         self.forms, groups = {}, []
         for kind in startable():
             with gr.Column(visible=kind == "demo", elem_classes="knobs", elem_id=f"knobs-{kind}") as group:
-                self.forms[kind] = Form(kind)
+                self.forms[kind] = Form(kind, self.own)
             groups.append(group)
+        self.own.wire(self.mode, self.forms)
         self.mode.change(
             _switch,
             self.mode,
-            [*groups, self.reward_run, self.recipe, self.presets, self.expected],
+            [*groups, self.reward_run, self.rewards.group, self.recipe, self.presets],
             show_progress="hidden",
             api_visibility="private",
         )
@@ -195,8 +215,8 @@ class TrainTab:
             )
         gr.on(
             None,  # when the page is opened, and at each change of a knob
-            lambda *values: f'<p class="gloss">{expectation(dict(zip(demo.knobs, values, strict=True)))}</p>',
-            knobs,
+            self._expect,
+            {self.mode, *(knob for form in self.forms.values() for knob in form.knobs.values())},
             self.expected,
             trigger_mode="always_last",
             **quiet,
@@ -210,7 +230,16 @@ class TrainTab:
         knobs = {knob for form in self.forms.values() for knob in form.knobs.values()}
         self.start.click(
             self._start,
-            {self.mode, self.reward_run, self.recipe, self.visitor, *knobs},
+            {
+                self.mode,
+                self.reward_run,
+                self.recipe,
+                self.visitor,
+                self.own.files,
+                *self.own.columns.values(),
+                *knobs,
+                *self.rewards.components(),
+            },
             [picker, self.note, self.started],
             concurrency_id="start",
             concurrency_limit=1,
@@ -224,7 +253,12 @@ class TrainTab:
             settings = self.forms[kind].entered(values)
             if kind == "demo":  # the recipe may say more than the form shows
                 settings = {**read_recipe(values[self.recipe]), **settings}
-            run = start_run(kind, settings, values[self.reward_run], values[self.visitor])
+            if settings["dataset_name"] != EVERYDAY and hasattr(KINDS[kind].settings, "prompt_column"):
+                settings |= self.own.chosen_columns(values)
+            if kind == "ppo":
+                settings["reward_funcs"] = self.rewards.entered(values) or None
+            upload = self.own.file_of(settings["dataset_name"], values)
+            run = start_run(kind, settings, values[self.reward_run], values[self.visitor], upload)
         except BadInput as error:
             form = self.forms[kind]
             where = f"{kind}-{error.field}" if error.field in form.knobs else None
@@ -234,6 +268,11 @@ class TrainTab:
             return gr.skip(), told, gr.skip()
         return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
 
+    def _expect(self, values: dict[Component, object]) -> str:
+        """How long the run takes that Start would start, as HTML."""
+        kind = values[self.mode]
+        return f'<p class="gloss">{expectation(self.forms[kind].entered(values), kind)}</p>'
+
     def show(self, run_id: str | None) -> dict:
         """The values of `outputs` for this run."""
         active, trained = is_active(shown_run(run_id)), reward_runs()
@@ -242,21 +281,41 @@ class TrainTab:
             self.note: "",  # what it said was about another run, or about what has been mended
             self.start: gr.Button(interactive=not active),
             self.stop: gr.Button(interactive=active),
-            self.reward_run: gr.Dropdown(choices=trained, value=trained[0][1] if trained else None),
+            self.reward_run: gr.Dropdown(choices=[*trained, NO_MODEL], value=trained[0][1] if trained else None),
         }
 
 
-def _preview(dataset_name: str, model_name_or_path: str, template: str = "") -> str:
-    """What a data set holds, as HTML, or a sentence on why it cannot be read."""
+def _preview(
+    dataset_name: str,
+    model_name_or_path: str,
+    template: str = "",
+    prompt_column: str = "prompt",
+    chosen_column: str = "chosen",
+    rejected_column: str = "rejected",
+    files: dict[str, str] | None = None,
+) -> str:
+    """What a data set holds, as HTML, or a sentence on why it cannot be read; `files` are what was uploaded."""
     # Takes seconds to import, and only this button needs it.
     from rlhf.data.preview import preview
 
+    name, path = dataset_name.strip(), (files or {}).get(dataset_name.strip())
     try:
-        limits.check({"dataset_name": dataset_name.strip(), "model_name_or_path": model_name_or_path.strip()})
-        kwargs = PreviewArguments(chat_template_kwargs=template).chat_template_kwargs
-        data = preview(dataset_name.strip(), model_name_or_path.strip(), kwargs)
+        limits.check({"dataset_name": EVERYDAY if path else name, "model_name_or_path": model_name_or_path.strip()})
+        given = PreviewArguments(
+            chat_template_kwargs=template,
+            prompt_column=prompt_column,
+            chosen_column=chosen_column,
+            rejected_column=rejected_column,
+        )
+        with remarks() as told:
+            data = preview(path or name, model_name_or_path.strip(), given.chat_template_kwargs, given.columns)
+        return note(" ".join(told)) + preview_table(data)
     except BadInput as error:
-        return note(str(error))
+        return note(str(error).replace(path or name, name))
+
+
+def preview_table(data: "Preview") -> str:
+    """A preview of data as HTML: how many rows, what is left out, lengths, and the first of them."""
     left_out = "".join(f"; left out, {escape(fault)}: {count:,}" for fault, count in data.dropped.items())
     if data.unused:
         left_out += f"; columns that are not used: {escape(', '.join(data.unused))}"
@@ -265,8 +324,11 @@ def _preview(dataset_name: str, model_name_or_path: str, template: str = "") -> 
         left_out += f"; in {data.moved:,} of {data.measured:,} a token would span the end of the prompt"
     if data.refused:
         left_out += f"; {data.refused:,} of {data.measured:,} will be left out. {escape(data.complaint)}"
-    head = "".join(f"<th scope='col'>{name}</th>" for name in data.tokens)
-    rows = {**data.characters, "tokens, in all": data.tokens}
+    if data.made or data.read[:3] != ["prompt", "chosen", "rejected"][: len(data.read)]:
+        made = f"made from {escape(data.made)}" if data.made else ""
+        left_out += "; " + (made or f"columns that are used: {escape(', '.join(data.read))}")
+    head = "".join(f"<th scope='col'>{name}</th>" for name in data.characters["prompt"])
+    rows = {**data.characters, **({"tokens, in all": data.tokens} if data.tokens else {})}
     body = "".join(
         f"<tr><th scope='row'>{label}</th>{''.join(f'<td>{number:,}</td>' for number in row.values())}</tr>"
         for label, row in rows.items()
@@ -277,9 +339,11 @@ def _preview(dataset_name: str, model_name_or_path: str, template: str = "") -> 
         )
         for pair in data.first
     )
+    in_tokens = ", and of the longer text of a pair in tokens" if data.tokens else ""
     return (
-        f"<p>{data.rows:,} rows of {kind}: {data.train:,} to train on, {data.held_out:,} held out{left_out}.</p>"
-        f"<table><caption>Lengths in characters, and of the longer text of a pair in tokens</caption>"
+        f"<p>{data.rows:,} {'pairs' if data.made else 'rows'} of {kind}: {data.train:,} to train on, "
+        f"{data.held_out:,} held out{left_out}.</p>"
+        f"<table><caption>Lengths in characters{in_tokens}</caption>"
         f"<tr><td></td>{head}</tr>{body}</table><dl>{pairs}</dl>"
     )
 
@@ -295,9 +359,10 @@ def _preset(minutes: str, entered: dict[str, object]) -> dict[str, object]:
 def _switch(kind: str) -> list:
     """Show the chosen kind's knobs, the choice of reward model where one is needed, and that of recipes for a demo."""
     reward_run = gr.Dropdown(visible=KINDS[kind].needs_reward_model)
+    rewards = gr.Accordion(visible=kind == "ppo")
     recipe = gr.Dropdown(visible=kind == "demo" and _recipes_offered())
-    sized = [gr.Row(visible=kind == "demo" and not limits.on_space()), gr.HTML(visible=kind == "demo")]
-    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, recipe, *sized]
+    presets = gr.Row(visible=kind == "demo" and not limits.on_space())
+    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, rewards, recipe, presets]
 
 
 def _recipes_offered() -> bool:

@@ -10,14 +10,14 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
-from rlhf.config import BadInput, PushArguments, default_of, typed
+from rlhf.config import UPLOADED, BadInput, PushArguments, default_of, name_of_data, typed
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import Run
 from rlhf.write.card import CARD, model_card
 
 
-LEFT_OUT = "checkpoints"
-"""Folder that a zip leaves out: several times the size of the model, and needed only to resume."""
+LEFT_OUT = {"checkpoints", UPLOADED}
+"""Folders that a zip leaves out: what is needed only to resume, and a person's own data, which others may not see."""
 _STORED = (".safetensors", ".gz", ".zip")
 """Endings of files that compression does not make smaller."""
 _PUSHED = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
@@ -35,7 +35,8 @@ def given_settings(run: Run) -> dict[str, object]:
         default = default_of(field)
         value = config.get(field.name, default)
         if field.name == "seed" or (field.name != "output_dir" and value != default):
-            changed[field.name] = value
+            # Whoever makes the run again has the file that was uploaded, wherever it is.
+            changed[field.name] = name_of_data(value) if field.name == "dataset_name" else value
     return changed
 
 
@@ -70,7 +71,7 @@ def run_files(run: Run) -> Iterator[Path]:
     """The files of a run that go into its zip: all but checkpoints and files that are still being written."""
     for path in sorted(run.path.rglob("*")):
         inside = path.relative_to(run.path).parts
-        if path.is_file() and LEFT_OUT not in inside and not path.name.startswith("."):
+        if path.is_file() and LEFT_OUT.isdisjoint(inside) and not path.name.startswith("."):
             yield path
 
 
