@@ -7,17 +7,6 @@ from rlhf.config.dpo import DPOArguments
 from rlhf.config.pipelines import DemoArguments, SweepArguments
 from rlhf.config.ppo import PPOArguments, PPOSettings
 from rlhf.config.reward import RewardArguments
-<<<<<<< HEAD
-from rlhf.config.shared import ASSETS, EVERYDAY, ModelSettings, PairTrainingSettings, PromptSettings
-from rlhf.config.tools import (
-    BenchArguments,
-    FeedbackArguments,
-    PreferencesConfig,
-    PretrainConfig,
-    PreviewArguments,
-    PushArguments,
-)
-=======
 from rlhf.config.shared import (
     ASSETS,
     EVERYDAY,
@@ -28,8 +17,14 @@ from rlhf.config.shared import (
     PromptSettings,
     name_of_data,
 )
-from rlhf.config.tools import BenchArguments, PreferencesConfig, PretrainConfig, PreviewArguments, PushArguments
->>>>>>> main
+from rlhf.config.tools import (
+    BenchArguments,
+    FeedbackArguments,
+    PreferencesConfig,
+    PretrainConfig,
+    PreviewArguments,
+    PushArguments,
+)
 
 
 __all__ = [

@@ -19,11 +19,7 @@ from rlhf.config.checking import (
     Settings,
     Temperature,
 )
-<<<<<<< HEAD
-from rlhf.config.shared import ASSETS, EVERYDAY, PromptSettings, TemplateSettings
-=======
-from rlhf.config.shared import ASSETS, EVERYDAY, ColumnSettings, TemplateSettings
->>>>>>> main
+from rlhf.config.shared import ASSETS, EVERYDAY, ColumnSettings, PromptSettings, TemplateSettings
 
 
 @dataclass
