@@ -7,6 +7,7 @@
     samples.jsonl   pinned prompts and their responses over training
     train.log       what the process printed, when the page started it
     checkpoints/    to resume from
+    uploaded/       the data that a person uploaded for it
     model/          the final model, a plain Transformers folder
 
 A demo holds its stages as run directories of their own: `reward/`, `ppo/` and `compare/`. `Run` alone knows what lies
