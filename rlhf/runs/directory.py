@@ -8,6 +8,7 @@
     train.log       what the process printed, when the page started it
     rewards/        the files with reward functions of a person's own
     checkpoints/    to resume from
+    uploaded/       the data that a person uploaded for it
     model/          the final model, a plain Transformers folder
 
 A demo holds its stages as run directories of their own: `reward/`, `ppo/` and `compare/`. `Run` alone knows what lies
