@@ -348,6 +348,16 @@ def test_system_and_history_become_messages_before_the_prompt(tmp_path):
     assert all_pairs(jsonl(tmp_path / "e.jsonl", pairs(system="")))[0]["prompt"] == "What is 0?"
 
 
+@pytest.mark.parametrize(
+    "history", [5, [5], [None], ["Hi", "Hello."], {"Hi": "Hello."}, [["Hi"]], [["Hi", "Hello.", "Why?"]]]
+)
+def test_a_history_of_another_shape_is_left_out_under_its_name(tmp_path, history):
+    """Letters of a text were taken for messages, and a third of three forgotten."""
+    name = jsonl(tmp_path / "p.jsonl", [*pairs(history=[["Hi", "Hello."]]), *pairs(1, history=history)])
+    with pytest.warns(UserWarning, match=r"1 of 21 rows .* left out: history not .* \(1\)"):
+        load_preferences(name)
+
+
 def test_b19_a_margin_is_used_as_trls_loss_uses_it_and_a_preview_names_what_is_not(command, tmp_path):
     chat_model(tmp_path / "tiny")
     name = jsonl(tmp_path / "pairs.jsonl", pairs(margin=30, Rating=5))

@@ -21,7 +21,7 @@ from rlhf.launch import jobs, limits
 from rlhf.launch.start import start_run
 from rlhf.runs import checkpoint
 from rlhf.runs.directory import ACTIVE, EXAMPLE, Run, find_run, list_runs, read_json, write_json
-from rlhf.ui import refusal, train
+from rlhf.ui import refusal, scores, train, voices
 from rlhf.write.export import as_command
 
 
@@ -217,6 +217,26 @@ def test_the_best_finished_reward_model_is_preselected(root):
     assert [run_id for _, run_id in train.reward_runs()] == [made[0], "example", made[2], made[1]]
 
 
+def test_what_a_stopped_run_lacks_is_said_of_its_end(root):
+    """Not of what a run of its kind holds: it would have been compared, and it would have had a model to talk to."""
+    run = Run.create(root / "demo-20260101-000000-abcd", "demo", {})
+    run.finish("stopped", "Stopped.")
+    assert scores.missing(run).startswith("The run ended before its models were compared. There was nothing to save")
+    assert voices.absent(run).startswith("The run ended before there was a model to talk to.")
+    ended = Run.create(root / "reward-20260101-000000-abcd", "reward", {})
+    ended.finish("finished")
+    assert "compared no models" in scores.missing(ended) and "trained no model to talk to" in voices.absent(ended)
+
+
+def test_the_process_of_a_run_keeps_the_time_at_which_it_was_started(root):
+    """P2: its label would change while somebody waits for it."""
+    run = Run(root / "ppo-20260101-000000-abcd")
+    run.path.mkdir(parents=True)
+    run.set_status(state="queued", kind="ppo", created=1e9, pid=os.getpid())
+    before = run.title()
+    assert Run.create(run.path, "ppo", {}).title() == before
+
+
 BAR = "PPO:  12%|█         | 3/25 [00:10<01:00, 2.3s/ updates]"
 
 
@@ -244,7 +264,9 @@ def test_a_run_that_is_stopped_is_waited_for_while_it_works_and_ended_when_it_do
     monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.4)
     run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
     run.start(10)
-    process = subprocess.Popen([sys.executable, "-S", "-c", WORK[state]], stdin=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-c", WORK[state]], stdin=subprocess.PIPE, start_new_session=True
+    )  # in a session of its own, as every run
     time.sleep(0.3)  # it has begun
     run.set_status(pid=process.pid)
     jobs.stop(run)

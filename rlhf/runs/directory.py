@@ -140,7 +140,8 @@ class Run:
         versions = {package: metadata.version(package) for package in _PACKAGES}
         made_with = {"versions": versions, "cpus": os.cpu_count()}
         write_json(run.path / "config.json", {"kind": kind, **config, **made_with})
-        run.set_status(state="queued", kind=kind, created=time.time(), step=0, total_steps=0, message="")
+        created = run.status().get("created", time.time())
+        run.set_status(state="queued", kind=kind, created=created, step=0, total_steps=0, message="")
         return run
 
     @property
