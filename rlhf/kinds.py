@@ -66,7 +66,7 @@ KINDS = {
     ),
     "ppo": Kind(
         settings=PPOArguments,
-        summary="train a policy with PPO against a reward model",
+        summary="train a policy with PPO against a reward model, reward functions, or both",
         label="PPO",
         choice="PPO only",
         front={
@@ -78,6 +78,7 @@ KINDS = {
         },
         trains="policy",
         needs_reward_model=True,
+        closing="ppo_line",
     ),
     "dpo": Kind(
         settings=DPOArguments,

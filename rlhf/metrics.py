@@ -4,6 +4,9 @@ The trainers write them; the figures, the page, the model card and the report re
 (`PPOTrainer`, 1.12), the reward model's and DPO's are those of TRL's `RewardTrainer` and `DPOTrainer`.
 """
 
+import re
+
+
 STEP = "step"
 """Optimizer steps of reward training and of DPO, updates of PPO."""
 
@@ -34,6 +37,16 @@ MEAN_LENGTH = "completions/mean_length"
 """Tokens per response."""
 CLIPPED_RATIO = "completions/clipped_ratio"
 """Share of the responses that ran into the length limit."""
+
+
+def rewards_of(row: dict) -> dict[str, str]:
+    """The rewards that an update logged, by name: the metric of each one's mean, whose spread ends in `/std`.
+
+    TRL's DPO logs `rewards/...` too, of other kinds.
+    """
+    found = (re.fullmatch(r"rewards/(.*)/mean", key, re.DOTALL) for key in row)
+    return {match[1]: match[0] for match in found if match}
+
 
 # PPO's evaluation on held-out prompts
 EVAL_SCORE, EVAL_BASE_SCORE = "eval/score", "eval/base_score"

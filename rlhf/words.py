@@ -51,6 +51,11 @@ def share(estimate: dict | None, digits: int = 0) -> str:
     return f"{estimate['bound']} {interval(estimate, digits, percent)}".strip()
 
 
+def weighted(name: str, weight: float) -> str:
+    """What a sum is made of, with its weight unless that is 1: length:20 × 0.5."""
+    return name if weight == 1 else f"{name} × {minus(f'{weight:g}')}"
+
+
 def setting(value: object) -> str:
     """A setting's value as a flag takes it: none, true, 0.05."""
     if value is None:

@@ -10,7 +10,7 @@ from rlhf.compare.answers import Answers, AnswerSampler, Contender, compare, kl_
 from rlhf.compare.stats import best_of_n_kl, paired
 from rlhf.models import load_reward_model
 from rlhf.models.prompts import PromptReader
-from rlhf.models.scoring import AnswerScorer
+from rlhf.models.scoring import RewardScorer
 
 
 PROMPTS = {"test": ["How do I cook rice?\n", "hello\n", "Who won?\n", "Is honey vegan?\n"], "unseen": ["Why?\n"]}
@@ -20,7 +20,8 @@ PROMPTS = {"test": ["How do I cook rice?\n", "hello\n", "Who won?\n", "Is honey 
 def sampler(base):
     from rlhf.config import ASSETS
 
-    scorer = AnswerScorer(*load_reward_model(str(ASSETS / "example")), PromptReader(base[1], room=None))
+    model, tokenizer = load_reward_model(str(ASSETS / "example"))
+    scorer = RewardScorer([model], [tokenizer], [1.0], PromptReader(base[1], room=None))
     return AnswerSampler(scorer, response_length=24, temperature=0.7)
 
 

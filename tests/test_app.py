@@ -275,7 +275,7 @@ def speak(voice, prompt, seed):
         yield " ".join(words[:count]), []
 
 
-def fake_scores(reward_model, voice, prompts, answers, ids):
+def fake_scores(reward_model, voice, prompts, answers, ids, *functions):
     for name, score in (("base", -0.5), ("ppo", 1.5)):
         answers[name]["score"] = score
 

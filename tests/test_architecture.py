@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; a room may import those before it.
 ROOMS = (
-    "threads", "config", "kinds", "metrics", "words", "ranks", "everyday", "runs", "models", "data", "compare",
-    "reward", "dpo", "ppo", "pretrain", "bench", "figures", "write", "commands", "__main__", "launch", "ui",
+    "threads", "config", "kinds", "metrics", "words", "rewards", "ranks", "everyday", "runs", "models", "data",
+    "compare", "reward", "dpo", "ppo", "pretrain", "bench", "figures", "write", "commands", "__main__", "launch", "ui",
 )  # fmt: skip
 FILES = sorted((ROOT / "rlhf").rglob("*.py"))
 

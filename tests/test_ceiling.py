@@ -31,8 +31,8 @@ class Lookup:
     scores: dict
     reader: PromptReader
 
-    def __call__(self, prompts, answers, ended):
-        return torch.tensor([self.scores[tuple(answer)] for answer in answers])
+    def each(self, prompts, answers, ended):
+        return torch.tensor([self.scores[tuple(answer)] for answer in answers]), {}
 
 
 @pytest.mark.usefixtures("one_thread")

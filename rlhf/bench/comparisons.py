@@ -202,13 +202,13 @@ def bench_compare(args: BenchArguments) -> dict:
     from rlhf.compare import answers
     from rlhf.data import load_prompts
     from rlhf.models.prompts import PromptReader
-    from rlhf.models.scoring import AnswerScorer
+    from rlhf.models.scoring import RewardScorer
 
     policy, tokenizer = models.load_policy(args.model_name_or_path)
     reward_model, its_tokenizer = models.load_reward_model(args.reward_model_path or str(ASSETS / "example"))
     answers.to_accelerator(policy, reward_model)
     reader = PromptReader(tokenizer, models.context_size(policy) - args.response_length)
-    scorer = AnswerScorer(reward_model, its_tokenizer, reader)
+    scorer = RewardScorer([reward_model], [its_tokenizer], [1.0], reader)
     sampler = answers.AnswerSampler(scorer, args.response_length, PPOArguments.temperature)
     prompts = {"test": load_prompts(args.dataset_name, "test")[: 2 * args.batch_size]}
     contenders = [answers.Contender("base", lambda: policy)]

@@ -13,6 +13,7 @@ from rlhf.compare.ceiling import Ceiling, measure_ceiling
 from rlhf.config import CompareArguments
 from rlhf.everyday import gold_score
 from rlhf.models.prompts import Prompt
+from rlhf.rewards import RewardName, digests
 from rlhf.runs.directory import Run, write_json
 
 
@@ -68,19 +69,26 @@ def write_ceiling(
     return found
 
 
-def known_ceiling(runs: Sequence[Run], args: CompareArguments, reward_path: str) -> Ceiling | None:
-    """The ceiling that one of these runs holds for the base, the reward model and the answers of a comparison."""
+def known_ceiling(runs: Sequence[Run], args: CompareArguments, reward_path: str | None) -> Ceiling | None:
+    """The ceiling that one of these runs holds for the base, the rewards and the answers of a comparison."""
     for run in runs if args.ceiling_samples else ():
         content, settings = run.ceiling(), run.policy_settings()
         if (
             content
             and content["samples"] >= args.ceiling_samples
             and _folder(run.base_model(), "policy") == _folder(args.base_model_name_or_path, "policy")
-            and _folder(run.reward_model_path() or "", "reward") == _folder(reward_path, "reward")
+            and _folder(run.reward_model_path() or "", "reward") == _folder(reward_path or "", "reward")
+            and _functions(settings.get("reward_funcs")) == _functions(args.reward_funcs)
+            and settings.get("reward_files", {}) == digests(args.reward_funcs)
             and all(settings.get(name, getattr(CompareArguments, name)) == getattr(args, name) for name in SAME)
         ):
             return Ceiling.read(content)
     return None
+
+
+def _functions(names: list[str] | None) -> list[tuple[str, float]]:
+    """Reward functions and their weights, wherever the files are."""
+    return [(reward.title, reward.weight) for reward in map(RewardName.read, names or ())]
 
 
 def _folder(name: str, role: str) -> Path:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf import models
 from rlhf.commands.ceiling import evenly_spaced, known_ceiling, write_ceiling
+from rlhf.commands.judging import load_judges
 from rlhf.commands.lifecycle import Stopped, open_run, recorded
 from rlhf.commands.training import dpo, ppo, prompt_room, reward_report, split_prompts
 from rlhf.compare import answers, table
@@ -19,7 +20,6 @@ from rlhf.everyday import gold_score
 from rlhf.kinds import KINDS
 from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import Messages, Prompt, PromptReader, end_ids, fitting, give_chat_template
-from rlhf.models.scoring import AnswerScorer
 from rlhf.runs.directory import Run, write_json
 
 
@@ -42,18 +42,14 @@ def compare(args: CompareArguments) -> dict | None:
         base, tokenizers[name] = models.load_policy(path)
         use_packed_attention(base)
     tokenizer = _shared_tokenizer(tokenizers)
-    reward_model, reward_tokenizer = models.load_reward_model(
-        args.reward_model_path, trained=True, label=args.reward_label
-    )
-    args = replace(args, reward_label=models.rewarded_label(reward_model))  # for the run to record
+    judges = load_judges(args)
+    args = replace(args, reward_label=judges.label)  # for the run to record
     prompts = _load_prompts(args, tokenizer)
-    for reads in (tokenizer, reward_tokenizer):
+    for reads in (tokenizer, *judges.readers):
         give_chat_template(reads, next(iter(prompts.values())))
     reader = PromptReader(tokenizer, prompt_room(args, base), args.chat_template_kwargs, end_ids(base, tokenizer))
     prompts = _select_prompts(args, prompts, reader)
-    sampler = answers.AnswerSampler(
-        AnswerScorer(reward_model, reward_tokenizer, reader), args.response_length, args.temperature
-    )
+    sampler = answers.AnswerSampler(judges.scorer(reader), args.response_length, args.temperature)
 
     run = open_run(args, "compare")
     with recorded(run):
@@ -61,7 +57,7 @@ def compare(args: CompareArguments) -> dict | None:
         paths |= _train_repeats(run, [settings for of_model in repeats.values() for settings in of_model])
 
         # 3. Every model answers every prompt. Models are loaded one at a time.
-        answers.to_accelerator(base, reward_model)
+        answers.to_accelerator(base, *judges.models)
         sizes = {"base": models.size_mb(base)}
         has_gold = args.dataset_name == EVERYDAY and args.prompts_file is None
 
@@ -108,15 +104,15 @@ def compare(args: CompareArguments) -> dict | None:
 
 
 def _with_reward(args: CompareArguments, paths: list[str]) -> CompareArguments:
-    """The settings with the reward model that the first of these runs was trained with, unless they name one."""
-    if args.reward_model_path is not None:
+    """The settings with the rewards that the first of these runs was trained with, unless they name some."""
+    if args.reward_model_path is not None or args.reward_funcs:
         return args
-    for path in paths:
-        reward_path = Run(path).reward_model_path()
-        if reward_path is not None:
-            label = args.reward_label or Run(path).policy_settings().get("reward_label")
-            return replace(args, reward_model_path=reward_path, reward_label=label)
-    raise BadInput("Which reward model should score? Give --reward_model_path.")
+    for run in map(Run, paths):
+        reward_path, functions = run.reward_model_path(), run.reward_funcs()
+        if reward_path is not None or functions:
+            label = args.reward_label or run.policy_settings().get("reward_label")
+            return replace(args, reward_model_path=reward_path, reward_label=label, reward_funcs=functions or None)
+    raise BadInput("Which reward model should score? Give --reward_model_path, or --reward_funcs.")
 
 
 def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str, list[PPOArguments | DPOArguments]]:
@@ -136,6 +132,7 @@ def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str
         known = {field.name: config[field.name] for field in fields(KINDS[kind].settings) if field.name in config}
         only_training = {"save_steps": 0, "resume_from_checkpoint": None}
         if kind == "ppo":
+            known["reward_funcs"] = Run(path).reward_funcs() or None
             only_training |= {"num_sample_generations": 0, "eval_steps": 0, "ceiling_samples": 0}
         settings = replace(KINDS[kind].settings(**known), **only_training)
         repeats[name] = [
@@ -224,7 +221,7 @@ def _write_scores(
     batches = answers.compare(contenders, sampler, prompts, samples=args.samples, seed=args.seed, gold=gold)
     with (
         tqdm(total=total, desc="Comparison", unit=" responses") as bar,
-        table.Writer(run.path / "scores.csv") as file,
+        table.Writer(run.path / "scores.csv", sampler.scorer.parts) as file,
     ):
         for rows in batches:
             file.write(rows)
@@ -275,22 +272,20 @@ def ceiling(args: CeilingArguments) -> dict | None:
     """
     base, tokenizer = models.load_policy(args.model_name_or_path)
     use_packed_attention(base)
-    reward_model, reward_tokenizer = models.load_reward_model(
-        args.reward_model_path, trained=True, label=args.reward_label
-    )
-    args = replace(args, reward_label=models.rewarded_label(reward_model))  # for the run to record
+    judges = load_judges(args)
+    args = replace(args, reward_label=judges.label)  # for the run to record
     prompts = split_prompts(args, "test")
-    for reads in (tokenizer, reward_tokenizer):
+    for reads in (tokenizer, *judges.readers):
         give_chat_template(reads, prompts)
     ends = end_ids(base, tokenizer)
     reader = PromptReader(tokenizer, prompt_room(args, base), args.chat_template_kwargs, ends)
     chosen = evenly_spaced(fitting(prompts, reader), args.num_prompts)
     if len(chosen) < 2:
         raise BadInput(f"{args.dataset_name} has fewer than two test prompts that leave room for an answer.")
-    scorer = AnswerScorer(reward_model, reward_tokenizer, reader)
+    scorer = judges.scorer(reader)
     run = open_run(args, "ceiling")
     with recorded(run):
-        answers.to_accelerator(base, reward_model)
+        answers.to_accelerator(base, *judges.models)
         found = write_ceiling(
             run,
             base,

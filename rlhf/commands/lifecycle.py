@@ -17,6 +17,7 @@ from rlhf.config import (
     PPOArguments,
     RewardArguments,
 )
+from rlhf.rewards import digests, keep
 from rlhf.runs.directory import Run, WatchedRun, catch_signals
 
 
@@ -63,8 +64,11 @@ def open_run(
     args: RewardArguments | PPOArguments | DPOArguments | CompareArguments | DemoArguments, kind: str, **made_from: str
 ) -> Run:
     """Make the directory of a new run. With several ranks, only the main process makes it and writes there."""
+    functions = getattr(args, "reward_funcs", None)
+    files = {"reward_files": digests(functions)} if functions else {}
     if ranks.is_main_process():
-        run = Run.create(args.output_dir, kind, {**asdict(args), **made_from})
+        run = Run.create(args.output_dir, kind, {**asdict(args), **made_from, **files})
+        keep(functions, run.path / "rewards")
         ranks.broadcast_object(run.path)
     else:
         run = WatchedRun(ranks.broadcast_object(None))

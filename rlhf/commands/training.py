@@ -9,6 +9,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from rlhf import metrics, models, ranks
 from rlhf.commands.ceiling import evenly_spaced, write_ceiling
+from rlhf.commands.judging import Judges, load_judges, warn_of_other_code
 from rlhf.commands.lifecycle import Stopped, open_run, recorded
 from rlhf.compare.answers import AnswerSampler
 from rlhf.config import (
@@ -23,11 +24,11 @@ from rlhf.config import (
 from rlhf.data.load import fingerprint, load_preferences, load_prompts, pinned_prompts
 from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import PromptReader, end_ids, fitting, give_chat_template, readable
-from rlhf.models.scoring import AnswerScorer, scores_at_last_token
+from rlhf.models.scoring import scores_at_last_token
 from rlhf.ppo import PPOConfig, PPOTrainer
 from rlhf.runs import checkpoint
 from rlhf.runs.callbacks import EveryFewSteps, RunCallback
-from rlhf.runs.directory import read_json, write_json
+from rlhf.runs.directory import Run, read_json, write_json
 from rlhf.words import interval
 from rlhf.write.card import write_card
 
@@ -91,36 +92,31 @@ def reward(args: RewardArguments) -> dict:
 
 
 def ppo(args: PPOArguments) -> dict:
-    """Train a policy with PPO; returns the last line of its metrics."""
+    """Train a policy with PPO; returns the metrics of its last update, on the first rank."""
     # 1. Load and check everything before the run's directory is made.
-    if args.reward_model_path is None:
-        raise BadInput(
-            "PPO needs a reward model: give --reward_model_path, for example the run directory of `reward`."
-        )
-    if not args.allow_chance_reward:
-        _check_reward(args.reward_model_path)
+    _check_reward(args)
+    judges = load_judges(args)
+    args = replace(args, reward_label=judges.label)  # for the run to record
     policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=_frozen(args))
-    reward_model, reward_tokenizer = models.load_reward_model(
-        args.reward_model_path, trained=True, label=args.reward_label
-    )
-    args = replace(args, reward_label=models.rewarded_label(reward_model))  # for the run to record
     prompts = split_prompts(args, "ppo")
-    for reads in (tokenizer, reward_tokenizer):
+    for reads in (tokenizer, *judges.readers):
         give_chat_template(reads, prompts)
     ends = end_ids(policy, tokenizer)
     reader = PromptReader(tokenizer, prompt_room(args, policy), args.chat_template_kwargs, ends)
     prompts = fitting(prompts, reader)
     held_out = fitting(split_prompts(args, "test"), reader)
     resumed = checkpoint.find(args.resume_from_checkpoint, "ppo", policy, args.use_peft)
+    if resumed:
+        warn_of_other_code(Run(resumed.parent.parent), args.reward_funcs)
     trainer = PPOTrainer(
         policy,
-        _ppo_config(args),
+        _ppo_config(args, judges.weights),
         tokenizer,
-        reward_model,
-        reward_processing_classes=reward_tokenizer,
+        judges.sources,
+        reward_processing_classes=judges.tokenizers,
         train_dataset=prompts,
         eval_dataset=held_out[:: max(1, len(held_out) // EVAL_PROMPTS)] if args.eval_steps else None,
-        value_model=_critic(args, reward_model, reward_tokenizer, tokenizer),
+        value_model=_critic(args, judges, tokenizer),
         peft_config=models.lora(args, policy, "CAUSAL_LM"),
     )
     trainer.remove_callback(PrinterCallback)
@@ -132,9 +128,7 @@ def ppo(args: PPOArguments) -> dict:
             write_ceiling(
                 run,
                 trainer.model,
-                AnswerSampler(
-                    AnswerScorer(reward_model, reward_tokenizer, reader), args.response_length, args.temperature
-                ),
+                AnswerSampler(judges.scorer(reader), args.response_length, args.temperature),
                 evenly_spaced(held_out, args.ceiling_prompts),
                 samples=args.ceiling_samples,
                 has_gold=args.dataset_name == EVERYDAY,
@@ -144,24 +138,45 @@ def ppo(args: PPOArguments) -> dict:
         trainer.args.output_dir = str(run.path / "checkpoints")
         trainer.add_callback(RunCallback(run, "PPO", "update"))
         if args.num_sample_generations:
-            pinned = pinned_prompts(held_out)
-            every = max(1, trainer.args.num_total_batches // args.num_sample_generations)
-
-            def sample(step: int) -> None:
-                samples = trainer.generate_completions(pinned, greedy=True)
-                run.log_samples(step, [{**sample, "prompt": readable(sample["prompt"])} for sample in samples])
-
-            trainer.add_callback(EveryFewSteps(every, sample))
-        trainer.train(resumed)
+            _add_samples(trainer, run, pinned_prompts(held_out), args.num_sample_generations)
+        failure = _train(trainer, resumed)
         # 4. Save.
         trainer.model = models.merged(trainer.model)
         trainer.save_model(run.path / "model")
         if ranks.is_main_process():
             write_card(run.path / "model")
+        if failure:
+            raise BadInput(f"{failure} {run.saved()} Go on with --resume_from_checkpoint {run.path}.") from failure
         if run.stop_requested():
             raise Stopped
-    log = trainer.state.log_history
-    return log[-1] if log else {}
+    if not ranks.is_main_process():
+        return {}
+    return next((row for row in reversed(trainer.state.log_history) if metrics.SCORE in row), {})
+
+
+def _add_samples(trainer: PPOTrainer, run: Run, pinned: list, count: int) -> None:
+    """Have these prompts answered about so many times during the training."""
+
+    def sample(step: int) -> None:
+        samples = trainer.generate_completions(pinned, greedy=True)
+        run.log_samples(step, [{**sample, "prompt": readable(sample["prompt"])} for sample in samples])
+
+    trainer.add_callback(EveryFewSteps(max(1, trainer.args.num_total_batches // count), sample))
+
+
+def _train(trainer: PPOTrainer, resumed: Path | None) -> BadInput | None:
+    """Train; returns why it ended too early, if a reward failed: a judge may go out of reach in the middle.
+
+    There is then a checkpoint as of the last whole update, in which the failure has changed nothing.
+    """
+    try:
+        trainer.train(resumed)
+    except BadInput as failure:
+        if not trainer.state.global_step or ranks.world_size() > 1:
+            raise
+        trainer.save_checkpoint()
+        return failure
+    return None
 
 
 def dpo(args: DPOArguments) -> dict:
@@ -198,17 +213,15 @@ def dpo(args: DPOArguments) -> dict:
     return next(row for row in reversed(run.metrics()) if metrics.EVAL_LOSS in row)
 
 
-def _critic(
-    args: PPOArguments,
-    reward_model: PreTrainedModel,
-    reward_tokenizer: PreTrainedTokenizerBase,
-    tokenizer: PreTrainedTokenizerBase,
-) -> PreTrainedModel | None:
+def _critic(args: PPOArguments, judges: Judges, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel | None:
     """A value model with adapters; None lets the trainer make a value head, or a value model without adapters."""
     if not args.use_peft or args.value_head != "separate":
         return None
     # As the trainer does without adapters: the reward model again if it reads the policy's tokens, else the policy.
-    begins_as_reward = scores_at_last_token(reward_model) and reward_tokenizer.get_vocab() == tokenizer.get_vocab()
+    begins_as_reward = any(
+        scores_at_last_token(model) and reads.get_vocab() == tokenizer.get_vocab()
+        for model, reads in zip(judges.models, judges.readers, strict=True)
+    )
     start = args.reward_model_path if begins_as_reward else args.model_name_or_path
     value_model, _ = models.load_reward_model(start, _frozen(args))
     if not begins_as_reward:
@@ -234,12 +247,13 @@ def prompt_room(args: PPOArguments | CompareArguments, policy: PreTrainedModel) 
     return room if args.max_prompt_length is None else min(room, args.max_prompt_length)
 
 
-def _ppo_config(args: PPOArguments) -> PPOConfig:
+def _ppo_config(args: PPOArguments, reward_weights: list[float]) -> PPOConfig:
     """The trainer's settings in a run, which has its own directory, progress bar and samples."""
     shared = {field.name: getattr(args, field.name) for field in fields(PPOSettings)}
     return PPOConfig(
         ".",  # the run's directory is made when everything has been checked
         **shared,
+        reward_weights=reward_weights,
         chat_template_kwargs=args.chat_template_kwargs,
         eval_strategy="steps" if args.eval_steps else "no",
         eval_steps=args.eval_steps or None,
@@ -253,15 +267,20 @@ def _ppo_config(args: PPOArguments) -> PPOConfig:
     )
 
 
-def reward_report(path: str) -> dict | None:
-    """What the run that trained a reward model measured; None for a model that no run trained."""
-    return read_json(Path(path) / "summary.json").get("reward_model")
+def reward_report(path: str | None) -> dict | None:
+    """What the run that trained a reward model measured; None for a model that no run trained, or none at all."""
+    return read_json(Path(path) / "summary.json").get("reward_model") if path else None
 
 
-def _check_reward(path: str) -> None:
-    """Refuse a reward model that is not better than chance: PPO would only learn its noise."""
-    measured = reward_report(path)
-    if measured and not measured["told_from_chance"]:
+def _check_reward(args: PPOArguments) -> None:
+    """Refuse no reward, and a reward model that is not better than chance: PPO would only learn its noise."""
+    if args.reward_model_path is None and not args.reward_funcs:
+        raise BadInput(
+            "PPO needs a reward model or a reward function: give --reward_model_path, for example the run directory "
+            "of `reward`, or --reward_funcs, for example length:20."
+        )
+    measured = reward_report(args.reward_model_path)
+    if measured and not measured["told_from_chance"] and not args.allow_chance_reward:
         raise BadInput(
             f"The reward model's loss on held-out pairs is {interval(measured['loss'])} nats, not better than chance "
             "(0.693); train it longer or on more pairs, or set allow_chance_reward to true to continue anyway."

@@ -1,19 +1,20 @@
-"""Several models answer the same held-out prompts: the answers, one reward model's scores, the exact KL from the base.
+"""Several models answer the same held-out prompts: the answers, their scores, the exact KL from the base.
 
 All of it happens batch by batch, and each batch is yielded at once, so that memory does not grow with the prompts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedModel
 
 from rlhf.compare.stats import best_of_n_kl
+from rlhf.compare.table import reward_column
 from rlhf.models.generate import generate
 from rlhf.models.packed import batches_by_length, hidden_states, logits_at, pack_responses, use_packed_attention
 from rlhf.models.prompts import Messages, Prompt, readable
-from rlhf.models.scoring import AnswerScorer
+from rlhf.models.scoring import RewardScorer
 
 
 BATCH = 64
@@ -46,18 +47,21 @@ class Answers:
     texts: list[str]
     ended: list[bool]
     scores: list[float]
+    by_reward: dict[str, list[float | None]] = field(default_factory=dict)
+    """What each reward gave, by its name; the score is their weighted sum."""
 
     def take(self, indices: Sequence[int]) -> "Answers":
         """The answers at these indices."""
         columns = (self.rows, self.prompt_lengths, self.texts, self.ended, self.scores)
-        return Answers(*([column[i] for i in indices] for column in columns))
+        by_reward = {name: [given[i] for i in indices] for name, given in self.by_reward.items()}
+        return Answers(*([column[i] for i in indices] for column in columns), by_reward)
 
 
 @dataclass
 class AnswerSampler:
     """Samples and scores answers, with the same settings for every model."""
 
-    scorer: AnswerScorer
+    scorer: RewardScorer
     response_length: int
     temperature: float
 
@@ -74,12 +78,14 @@ class AnswerSampler:
             generator=generator,
         )
         responses, ended = generation.lists(), generation.ended.tolist()
+        scores, by_reward = self.scorer.each(prompts, responses, ended)
         return Answers(
             rows=[query + response for query, response in zip(queries, responses, strict=True)],
             prompt_lengths=list(map(len, queries)),
             texts=[reader.text(response).strip() for response in responses],
             ended=ended,
-            scores=self.scorer(prompts, responses, ended).tolist(),
+            scores=scores.tolist(),
+            by_reward=by_reward,
         )
 
     def best_of(
@@ -173,8 +179,9 @@ def compare(
         batch: answers sampled at once.
 
     Yields:
-        rows of `scores.csv`, one batch of a contender's answers at a time; beside its columns they hold `token_kl`,
-        the KL at each token of the response, which for best-of-n is unknown.
+        rows of `scores.csv`, one batch of a contender's answers at a time, with what each reward gave where there are
+        several; beside its columns they hold `token_kl`, the KL at each token of the response, which for best-of-n is
+        unknown.
     """
     base = contenders[0].load()
     for number, contender in enumerate(contenders):
@@ -202,6 +209,7 @@ def compare(
                         "tokens": len(answers.rows[i]) - answers.prompt_lengths[i],
                         "ended": answers.ended[i],
                         "base_nll": nlls[i],
+                        **{reward_column(name): answers.by_reward[name][i] for name in sampler.scorer.parts},
                     }
                     for i, prompt in enumerate(part)
                 ]

@@ -23,16 +23,25 @@ NUMBERS = ("score", "gold", "kl", "tokens", "ended", "base_nll")
 FEW_PROMPTS = 20
 """With fewer, bootstrap intervals over prompts are too narrow to be trusted."""
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t")
+_REWARD = "rewards/"
 
 csv.field_size_limit(2**31 - 1)  # by default a cell of more than 131,072 characters cannot be read back
 
 
-class Writer:
-    """Writes a `scores.csv` of the rows' `COLUMNS`. A text that a spreadsheet would run gets a leading apostrophe."""
+def reward_column(name: str) -> str:
+    """The column of what one of several rewards gave, called as its curve in training."""
+    return _REWARD + name
 
-    def __init__(self, path: Path) -> None:
+
+class Writer:
+    """Writes a `scores.csv` of the rows' `COLUMNS`, and a column for each of these rewards.
+
+    A text that a spreadsheet would run gets a leading apostrophe.
+    """
+
+    def __init__(self, path: Path, rewards: Iterable[str] = ()) -> None:
         self.file = path.open("w", newline="", encoding="utf-8")
-        self.csv = csv.DictWriter(self.file, COLUMNS, extrasaction="ignore")
+        self.csv = csv.DictWriter(self.file, [*COLUMNS, *map(reward_column, rewards)], extrasaction="ignore")
         self.csv.writeheader()
 
     def __enter__(self) -> "Writer":
@@ -59,7 +68,13 @@ def read_rows(path: Path) -> Iterator[dict]:
                 if row[name].startswith("'") and row[name][1:].startswith(_FORMULA_STARTS):
                     row[name] = row[name][1:]
             row["ended"] = float(row["ended"] == "True")
-            yield row | {name: float(row[name]) if row[name] not in ("", None) else None for name in NUMBERS}
+            numbers = (*NUMBERS, *(name for name in row if name and name.startswith(_REWARD)))
+            yield row | {name: float(row[name]) if row[name] not in ("", None) else None for name in numbers}
+
+
+def _mean(numbers: np.ndarray) -> float | None:
+    known = numbers[~np.isnan(numbers)]
+    return float(known.mean()) if known.size else None
 
 
 class _Rows:
@@ -73,8 +88,9 @@ class _Rows:
         self.responses: set[int] = set()
 
     def add(self, row: dict) -> None:
-        for name, values in self.columns.items():
-            values.append(math.nan if row[name] is None else row[name])
+        rewards = (name for name in row if name.startswith(_REWARD))
+        for name in (*NUMBERS, *rewards):
+            self.columns.setdefault(name, []).append(math.nan if row[name] is None else row[name])
         if not self.prompts or self.prompts[-1] != row["prompt"]:
             self.prompts.append(row["prompt"])
         words = row["response"].lower().split()
@@ -95,6 +111,7 @@ class _Rows:
         """Means and spreads, as `summary.json` holds them."""
         scores, tokens = self.column("score"), self.column("tokens")
         q1, median, q3 = np.percentile(scores, (25, 50, 75))
+        rewards = [name for name in self.columns if name.startswith(_REWARD)]
         return {
             "prompts": len(self.prompts),
             "samples": scores.shape[1],
@@ -111,6 +128,8 @@ class _Rows:
             "unique": len(self.responses) / scores.size,
             "base_perplexity": math.exp(self.column("base_nll").sum() / tokens.sum()),
             "kl": stats.bootstrap(self.column("kl").mean(axis=1)).as_dict(),
+            # Means of what each of several rewards gave, where it had an opinion
+            **({"rewards": {name: _mean(self.column(name)) for name in rewards}} if rewards else {}),
         }
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field, PositiveFloat
 
 from rlhf.config.checking import BadInput, Int, NonNegativeInt, PathOrName, PositiveInt, Settings, Temperature
+from rlhf.config.rewards import RewardFuncSettings
 from rlhf.config.shared import EVERYDAY, PromptSettings, check_room
 
 
@@ -32,7 +33,7 @@ class CeilingSettings(Settings):
 
 
 @dataclass
-class CeilingArguments(PromptSettings):
+class CeilingArguments(RewardFuncSettings, PromptSettings):
     """Settings of `python -m rlhf ceiling`: the best possible score at every KL, from answers of the base alone."""
 
     model_name_or_path: PathOrName = EVERYDAY
@@ -61,11 +62,12 @@ class CeilingArguments(PromptSettings):
     """Seed of the sampling."""
 
     def check(self) -> None:
-        """Check all fields, and that there is a reward model."""
+        """Check all fields, and that there is something to score with."""
         super().check()
         check_room(self.response_length, self.model_name_or_path)
-        if self.reward_model_path is None:
+        if self.reward_model_path is None and not self.reward_funcs:
             raise BadInput(
-                "A ceiling needs a reward model: give --reward_model_path, for example a demo's directory.",
+                "A ceiling needs a reward model or function: give --reward_model_path, for example a demo's "
+                "directory, or --reward_funcs.",
                 field="reward_model_path",
             )

@@ -8,19 +8,20 @@ from pydantic import Field
 
 from rlhf.config.ceiling import CeilingSettings
 from rlhf.config.checking import BadInput, Int, NonNegativeInt, PathOrName, PositiveInt, Words
+from rlhf.config.rewards import RewardFuncSettings
 from rlhf.config.shared import EVERYDAY, PromptSettings, check_room
 
 
 @dataclass
-class CompareArguments(CeilingSettings, PromptSettings):
-    """Settings of `python -m rlhf compare`: any number of models on the same test prompts, scored by one function."""
+class CompareArguments(RewardFuncSettings, CeilingSettings, PromptSettings):
+    """Settings of `python -m rlhf compare`: any number of models on the same test prompts, scored alike."""
 
     models: Words | None = None
     """Models to compare with the base: NAME=PATH (a PPO, DPO or demo run, a folder or a Hub name), or best-of-N."""
     base_model_name_or_path: PathOrName = EVERYDAY
     """The base: all models are compared with it, and best-of-N samples from it."""
     reward_model_path: PathOrName | None = None
-    """Reward model that scores all answers; by default the one that the first run among the models was trained on."""
+    """Reward model that scores all answers; without it and reward_funcs, what the first run among the models used."""
     reward_label: str | None = None
     """Of a reward model with two labels the good one; by default the one that is called positive or good."""
     dataset_name: PathOrName = EVERYDAY

@@ -27,11 +27,12 @@ from rlhf.config.checking import (
 from rlhf.config.compare import CompareArguments
 from rlhf.config.ppo import PPOArguments
 from rlhf.config.reward import RewardArguments
+from rlhf.config.rewards import RewardFuncSettings
 from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings, TemplateSettings
 
 
 @dataclass
-class SweepArguments(CeilingSettings, TemplateSettings):
+class SweepArguments(RewardFuncSettings, CeilingSettings, TemplateSettings):
     """Settings of `python -m rlhf sweep`: PPO at several kl_coef values, to find over-optimisation."""
 
     reward_model_path: PathOrName | None = None
@@ -64,9 +65,10 @@ class SweepArguments(CeilingSettings, TemplateSettings):
     def check(self) -> None:
         """Check all fields, also as the settings of each run."""
         super().check()
-        if self.reward_model_path is None:
+        if self.reward_model_path is None and not self.reward_funcs:
             raise BadInput(
-                "A sweep needs a reward model: give --reward_model_path, for example a demo's directory.",
+                "A sweep needs a reward model or function: give --reward_model_path, for example a demo's directory, "
+                "or --reward_funcs.",
                 field="reward_model_path",
             )
         names = [f"{float(kl_coef):g}" for kl_coef in self.kl_coefs]
@@ -95,6 +97,7 @@ class SweepArguments(CeilingSettings, TemplateSettings):
             model_name_or_path=self.model_name_or_path,
             reward_model_path=self.reward_model_path,
             reward_label=self.reward_label,
+            reward_funcs=self.reward_funcs,
             dataset_name=self.dataset_name,
             chat_template_kwargs=self.chat_template_kwargs,
             output_dir=str(output_dir),
@@ -117,6 +120,7 @@ class SweepArguments(CeilingSettings, TemplateSettings):
             base_model_name_or_path=self.model_name_or_path,
             reward_model_path=self.reward_model_path,
             reward_label=self.reward_label,
+            reward_funcs=self.reward_funcs,
             dataset_name=self.dataset_name,
             chat_template_kwargs=self.chat_template_kwargs,
             output_dir=str(output_dir),
@@ -129,7 +133,7 @@ class SweepArguments(CeilingSettings, TemplateSettings):
 
 
 @dataclass
-class DemoArguments(CeilingSettings, ModelSettings, PromptSettings):
+class DemoArguments(RewardFuncSettings, CeilingSettings, ModelSettings, PromptSettings):
     """Settings of `python -m rlhf demo`: reward model, PPO and comparison in a row."""
 
     output_dir: PathOrName | None = None
@@ -137,7 +141,7 @@ class DemoArguments(CeilingSettings, ModelSettings, PromptSettings):
     model_name_or_path: PathOrName = EVERYDAY
     """Model to start from, and the base of the comparison: "everyday", a run directory, a folder or a Hub name."""
     reward_model_path: PathOrName | None = None
-    """Reward model to use instead of training one."""
+    """Reward model to use instead of training one; none is trained either where there are reward_funcs."""
     reward_label: str | None = None
     """Of a reward model with two labels the good one; by default the one that is called positive or good."""
     dataset_name: PathOrName = EVERYDAY
@@ -215,7 +219,7 @@ class DemoArguments(CeilingSettings, ModelSettings, PromptSettings):
     def ppo_arguments(self, reward_dir: Path | None, output_dir: Path | None) -> PPOArguments:
         """PPO's settings within this demo."""
         return self._hand_down(
-            PPOArguments, output_dir=str(output_dir), reward_model_path=self.reward_model_path or str(reward_dir)
+            PPOArguments, output_dir=str(output_dir), reward_model_path=self._reward_model(reward_dir)
         )
 
     def compare_arguments(
@@ -227,5 +231,9 @@ class DemoArguments(CeilingSettings, ModelSettings, PromptSettings):
             models=["base", f"ppo={ppo_dir}"],
             base_model_name_or_path=self.model_name_or_path,
             output_dir=str(output_dir),
-            reward_model_path=self.reward_model_path or str(reward_dir),
+            reward_model_path=self._reward_model(reward_dir),
         )
+
+    def _reward_model(self, trained: Path | None) -> str | None:
+        """The one that is given or that the demo trains; None if functions do without."""
+        return self.reward_model_path or (None if self.reward_funcs else str(trained))

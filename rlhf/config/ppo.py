@@ -20,6 +20,7 @@ from rlhf.config.checking import (
     Steps,
     Temperature,
 )
+from rlhf.config.rewards import RewardFuncSettings
 from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings, check_room
 
 
@@ -149,7 +150,7 @@ class PPOSettings(Settings):
 
 
 @dataclass
-class PPOArguments(CeilingSettings, PPOSettings, ModelSettings, PromptSettings):
+class PPOArguments(RewardFuncSettings, CeilingSettings, PPOSettings, ModelSettings, PromptSettings):
     """Settings of `python -m rlhf ppo`: what to train on what, with defaults that fit the embedded world."""
 
     model_name_or_path: PathOrName = EVERYDAY

@@ -6,6 +6,7 @@ A live figure is built once and then grows in the browser: each trace names the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 import plotly.graph_objects as go
 
@@ -26,6 +27,7 @@ from rlhf.figures.style import (
 from rlhf.words import minus, percent
 
 
+EPISODES = "episodes (answers sampled and scored)"
 LN2 = 0.6931
 """Loss of a reward model that guesses, and of DPO where the policy is still the base model."""
 MAX_POINTS = 800
@@ -34,6 +36,8 @@ LARGE = 100_000
 """From here on a number at the end of a curve or below the x axis is written shorter."""
 WINDOW = 8
 """Logged lines that are averaged at the beginning and at the end of a curve: the average of one update jumps."""
+LONGEST_TITLE = 30
+"""Characters of a reward's name above its panel."""
 PANEL_GAP = 0.085
 """Between two panels, for the lower one's heading, as a share of the figure's height."""
 
@@ -138,7 +142,7 @@ PPO_PANELS = (
     Panel(
         metrics.SCORE,
         "Score",
-        "reward-model score per answer, mean ± std",
+        "reward per answer, mean ± std",
         PPO,
         weight=1.7,
         std=metrics.SCORE_STD,
@@ -210,8 +214,24 @@ def ppo_curves(rows: list[dict], total_episodes: int | None = None, height: int 
     """A PPO run's logged rows -> score, KL, entropy and length over the episodes."""
     start = next((row[metrics.SCORE] for row in rows if row.get(metrics.SCORE) is not None), None)
     levels = [] if start is None else [Level(metrics.SCORE, start, "start: the base model", BASE)]
-    title = "episodes (answers sampled and scored)"
-    return curves(PPO_PANELS, rows, metrics.EPISODE, title, total_episodes, levels, height)
+    return curves(PPO_PANELS, rows, metrics.EPISODE, EPISODES, total_episodes, levels, height)
+
+
+def reward_panels(rows: list[dict], named: Sequence[tuple[str, float]]) -> list[Panel]:
+    """A panel for each of the rewards that add up to PPO's score; none where there is only one.
+
+    Args:
+        rows: PPO's logged rows.
+        named: what each reward is called, and its weight, in their order.
+    """
+    rewards = next((found for row in rows if (found := metrics.rewards_of(row))), {})
+    panels = []
+    for key, (name, weight) in zip(rewards.values(), named, strict=False):
+        title = escape(name if len(name) <= LONGEST_TITLE else f"{name[:LONGEST_TITLE]}…")
+        counts = "" if weight == 1 else f"; counts × {minus(f'{weight:g}')}"
+        std = key.removesuffix("mean") + "std"
+        panels.append(Panel(key, title, f"reward per answer, mean ± std{counts}", PPO, std=std))
+    return panels if len(panels) > 1 else []
 
 
 def latest(rows: list[dict], key: str) -> float | None:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from rlhf.config import EVERYDAY, BadInput
+from rlhf.rewards import RewardName
 from rlhf.runs.directory import EXAMPLE, list_runs
 
 
@@ -98,11 +99,17 @@ def allowed(name: str) -> bool:
 
 
 def check(settings: dict[str, object]) -> None:
-    """Check a run's settings, all or some of them by name, against what a Space allows.
+    """Check a run's settings, all or some of them by name, against what a Space allows, and any page for others.
 
     Raises:
-        BadInput: another model, other data, a path, or more work than there is room for.
+        BadInput: another model, other data, a path, code, or more work than there is room for.
     """
+    if shared() and any(RewardName.read(name).file for name in settings.get("reward_funcs") or ()):
+        raise BadInput(
+            "Reward functions of a file are not offered on a page that others use too; run the program yourself, or "
+            "take built-in ones.",
+            field="reward_funcs",
+        )
     if on_space():
         _check_names(settings)
         _check_amounts(settings, str(settings.get("model_name_or_path", EVERYDAY)))

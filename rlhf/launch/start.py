@@ -1,10 +1,11 @@
 """What the Start buttons and the API do: check what was entered, and start a run with it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rlhf.config import EVERYDAY, BadInput, CompareArguments, build
 from rlhf.kinds import KINDS, startable
-from rlhf.launch import jobs
+from rlhf.launch import jobs, limits
+from rlhf.rewards import load_functions
 from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs
 
 
@@ -23,7 +24,7 @@ def start_run(kind: str, settings: dict[str, object], reward_run: str | None = N
     Args:
         kind: "demo", "reward", "ppo", "dpo" or "sweep".
         settings: by name, as texts or typed; all others are the defaults.
-        reward_run: id of the run whose reward model PPO trains against.
+        reward_run: id of the run whose reward model PPO trains against; none for reward functions alone.
         visitor: a secret of the browser that asks, see `jobs.launch`.
 
     Raises:
@@ -31,9 +32,21 @@ def start_run(kind: str, settings: dict[str, object], reward_run: str | None = N
     """
     if kind not in startable():
         raise BadInput(f"kind must be one of {', '.join(startable())}, not {kind!r}.")
-    if KINDS[kind].needs_reward_model:
+    if KINDS[kind].needs_reward_model and (reward_run or not settings.get("reward_funcs")):
         settings = {**settings, "reward_model_path": _reward_path(reward_run)}
-    return jobs.launch(kind, build(KINDS[kind].settings, settings), visitor=visitor)
+    args = build(KINDS[kind].settings, settings)
+    check_functions(getattr(args, "reward_funcs", None))
+    return jobs.launch(kind, args, visitor=visitor)
+
+
+def check_functions(names: list[str] | None) -> list[tuple[Callable, float]]:
+    """The reward functions of these names, see `load_functions`, if the page allows them.
+
+    Raises:
+        BadInput: they cannot be loaded, or are not offered here.
+    """
+    limits.check({"reward_funcs": names})
+    return load_functions(names)
 
 
 def _reward_path(run_id: str | None) -> str:
@@ -41,7 +54,8 @@ def _reward_path(run_id: str | None) -> str:
         return str(find_run(str(run_id)).path)
     except BadInput:
         raise BadInput(
-            "PPO needs a reward model: choose a finished one, or train “Reward model only” first."
+            "PPO needs a reward model: choose a finished one, or train “Reward model only” first; or give it rewards "
+            "of your own."
         ) from None
 
 
@@ -105,16 +119,17 @@ def _compared(chosen: Sequence[str]) -> dict[str, object]:
     # DPO used no reward model: runs of DPO alone are scored by the newest one that was trained from the same base.
     trained_against = [run for run in runs if run.policy_kind() != "dpo"]
     judges = trained_against or [run for run in (*list_runs(), Run(EXAMPLE)) if run.base_model() == base]
-    reward_model_path = next(filter(None, (run.reward_model_path() for run in judges)), None)
-    if reward_model_path is None and trained_against:
+    judge = next((r for r in judges if r.reward_model_path() or trained_against and r.reward_funcs()), None)
+    if judge is None and trained_against:
         raise BadInput("The reward model that this run was trained against is gone; choose another run.")
-    if reward_model_path is None:
+    if judge is None:
         raise BadInput("There is no reward model to score the answers yet: train “Reward model only” first.")
     names = [run.method() + (f"-{run.id.split('-')[-1]}" if len(runs) > 1 else "") for run in runs]
     return {
         "models": [f"{name}={run.path}" for name, run in zip(names, runs, strict=True)]
         + [name for name in BASELINES if name in chosen],
         "base_model_name_or_path": base,
-        "reward_model_path": reward_model_path,
+        "reward_model_path": judge.reward_model_path(),
+        "reward_funcs": trained_against and judge.reward_funcs() or None,
         "dataset_name": str(runs[0].policy_settings().get("dataset_name") or EVERYDAY),
     }

@@ -8,6 +8,7 @@ encoder such as DistilBERT reads padded text, as in its training; one whose toke
 BERT, reads prompt and answer as these two.
 
 `RewardSource` is one reward of PPO, a model or a function; `score_responses` calls all of them, `combine` adds up.
+`RewardScorer` is what the commands and the chat score answers with: all rewards of a run, added up by their weights.
 """
 
 import asyncio
@@ -33,6 +34,7 @@ from rlhf.models.packed import (
     use_packed_attention,
 )
 from rlhf.models.prompts import Prompt, PromptReader, readable
+from rlhf.rewards import blamed
 
 
 RewardFunc = Callable[..., list[float | None] | list[list[float]]]
@@ -182,6 +184,8 @@ class RewardSource:
                 )
             self.name = getattr(source, "__name__", type(source).__name__)
             self.accepts = inspect.signature(source).parameters
+            code = getattr(inspect.unwrap(source), "__code__", None) or type(source).__call__.__code__
+            self.file = code.co_filename
             return
         config = plain_model(source).config
         self.name = str(config._name_or_path or type(plain_model(source)).__name__).rstrip("/").split("/")[-1]
@@ -210,7 +214,7 @@ class RewardSource:
         """Scores of B answers, one per answer or one per token.
 
         Raises:
-            BadInput: the wrong number of scores, something that is no number, or NaN.
+            BadInput: a function fails, or gives the wrong number of scores, something that is no number, or NaN.
         """
         if self.is_model:
             return self.scorer(prompts, answers, ended).tolist()
@@ -228,9 +232,15 @@ class RewardSource:
             **extra,
         }
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in self.accepts.values())
-        scores = self.source(**{name: value for name, value in arguments.items() if takes_all or name in self.accepts})
-        if inspect.iscoroutine(scores):
-            scores = asyncio.run_coroutine_threadsafe(scores, _event_loop()).result()
+        arguments = {name: value for name, value in arguments.items() if takes_all or name in self.accepts}
+        try:
+            scores = self.source(**arguments)
+            if inspect.iscoroutine(scores):
+                scores = asyncio.run_coroutine_threadsafe(scores, _event_loop()).result()
+        except BadInput:
+            raise
+        except Exception as error:
+            raise BadInput(f"The reward function {self.name} failed: {blamed(error, self.file)}.") from error
         return self._checked(scores, answers)
 
     def _checked(self, scores: object, answers: list[list[int]]) -> list:
@@ -304,8 +314,10 @@ def rewards_of(sources: object, tokenizers: object, reader: PromptReader, policy
             source, its_tokenizer = load_reward_model(source, trained=True)
             tokenizer = tokenizer or its_tokenizer
         reward = RewardSource(source, tokenizer, reader, policy_vocab)
-        same = sum(other.name.split("-")[0] == reward.name for other in rewards)
-        reward.name += f"-{same + 1}" if same else ""
+        taken, name, number = {other.name for other in rewards}, reward.name, 1
+        while reward.name in taken:
+            number += 1
+            reward.name = f"{name}-{number}"
         rewards.append(reward)
     return rewards
 
@@ -351,3 +363,43 @@ def combine(scores: RewardScores, weights: Sequence[float], mask: torch.Tensor) 
             if isinstance(score, list):
                 by_token[row, : len(score)] += weight * torch.tensor(score)
     return by_token.sum(dim=1).to(mask.device), by_token.to(mask.device)
+
+
+class RewardScorer:
+    """Scores answers with several rewards, as PPO does: the weighted sum of what they give.
+
+    Args:
+        sources: reward models and functions, see `RewardSource`.
+        tokenizers: of each the tokenizer, None for a function.
+        weights: of each.
+        reader: the policy's prompts and tokenizer.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[PreTrainedModel | RewardFunc],
+        tokenizers: Sequence[PreTrainedTokenizerBase | None],
+        weights: Sequence[float],
+        reader: PromptReader,
+    ) -> None:
+        self.rewards = rewards_of(list(sources), list(tokenizers), reader, len(reader.tokenizer))
+        self.weights, self.reader = weights, reader
+        self.parts = [reward.name for reward in self.rewards] if len(self.rewards) > 1 else []
+        """What adds up to a score, by name; empty where that is one reward."""
+
+    def each(
+        self, prompts: list[Prompt], answers: list[list[int]], ended: list[bool]
+    ) -> tuple[torch.Tensor, dict[str, list[float | None]]]:
+        """Scores (B,) of B answers, and what each reward gave them, by its name; None for no opinion."""
+        scores = score_responses(self.rewards, prompts, answers, ended, None)
+        lengths = torch.tensor([len(answer) for answer in answers])
+        total, _ = combine(scores, self.weights, torch.arange(int(lengths.max())) < lengths.unsqueeze(1))
+        by_reward = {
+            name: [sum(score) if isinstance(score, list) else score for score in given]
+            for name, given in scores.by_reward.items()
+        }
+        return total, by_reward
+
+    def __call__(self, prompts: list[Prompt], answers: list[list[int]], ended: list[bool]) -> torch.Tensor:
+        """Scores (B,) of B answers."""
+        return self.each(prompts, answers, ended)[0]

@@ -207,7 +207,8 @@ class ScoreStats:
             self.count = total
         if kind == "none":
             return 0.0, 1.0
-        return self.mean, max(math.sqrt(self.squares / max(1, self.count - 1)), 1e-6)
+        std = math.sqrt(self.squares / max(1, self.count - 1))
+        return self.mean, std if std > 1e-6 else 1.0  # a reward that nothing has earned yet has no scale
 
 
 def adapt_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:

@@ -6,6 +6,7 @@
     ceiling.json    the best possible score at every KL, where it was measured
     samples.jsonl   pinned prompts and their responses over training
     train.log       what the process printed, when the page started it
+    rewards/        the files with reward functions of a person's own
     checkpoints/    to resume from
     model/          the final model, a plain Transformers folder
 
@@ -27,6 +28,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from rlhf import rewards
 from rlhf.config import ASSETS, EVERYDAY, BadInput, PPOArguments
 from rlhf.kinds import KINDS
 
@@ -255,13 +257,14 @@ class Run:
     def stages(self) -> dict[str, "Run"]:
         """The stages of this run by their kind, in order; a run without stages inside is its own only one.
 
-        A demo that was given a reward model trains none.
+        A demo that was given a reward model or reward functions trains no reward model.
         """
         config = self.config()
         kind = config.get("kind")
         if kind not in KINDS:
             return {}
-        inside = [stage for stage in KINDS[kind].stages if stage != "reward" or not config.get("reward_model_path")]
+        judged = config.get("reward_model_path") or config.get("reward_funcs")
+        inside = [stage for stage in KINDS[kind].stages if stage != "reward" or not judged]
         return {stage: type(self)(self.path / stage) for stage in inside} or {kind: self}
 
     def trainings(self) -> dict[str, "Run"]:
@@ -299,6 +302,17 @@ class Run:
         if self.model("reward"):
             return str(self.stages()["reward"].path)
         return self.policy_settings().get("reward_model_path")
+
+    def reward_funcs(self) -> list[str]:
+        """The reward functions that its settings name, those of a file in the copy that it keeps."""
+        stage = self.stages().get(self.policy_kind(), self)
+        return rewards.kept(self.policy_settings().get("reward_funcs"), stage.path / "rewards")
+
+    def rewards(self) -> list[tuple[str, float]]:
+        """What its policy learns from, by name and with weights, in the order in which PPO logs them."""
+        read = [rewards.RewardName.read(name) for name in self.policy_settings().get("reward_funcs") or ()]
+        model = [("Reward model", 1.0)] if self.reward_model_path() else []
+        return model + [(reward.title, reward.weight) for reward in read]
 
     def comparison(self) -> Path | None:
         """Folder with `scores.csv` and `summary.json` of its finished comparison, if there is one."""

@@ -1,5 +1,5 @@
 // The conversation: one question and both answers per turn. Gradio gives it element, props and watch.
-const {el, setText, scoreBar} = window.lab;
+const {el, setText, scoreBar, number} = window.lab;
 const $ = selector => element.querySelector(selector);
 
 function turnNode(trained) {
@@ -33,7 +33,10 @@ function show() {
       setText(box.querySelector('.text'), answer.text);
       if (answer.done !== box.done || answer.score !== box.score) {
         box.done = answer.done; box.score = answer.score;
-        box.querySelector('.mark').replaceChildren(scoreBar(answer.score, value.scale[0], value.scale[1]));
+        const parts = (answer.parts || []).map(([name, weight, given]) => name
+          + (weight === 1 ? '' : ' \u00d7 ' + number(weight, 1)) + ' ' + (given === null ? 'none' : number(given)));
+        box.querySelector('.mark').replaceChildren(scoreBar(answer.score, value.scale[0], value.scale[1]),
+          ...(parts.length ? [el('p', 'gloss parts', parts.join(' \u00b7 '))] : []));
       }
     }
   });

@@ -10,6 +10,7 @@ Text of models and people reaches the document through `textContent` only.
 import dataclasses
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -58,6 +59,9 @@ TEMPLATE = """
       <p class="gloss">An answer’s implicit reward is beta times the logarithm of how much likelier it has become than
       under the base model. DPO raises that of the chosen answers above that of the rejected ones: the loss falls,
       accuracy and margin rise.</p></figure>
+    <figure class="chart" data-part="rewards" hidden>
+      <figcaption>What each of its rewards gives: the score is their sum</figcaption>
+      <div class="plot"></div><p class="waiting"></p></figure>
     <figure class="chart" data-part="ceiling" hidden>
       <figcaption><b>3</b> PPO and the best that is possible</figcaption>
       <div class="plot"></div><p class="waiting"></p>
@@ -208,6 +212,10 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
         known = seen.get(kind, 0) if seen.get(f"{kind} frame") == frame else None
         answer["parts"][kind] = _part(kind, run, rows[kind], known) | {"empty": not rows[kind]}
         answer["seen"] |= {kind: len(rows[kind]), f"{kind} frame": frame}
+    rewards = curves.reward_panels(rows["ppo"], run.rewards()) if "ppo" in parts else []
+    if rewards:
+        answer["parts"]["rewards"] = _rewards(rewards, run, rows["ppo"], seen.get("rewards"))
+        answer["seen"]["rewards"] = len(rows["ppo"])
     ceiling = run.ceiling() if "ppo" in parts else {}
     if ceiling:
         answer["parts"]["ceiling"] = _path(Ceiling.read(ceiling), rows["ppo"], seen.get("ceiling"))
@@ -236,6 +244,25 @@ def _path(ceiling: Ceiling, rows: list[dict], seen: int | None) -> dict:
     fresh = rows[seen:]
     points = {key: [row.get(key) for row in fresh] for key in (metrics.KL, metrics.SCORE)}
     ends = {metrics.SCORE: scores.path_end(rows, ceiling)}
+    return {"points": points, "ends": ends, "rows": len(fresh), "waiting": ""}
+
+
+def _rewards(panels: list[curves.Panel], run: Run, rows: list[dict], seen: int | None) -> dict:
+    """The curves of PPO's rewards, as `_part` gives those of a stage."""
+    if seen is None:
+        total = run.policy_settings().get("total_episodes")
+        figure = curves.curves(panels, rows, X["ppo"], curves.EPISODES, total, [], CHART_HEIGHT)
+        return {"figure": figure.to_plotly_json(), "rows": len(rows), "waiting": ""}
+    return _growth(panels, X["ppo"], rows, seen)
+
+
+def _growth(panels: Sequence[curves.Panel], x: str, rows: list[dict], seen: int) -> dict:
+    """The points after the ones that a page has seen, and where the curves now end."""
+    keys = {metrics.STEP, metrics.EPISODE}
+    keys |= {key for panel in panels for key in (panel.key, panel.held_out, panel.std) if key}
+    fresh = rows[seen:]
+    points = {key: [row.get(key) for row in fresh] for key in keys}
+    ends = {panel.key: curves.end(panel, rows, x) for panel in panels} if fresh else {}
     return {"points": points, "ends": ends, "rows": len(fresh), "waiting": ""}
 
 
@@ -321,13 +348,7 @@ def _part(kind: str, run: Snapshot, rows: list[dict], seen: int | None) -> dict:
     waiting = "" if rows else _waiting(run, run.stages()[kind])
     if seen is None:
         return {"figure": figure_of(kind, run, rows).to_plotly_json(), "rows": len(rows), "waiting": waiting}
-    panels = PANELS[kind]
-    keys = {metrics.STEP, metrics.EPISODE}
-    keys |= {key for panel in panels for key in (panel.key, panel.held_out, panel.std) if key}
-    fresh = rows[seen:]
-    points = {key: [row.get(key) for row in fresh] for key in keys}
-    ends = {panel.key: curves.end(panel, rows, X[kind]) for panel in panels} if fresh else {}
-    return {"points": points, "ends": ends, "rows": len(fresh), "waiting": waiting}
+    return {**_growth(PANELS[kind], X[kind], rows, seen), "waiting": waiting}
 
 
 def _waiting(run: Snapshot, part: Snapshot) -> str:

@@ -19,6 +19,7 @@ from rlhf.ui import example_id, is_active, is_example, note, run_choices, run_la
 from rlhf.ui.expect import expectation, preset
 from rlhf.ui.lessons import IN_OTHER_WORDS, LESSONS, lesson
 from rlhf.ui.live import live_run
+from rlhf.ui.rewards_form import NO_MODEL, RewardsForm
 from rlhf.ui.scripts import HEAD, script
 
 
@@ -26,7 +27,7 @@ COMMAND_LINE = {
     "gradient_accumulation_steps", "stop_token", "kl_horizon", "cliprange_high", "dual_clip",
     "entropy_coef", "normalize_advantages", "whiten_rewards", "early_stopping", "target_kl",
     "mask_truncated_completions", "reward_clip_range", "value_learning_rate", "value_warmup_steps",
-    "lora_alpha", "lora_dropout", "lora_target_modules", "prompt_column", "prompt_words",
+    "lora_alpha", "lora_dropout", "lora_target_modules", "prompt_column", "prompt_words", "reward_funcs",
 }  # fmt: skip
 """Settings for those who write their own experiments: the command line and Python have them, the page does not."""
 NAMES_FIRST = ("model_name_or_path", "dataset_name", "chat_template_kwargs")
@@ -127,7 +128,9 @@ class TrainTab:
             with gr.Column(scale=0, min_width=300, elem_classes="form"):
                 self._form()
             with gr.Column(scale=1, min_width=320, elem_classes="view"):
+                shown = gr.HTML(elem_id="rewards-shown", apply_default_css=False)
                 self.live = live_run(value=None, elem_id="live")
+        self.rewards.preview(self.forms["ppo"].knobs, self.reward_run, shown)
         self.started = gr.State(None)
         # A secret of this browser, by which it may stop what it has started, also after the page was reloaded.
         self.visitor = gr.BrowserState("", storage_key="rlhf-lab", secret="visitor")
@@ -137,6 +140,7 @@ class TrainTab:
         modes = [(KINDS[kind].choice, kind) for kind in startable()]
         self.mode = gr.Radio(modes, value="demo", label="What to train", elem_id="mode")
         self.reward_run = gr.Dropdown([], label="Reward model", info="PPO learns to raise its score.", visible=False)
+        self.rewards = RewardsForm()
         self.recipe = gr.Dropdown(
             names(),
             value=EVERYDAY,
@@ -169,7 +173,7 @@ class TrainTab:
         self.mode.change(
             _switch,
             self.mode,
-            [*groups, self.reward_run, self.recipe, self.presets, self.expected],
+            [*groups, self.reward_run, self.rewards.group, self.recipe, self.presets, self.expected],
             show_progress="hidden",
             api_visibility="private",
         )
@@ -210,7 +214,7 @@ class TrainTab:
         knobs = {knob for form in self.forms.values() for knob in form.knobs.values()}
         self.start.click(
             self._start,
-            {self.mode, self.reward_run, self.recipe, self.visitor, *knobs},
+            {self.mode, self.reward_run, self.recipe, self.visitor, *knobs, *self.rewards.components()},
             [picker, self.note, self.started],
             concurrency_id="start",
             concurrency_limit=1,
@@ -224,6 +228,8 @@ class TrainTab:
             settings = self.forms[kind].entered(values)
             if kind == "demo":  # the recipe may say more than the form shows
                 settings = {**read_recipe(values[self.recipe]), **settings}
+            if kind == "ppo":
+                settings["reward_funcs"] = self.rewards.entered(values) or None
             run = start_run(kind, settings, values[self.reward_run], values[self.visitor])
         except BadInput as error:
             form = self.forms[kind]
@@ -242,7 +248,7 @@ class TrainTab:
             self.note: "",  # what it said was about another run, or about what has been mended
             self.start: gr.Button(interactive=not active),
             self.stop: gr.Button(interactive=active),
-            self.reward_run: gr.Dropdown(choices=trained, value=trained[0][1] if trained else None),
+            self.reward_run: gr.Dropdown(choices=[*trained, NO_MODEL], value=trained[0][1] if trained else None),
         }
 
 
@@ -295,9 +301,10 @@ def _preset(minutes: str, entered: dict[str, object]) -> dict[str, object]:
 def _switch(kind: str) -> list:
     """Show the chosen kind's knobs, the choice of reward model where one is needed, and that of recipes for a demo."""
     reward_run = gr.Dropdown(visible=KINDS[kind].needs_reward_model)
+    rewards = gr.Accordion(visible=kind == "ppo")
     recipe = gr.Dropdown(visible=kind == "demo" and _recipes_offered())
     sized = [gr.Row(visible=kind == "demo" and not limits.on_space()), gr.HTML(visible=kind == "demo")]
-    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, recipe, *sized]
+    return [gr.Column(visible=other == kind) for other in startable()] + [reward_run, rewards, recipe, *sized]
 
 
 def _recipes_offered() -> bool:

@@ -1,4 +1,4 @@
-"""The models that the chat talks to: base and PPO answer side by side, and the reward model scores both answers.
+"""The models that the chat talks to: base and PPO answer side by side, and the run's rewards score both answers.
 
 Torch and Transformers are imported by the first question, or by `warm_up` in the background, never by the page.
 """
@@ -8,7 +8,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 from rlhf.config import ASSETS, EVERYDAY, BadInput
 from rlhf.launch import limits
+from rlhf.rewards import load_functions
 from rlhf.runs.directory import Run
 from rlhf.ui import example_id, is_active, shown_run
 
 
 if TYPE_CHECKING:
     from rlhf.models.prompts import Prompt, PromptReader
+    from rlhf.models.scoring import RewardScorer
 
 
 LONGEST = 2_000
@@ -94,10 +96,14 @@ def template_kwargs(run: Run) -> dict | None:
     return run.policy_settings().get("chat_template_kwargs")
 
 
+def base_of(source: str) -> tuple[object, object, str]:
+    """A model that training starts from, as `load` gives it."""
+    return load("policy", source, ASSETS / "base" if source == EVERYDAY else Path(source))
+
+
 def base_voice(run: Run) -> Voice:
     """The model that the run started from."""
-    source = run.base_model()
-    model, tokenizer, fingerprint = load("policy", source, ASSETS / "base" if source == EVERYDAY else Path(source))
+    model, tokenizer, fingerprint = base_of(run.base_model())
     return Voice(model, tokenizer, f"{base_name(run)}, before training · weights {fingerprint}", template_kwargs(run))
 
 
@@ -121,6 +127,17 @@ def reward_model_of(run: Run) -> tuple[object, object] | None:
     source = run.reward_model_path()
     label = run.policy_settings().get("reward_label")
     return load("reward", source, run.model("reward") or Path(source), label)[:2] if source else None
+
+
+def scorer(
+    reader: "PromptReader", reward_model: tuple[object, object] | None, functions: Sequence[tuple[Callable, float]]
+) -> "RewardScorer":
+    """What scores answers: a reward model with its tokenizer, functions with their weights, or both."""
+    from rlhf.models.scoring import RewardScorer
+
+    rewards = [(*reward_model, 1.0)] if reward_model else []
+    rewards += [(function, None, weight) for function, weight in functions]
+    return RewardScorer(*zip(*rewards, strict=True), reader)
 
 
 def absent(run: Run | None) -> str:
@@ -220,22 +237,27 @@ def both_answers(
 
 
 def give_scores(
-    reward_model: tuple[object, object],
+    reward_model: tuple[object, object] | None,
     voice: Voice,
     prompts: "dict[str, Prompt]",
     answers: dict[str, dict],
     ids: dict[str, list[int]],
+    functions: Sequence[tuple[Callable, float]] = (),
+    named: Sequence[tuple[str, float]] = (),
 ) -> None:
-    """Write the reward model's score into each answer; it reads the very ids that were sampled, where it can."""
-    from rlhf.models.scoring import AnswerScorer
+    """Write into each answer its score, and what each of several rewards, `named` in their order, gives it.
 
+    A reward model reads the very ids that were sampled, where it can.
+    """
+    score = scorer(voice.reader(), reward_model, functions)
     responses = [ids[name] for name in answers]
-    reader = voice.reader()
-    ended = [response[-1] in reader.end_ids for response in responses]
-    score = AnswerScorer(*reward_model, reader)
-    scores = score([prompts[name] for name in answers], responses, ended).tolist()
-    for answer, value in zip(answers.values(), scores, strict=True):
+    ended = [response[-1] in score.reader.end_ids for response in responses]
+    scores, by_reward = score.each([prompts[name] for name in answers], responses, ended)
+    for row, (answer, value) in enumerate(zip(answers.values(), scores.tolist(), strict=True)):
         answer["score"] = value
+        if score.parts:
+            given = zip(named, by_reward.values(), strict=True)
+            answer["parts"] = [(name, weight, values[row]) for (name, weight), values in given]
 
 
 def conversation(
@@ -251,12 +273,13 @@ def conversation(
         BadInput: a model is missing, or the question is longer than a model can read.
     """
     voices, reward_model = {"base": base_voice(run), "ppo": ppo_voice(run)}, reward_model_of(run)
+    functions = load_functions(run.reward_funcs())
     labels = {name: voice.label for name, voice in voices.items()}
     prompts = ask(voices, question, turns)
     for answers, ids in both_answers(voices, prompts, seed):  # noqa: B007  (needed after the loop)
         yield labels, answers
-    if reward_model:
-        give_scores(reward_model, voices["ppo"], prompts, answers, ids)
+    if reward_model or functions:
+        give_scores(reward_model, voices["ppo"], prompts, answers, ids, functions, run.rewards())
         yield labels, answers
 
 

@@ -14,8 +14,9 @@ from huggingface_hub import ModelCardData
 from rlhf import metrics
 from rlhf.config import EVERYDAY, CompareArguments, default_of
 from rlhf.kinds import KINDS
+from rlhf.rewards import RewardName
 from rlhf.runs.directory import Run, read_json
-from rlhf.words import number, percent
+from rlhf.words import cell, number, percent
 from rlhf.write.templates import render
 
 
@@ -23,13 +24,14 @@ CARD = "README.md"
 LAST_UPDATES = 8
 """Updates of PPO that a number of the card averages over."""
 _PROGRESS = (
-    (metrics.SCORE, "reward-model score, before normalisation", number, 2),
+    (metrics.SCORE, "{score}, before normalisation", number, 2),
     (metrics.KL, "KL from the base model, nats per response", number, 2),
     (metrics.MEAN_LENGTH, "length, tokens per response", number, 1),
     (metrics.CLIPPED_RATIO, "responses cut off at the length limit", percent, 1),
 )
 _NOT_IN_THE_TABLE = {
-    "output_dir", "model_name_or_path", "reward_model_path", "dataset_name", "resume_from_checkpoint", "seed",
+    "output_dir", "model_name_or_path", "reward_model_path", "reward_funcs", "dataset_name", "resume_from_checkpoint",
+    "seed",
 }  # fmt: skip
 """Settings that are no row of the card's table: paths, and what stands in its text."""
 _TAGS = {"ppo": ["rlhf", "ppo"], "dpo": ["rlhf", "dpo", "trl"], "reward": ["rlhf", "reward-model", "trl"]}
@@ -109,25 +111,31 @@ def _dpo_results(run: Run) -> dict[str, object]:
 
 def _ppo_results(run: Run) -> dict[str, object]:
     """The first and the last updates, the last evaluation, and the comparison if the run is part of a demo."""
-    rows = run.metrics()
+    rows, config = run.metrics(), run.config()
+    names = config.get("reward_funcs")
+    rewards = [(reward, config["reward_files"].get(reward.file_name)) for reward in map(RewardName.read, names or ())]
+    each = metrics.rewards_of(rows[0]) if rows else {}
+    parts = [(key, f"reward {cell(name)}", number, 2) for name, key in each.items() if len(each) > 1]
     progress = []
-    for key, label, write, digits in _PROGRESS:
+    for key, label, write, digits in (*_PROGRESS, *parts):
         values = [row[key] for row in rows if row.get(key) is not None]
         last = values[-LAST_UPDATES:]
         if last:
+            label = label.format(score="score" if rewards else "reward-model score") if key == metrics.SCORE else label
             progress.append((label, write, digits, values[0], sum(last) / len(last)))
     evaluated_step, evaluations = _last_evaluation(rows)
     splits = read_json(_whole(run).path / "summary.json").get("splits", {})
     cautions = [caution for split in splits.values() for caution in split["against_base"]["ppo"]["cautions"]]
-    names = {name: key for name, key in vars(metrics).items() if name.startswith("EVAL_")}
+    evaluated = {name: key for name, key in vars(metrics).items() if name.startswith("EVAL_")}
     return {
+        "rewards": rewards,
         "progress": progress,
         "last_updates": LAST_UPDATES,
         "evaluated_step": evaluated_step,
         "evaluations": evaluations,
         "splits": splits,
         "cautions": list(dict.fromkeys(cautions)),
-        **names,
+        **evaluated,
     }
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlhf import metrics
 from rlhf.compare.ceiling import Ceiling
 from rlhf.write.templates import render
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 def _printed(template: str, **values: object) -> str:
     """A text for a terminal, or for the script that reads its output: neither need know the minus sign."""
     return render(template, **values).replace("\N{MINUS SIGN}", "-").rstrip("\n")
+
+
+def ppo_line(update: dict) -> str:
+    """The last update of PPO: the score, and what each reward gave where there are several."""
+    return _printed("ppo.txt.j2", update=update, rewards=metrics.rewards_of(update), metrics=metrics)
 
 
 def comparison_table(summary: dict) -> str:
