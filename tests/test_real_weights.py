@@ -4,11 +4,7 @@ The package gguf is optional: without it, the tests that read a file are skipped
 """
 
 import json
-import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +16,6 @@ from worlds import CHATML
 
 from rlhf.config import BadInput
 from rlhf.models import load_policy, load_reward_model, loading
-from rlhf.models.generate import generate
 from rlhf.models.prompts import PromptReader, end_ids
 from rlhf.runs.directory import Run
 
