@@ -24,7 +24,11 @@ def read_recipe(name: str) -> dict[str, object]:
     """
     if name not in names():
         raise BadInput(f"There is no recipe {name}; the recipes are {', '.join(names())}.")
-    return read_settings(FOLDER / f"{name}.yaml")
+    settings = read_settings(FOLDER / f"{name}.yaml")
+    # Data that come with the program are found from any folder.
+    data = Path(str(settings.get("dataset_name")))
+    shipped = ASSETS.parent / data
+    return {**settings, "dataset_name": str(shipped)} if shipped.is_file() and not data.is_file() else settings
 
 
 def read_settings(file: Path) -> dict[str, object]:

@@ -38,6 +38,8 @@ ACTIVE = ("queued", "running", "stopping")
 """States of a run that has not ended; the others are stopped, finished, failed, diverged and interrupted."""
 EXAMPLE = ASSETS / "example"
 """The finished demo run that is shipped with the program."""
+RECORD = ASSETS / "example-smollm2"
+"""Another, of a model that is too large to ship: its curves, samples and scores, without weights."""
 VOLUME = Path("/data")
 """Where a Space has its persistent disk, if it has one."""
 _RUN_ID = re.compile(r"^[a-z]+-\d{8}-\d{6}-[0-9a-f]{4}$")
@@ -374,13 +376,14 @@ def catch_signals(run: Run, *, second_ends: bool = True) -> None:
 
 
 def find_run(run_id: str) -> Run:
-    """The run with this id under `runs_root`, or the shipped example.
+    """The run with this id under `runs_root`, or a shipped one.
 
     Raises:
         BadInput: there is none.
     """
-    if run_id == EXAMPLE.name:
-        return Run(EXAMPLE)
+    for shipped in (EXAMPLE, RECORD):
+        if run_id == shipped.name:
+            return Run(shipped)
     if not _RUN_ID.match(run_id) or not (runs_root() / run_id).is_dir():
         raise BadInput("There is no such run; choose one from the list.")
     return Run(runs_root() / run_id)

@@ -18,7 +18,7 @@ from rlhf.config import ASSETS, EVERYDAY, BadInput
 from rlhf.launch import limits
 from rlhf.rewards import load_functions
 from rlhf.runs.directory import Run
-from rlhf.ui import example_id, is_active, shown_run
+from rlhf.ui import example_id, is_active, is_example, shown_run
 
 
 if TYPE_CHECKING:
@@ -146,6 +146,8 @@ def absent(run: Run | None) -> str:
         return "There is no model to talk to yet: start a run in the Train tab."
     if is_active(run) and run.policy_kind():
         return "You can talk to this run's model as soon as it is trained."
+    if is_example(run):
+        return "The models of this example are too large to ship, so nobody answers here. Choose another run above."
     if run.policy_kind():
         return f"The run ended before there was a model to talk to. {run.saved()} Choose another run above."
     return "This run trained no model to talk to: choose another run above, or train PPO or DPO in the Train tab."
