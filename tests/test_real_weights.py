@@ -199,7 +199,7 @@ def test_the_record_of_the_recipe_is_whole_small_and_an_example_on_the_page(root
     gain = run.summary()["splits"]["test"]["against_base"]["ppo"]["score"]["gain"]
     assert gain["ci_low"] > 0
     assert [run_id for _, run_id in run_choices()] == [EXAMPLE.name, RECORD.name]
-    assert describe(RECORD.name).startswith("Example run")
+    assert "demo --recipe smollm2-135m-instruct" in describe(RECORD.name)
     assert "too large to ship" in voices.absent(run) and run.model("policy") is None
 
 

@@ -21,7 +21,7 @@ def example_id() -> str | None:
 
 def run_choices() -> list[tuple[str, str]]:
     """(label, id) of every run that can be shown: the shipped ones, then the newest first."""
-    shipped = {"Example run": runs.EXAMPLE, "Example run with real English": runs.RECORD}
+    shipped = {"Example run": runs.EXAMPLE, "Example with real English (SmolLM2)": runs.RECORD}
     examples = [(label, path.name) for label, path in shipped.items() if (path / "status.json").exists()]
     return examples + [(run_label(run), run.id) for run in list_runs() if run.status()]
 
@@ -40,6 +40,9 @@ def describe(run_id: str | None) -> str:
         return "No run yet"
     config, kind = run.config(), run.status().get("kind", "")
     seed = escape(str(config.get("seed", 0)))
+    if run.path == runs.RECORD:
+        recipe = "demo --recipe smollm2-135m-instruct"
+        return f"Example run without its models, made by <code>python -m rlhf {recipe}</code>, seed {seed}"
     if is_example(run):
         return f"Example run, made by <code>python -m rlhf {escape(str(kind))}</code>, seed {seed}"
     return f"{escape(run.id)}, seed {seed}"
