@@ -41,8 +41,7 @@ def describe(run_id: str | None) -> str:
     config, kind = run.config(), run.status().get("kind", "")
     seed = escape(str(config.get("seed", 0)))
     if run.path == runs.RECORD:
-        recipe = "demo --recipe smollm2-135m-instruct"
-        return f"Example run without its models, made by <code>python -m rlhf {recipe}</code>, seed {seed}"
+        return f"Recipe <code>smollm2-135m-instruct</code>, seed {seed}, without its models"
     if is_example(run):
         return f"Example run, made by <code>python -m rlhf {escape(str(kind))}</code>, seed {seed}"
     return f"{escape(run.id)}, seed {seed}"
