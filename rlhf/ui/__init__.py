@@ -25,7 +25,7 @@ def example_id() -> str | None:
 
 def run_choices() -> list[tuple[str, str]]:
     """(label, id) of every run that can be shown: the shipped ones, then the newest first."""
-    shipped = {"Example run": runs.EXAMPLE, "Example run with real English": runs.RECORD}
+    shipped = {"Example run": runs.EXAMPLE, "Example with real English (SmolLM2)": runs.RECORD}
     examples = [(label, path.name) for label, path in shipped.items() if (path / "status.json").exists()]
     return examples + [(run_label(run), run.id) for run in list_runs() if run.status()]
 
@@ -44,6 +44,8 @@ def describe(run_id: str | None) -> str:
         return "No run yet"
     config, kind = run.config(), run.status().get("kind", "")
     seed = escape(str(config.get("seed", 0)))
+    if run.path == runs.RECORD:
+        return f"Recipe <code>smollm2-135m-instruct</code>, seed {seed}, without its models"
     simulated = kind in KINDS and KINDS[kind].reads_pairs and config.get("dataset_name") == EVERYDAY
     people = "preferences of simulated people" if is_example(run) else "simulated people"
     name = "Example run" if is_example(run) else escape(run.id)
