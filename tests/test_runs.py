@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from rlhf.config import ASSETS, BadInput, PPOArguments, RewardArguments
+from rlhf.config.recipes import read_settings
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import start_run
 from rlhf.runs import checkpoint
@@ -235,6 +236,19 @@ def test_the_process_of_a_run_keeps_the_time_at_which_it_was_started(root):
     run.set_status(state="queued", kind="ppo", created=1e9, pid=os.getpid())
     before = run.title()
     assert Run.create(run.path, "ppo", {}).title() == before
+
+
+def test_what_cannot_be_read_or_made_is_a_sentence(tmp_path):
+    with pytest.raises(BadInput, match="cannot be made .File name too long."):
+        Run.create(tmp_path / ("x" * 300), "ppo", {})
+    for written in (bytes(range(256)), "output_dir: \u00e9".encode("latin1"), "max_steps: 1".encode("utf-16")):
+        (tmp_path / "settings.yaml").write_bytes(written)
+        with pytest.raises(BadInput, match="settings.yaml is not valid YAML"):
+            read_settings(tmp_path / "settings.yaml")
+    folder = checkpoint.save(tmp_path / "checkpoint-1", {}, {}, lambda folder: None)
+    (folder / "MANIFEST.json").write_bytes(b"\xff junk")
+    with pytest.raises(BadInput, match="checkpoint-1 is damaged .MANIFEST.json."):
+        checkpoint.load(folder)
 
 
 BAR = "PPO:  12%|█         | 3/25 [00:10<01:00, 2.3s/ updates]"

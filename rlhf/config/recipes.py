@@ -41,7 +41,7 @@ def read_settings(file: Path) -> dict[str, object]:
         raise BadInput(f"There is no file {file}; check --config.")
     try:
         read = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(read, dict):
         raise BadInput(f"{file} must hold lines such as `learning_rate: 0.0003`.")

@@ -126,8 +126,8 @@ class Run:
             BadInput: something else is already there.
         """
         run = cls(path or new_run_path(kind))
-        queued = run.status().get("state") in ("queued", "stopping") and run.status().get("pid") == os.getpid()
         try:
+            queued = run.status().get("state") in ("queued", "stopping") and run.status().get("pid") == os.getpid()
             taken = run.path.exists() and not queued and (not run.path.is_dir() or any(run.path.iterdir()))
             run.path.mkdir(parents=True, exist_ok=True) if not taken else None
         except OSError as error:
