@@ -259,9 +259,9 @@ class TestSmolLM2:
 
     def test_it_writes_english_and_previews_its_template(self, smollm2):
         folder, run = smollm2
-        asked = [{"role": "user", "content": "Are you well?"}]
         sides = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
-        (folder / "pairs.jsonl").write_text(20 * (json.dumps({"prompt": asked, **sides}) + "\n"))
+        asked = ([{"role": "user", "content": f"What is {number}?"}] for number in range(20))
+        (folder / "pairs.jsonl").write_text("".join(json.dumps({"prompt": each, **sides}) + "\n" for each in asked))
         preview = run("preview", "--dataset_name", "pairs.jsonl", "--model_name_or_path", "smollm2.gguf")
         assert "tokens" in preview  # of its tokenizer
         model, tokenizer = load_policy("smollm2.gguf")
