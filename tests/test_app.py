@@ -196,6 +196,14 @@ def test_the_scores_tab_shows_the_numbers_of_the_summary_and_computes_no_interva
             assert len(shown[tab.pairs]["rows"]) == against["n"]
 
 
+def test_the_scores_of_reward_functions_are_called_so(root):
+    with gr.Blocks():
+        tab = scores.ScoresTab()
+    for run, words in ((runs.EXAMPLE, "score by the reward model"), (runs.RECORD, "score by the reward functions")):
+        shown = tab.view(run.name, "score", "test", "ppo")
+        assert words in json.dumps(shown[tab.figure])
+
+
 def test_fields_of_the_settings_make_the_form(root):
     import app
 
