@@ -252,7 +252,11 @@ def test_b31_long_cells_of_a_comparison_are_read_back(tmp_path):
     with Writer(tmp_path / "scores.csv") as file:
         file.write([row])
     # As the page reads them, without the reader of data sets, which allows such cells as well.
-    code = "import sys; from rlhf.compare.table import read_rows; print(len(next(read_rows(sys.argv[1]))['response']))"
+    code = """if True:
+        import pathlib, sys
+        from rlhf.compare.table import read_rows
+        print(len(next(read_rows(pathlib.Path(sys.argv[1])))["response"]))
+    """
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "scores.csv"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
