@@ -590,8 +590,9 @@ def test_evaluation_on_held_out_prompts_appears_on_the_score_curve_while_the_run
     assert "held out" in page.evaluate(f"{plot}.layout.annotations[0].text")
 
 
-def test_a_question_is_one_line_of_text_that_a_tokenizer_reads():
-    assert voices.tidy(" why \ud800 \n so") == "why so"
+def test_a_question_is_text_that_a_tokenizer_reads_and_keeps_its_lines():
+    """B10."""
+    assert voices.tidy(" def f(x):\r\n    return\ud800 x\n") == "def f(x):\n    return x"
     with pytest.raises(BadInput, match="write a question"):
         voices.tidy("\ud800 ")
 

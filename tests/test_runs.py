@@ -22,7 +22,7 @@ from rlhf.launch import jobs, limits
 from rlhf.launch.start import start_run
 from rlhf.runs import checkpoint
 from rlhf.runs.directory import ACTIVE, EXAMPLE, Run, find_run, list_runs, read_json, write_json
-from rlhf.ui import refusal, scores, train, voices
+from rlhf.ui import refusal, run_choices, scores, train, voices
 from rlhf.write.export import as_command
 
 
@@ -48,6 +48,21 @@ def test_tail_never_sees_half_a_line(tmp_path):
     path.write_bytes(before + whole)
     lines, end = run.tail("metrics.jsonl", offset)
     assert lines[0]["step"] == 2 and end == len(before + whole)
+
+
+@pytest.mark.parametrize("damage", ["[1]", '{"created": "x", "kind": 7}', '"text"', "{", "\xff", "[" * 100_000])
+def test_a_damaged_run_hides_no_other(root, damage):
+    whole = Run.create(root / "ppo-20260101-000000-0001", "ppo", {})
+    for name in ("status.json", "config.json", "summary.json"):
+        broken = Run.create(root / f"ppo-20260101-000000-{len(list(root.iterdir())) + 1:04}", "ppo", {})
+        (broken.path / name).write_text(damage, encoding="latin-1")
+    whole.log({"step": 1})
+    with (whole.path / "metrics.jsonl").open("a", encoding="latin-1") as file:
+        file.write(f"{damage}\n")
+    whole.log({"step": 2})
+    assert [row["step"] for row in whole.metrics() if "step" in row] == [1, 2]
+    assert whole.id in [run_id for _, run_id in run_choices()]
+    assert jobs.active_run() is None and "example" in [run_id for _, run_id in train.reward_runs()]
 
 
 def test_progress_tells_the_time_left_and_stop_reaches_a_demos_stages(tmp_path):

@@ -107,9 +107,18 @@ def _while_it_is_held(action: Callable[[], object]) -> object:
 def read_json(path: Path) -> dict:
     """A JSON file's content; empty when there is none yet or it is damaged, so that one bad run hides no others."""
     try:
-        return json.loads(_while_it_is_held(lambda: path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return _object(_while_it_is_held(path.read_bytes))
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+
+
+def _object(text: bytes) -> dict:
+    """A JSON object; empty for anything else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 class Run:
@@ -198,7 +207,7 @@ class Run:
     def tail(self, name: str, offset: int = 0) -> tuple[list[dict], int]:
         """Lines of `metrics.jsonl` or `samples.jsonl` from a byte offset on, and the offset to go on from.
 
-        A last line that is still being written is left for the next call.
+        A last line that is still being written is left for the next call; what is no JSON object is passed over.
         """
         path = self.path / name
         if not path.exists():
@@ -207,7 +216,7 @@ class Run:
             file.seek(offset)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
-        return [json.loads(line) for line in whole.splitlines()], offset + len(whole)
+        return [row for row in map(_object, whole.splitlines()) if row], offset + len(whole)
 
     def metrics(self) -> list[dict]:
         """All logged lines."""
@@ -220,7 +229,9 @@ class Run:
     def title(self) -> str:
         """Its kind and when it was made, in a few words."""
         status = self.status()
-        kind, made = KINDS.get(status.get("kind")), time.localtime(status.get("created", 0))
+        created = status.get("created")
+        kind = KINDS.get(str(status.get("kind")))
+        made = time.localtime(created if isinstance(created, int | float) else 0)
         return f"{kind.label if kind else 'Run'} · {time.strftime('%d %b %H:%M', made)}"
 
     def seconds_left(self) -> float | None:

@@ -167,13 +167,13 @@ def longest(run: Run) -> int:
 
 
 def tidy(question: object) -> str:
-    """A question on one line.
+    """A question as it was written: a program keeps its lines.
 
     Raises:
         BadInput: it is empty, or longer than `LONGEST`.
     """
     # Half a surrogate pair, which a request can carry, is text to no tokenizer.
-    words = " ".join(str(question).encode(errors="ignore").decode().split())
+    words = str(question).encode(errors="ignore").decode().replace("\r\n", "\n").strip()
     if not words:
         raise BadInput("Please write a question first.")
     if len(words) > LONGEST:
