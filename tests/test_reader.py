@@ -415,3 +415,19 @@ def test_ten_thousand_pairs_are_read_in_a_moment(tmp_path):
 def test_any_name_gets_a_sentence(name):
     with pytest.raises(BadInput):
         load_preferences(name)
+
+
+@pytest.mark.parametrize("before", ["\n\r\n", "sep=;\r\n", "\n \nsep=;\n\n"])
+def test_empty_lines_and_a_named_separator_may_stand_before_a_table(tmp_path, before):
+    file = tmp_path / "pairs.csv"
+    file.write_text(f"{before};prompt;chosen;rejected\n1;How?;So, yes.;No.\n2;Why?;So.;No.\n", newline="")
+    table = read(str(file))["train"]
+    assert table.columns == ["", "prompt", "chosen", "rejected"]
+    assert [row["chosen"] for row in table.rows] == ["So, yes.", "So."]
+
+
+def test_two_columns_of_one_name_are_told_apart_by_nobody(tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_text("prompt,chosen,rejected,prompt\nHow?,So.,No.,Why?\n")
+    with pytest.raises(BadInput, match="two columns are called prompt; rename one of them"):
+        read(str(file))
