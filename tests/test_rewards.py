@@ -336,7 +336,7 @@ def test_a_judge_that_is_gone_ends_the_run_with_a_sentence_and_a_checkpoint(judg
 def test_a_preview_shows_what_ten_answers_earn_and_makes_no_run(root):
     table = table_of(["length:6@0.5", "regex:<b>"], {"response_length": "8"}, None)
     assert table.count("<tr>") == 12 and "<b>" not in table and "length:6 × 0.5" in table
-    cells = re.findall(r"<td>(−?[\d.]+)</td>", table.split("<tfoot>")[0])
+    cells = re.findall(r"<td data-reward='.*?'>(−?[\d.]+)</td>", table.split("<tfoot>")[0])
     assert len(cells) == 30
     for length, pattern, score in zip(cells[::3], cells[1::3], cells[2::3], strict=True):
         length, pattern, score = (float(cell.replace("−", "-")) for cell in (length, pattern, score))

@@ -33,8 +33,9 @@ function show() {
       setText(box.querySelector('.text'), answer.text);
       if (answer.done !== box.done || answer.score !== box.score) {
         box.done = answer.done; box.score = answer.score;
-        const parts = (answer.parts || []).map(([name, weight, given]) => name
-          + (weight === 1 ? '' : ' \u00d7 ' + number(weight, 1)) + ' ' + (given === null ? 'none' : number(given)));
+        const parts = (answer.parts || []).map(([name, weight, given]) => name + ' '
+          + (given === null ? 'none' : number(given))
+          + (weight === 1 ? '' : ' \u00d7 ' + String(weight).replace('-', '\u2212')));
         box.querySelector('.mark').replaceChildren(scoreBar(answer.score, value.scale[0], value.scale[1]),
           ...(parts.length ? [el('p', 'gloss parts', parts.join(' \u00b7 '))] : []));
       }

@@ -60,7 +60,7 @@ TEMPLATE = """
       under the base model. DPO raises that of the chosen answers above that of the rejected ones: the loss falls,
       accuracy and margin rise.</p></figure>
     <figure class="chart" data-part="rewards" hidden>
-      <figcaption>What each of its rewards gives: the score is their sum</figcaption>
+      <figcaption>What each of its rewards gives: the score is their weighted sum</figcaption>
       <div class="plot"></div><p class="waiting"></p></figure>
     <figure class="chart" data-part="ceiling" hidden>
       <figcaption><b>3</b> PPO and the best that is possible</figcaption>
@@ -224,8 +224,8 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
 
 
 def _graded(samples: list[dict], run: Run) -> list[dict]:
-    """The samples, in the embedded world each with its grade by the rubric, which training never sees."""
-    if run.policy_settings().get("dataset_name", EVERYDAY) != EVERYDAY:
+    """The samples; where a reward model guesses at the embedded world's rubric, each with its grade by that."""
+    if run.policy_settings().get("dataset_name", EVERYDAY) != EVERYDAY or run.reward_funcs():
         return samples
     graded = []
     for sample in samples:

@@ -125,7 +125,7 @@ class RewardsForm:
             api_visibility="private",
         ).then(
             None,
-            js="() => document.querySelector('#rewards-shown').scrollIntoView({block: 'nearest', behavior: 'smooth'})",
+            js="() => document.querySelector('#rewards-shown').scrollIntoView({block: 'start', behavior: 'smooth'})",
         )
 
 
@@ -150,25 +150,26 @@ def table_of(names: list[str], settings: dict[str, object], reward_run: str | No
     named = [("Reward model", 1.0)] if reward_model else []
     named += [(reward.title, reward.weight) for reward in map(RewardName.read, names)]
     rows, scores = _answered(args, reward_model, functions)
-    heads = ["Question", "Answer", *(escape(weighted(*one)) for one in named), "Score"]
-    body = [
-        f"<tr><td dir='auto'>{escape(prompt)}</td><td dir='auto'>{escape(answer)}</td>{_cells([*given, score])}</tr>"
+    earned = [*(escape(weighted(*one)) for one in named), "Score"]
+
+    def cells(values: list[float | None]) -> str:
+        pairs = zip(earned, values, strict=True)  # on a phone the name of each stands beside it
+        return "".join(f"<td data-reward='{name}'>{number(value, 2)}</td>" for name, value in pairs)
+
+    heads = "".join(map("<th scope='col'>{}</th>".format, ("Question", "Answer", *earned)))
+    body = "".join(
+        f"<tr><td dir='auto'>{escape(prompt)}</td><td dir='auto'>{escape(answer)}</td>{cells([*given, score])}</tr>"
         for (prompt, answer, given), score in zip(rows, scores, strict=True)
-    ]
+    )
     means = [*map(_mean, zip(*(given for *_, given in rows), strict=True)), _mean(scores)]
     return (
         "<details class='more' open><summary>What each reward gives ten answers of the base model</summary>"
-        "<div class='scrolled' tabindex='0'><table class='earned'>"
-        f"<thead><tr>{''.join(map('<th scope=col>{}</th>'.format, heads))}</tr></thead>"
-        f"<tbody>{''.join(body)}</tbody>"
-        f"<tfoot><tr><th scope='row' colspan='2'>Average</th>{_cells(means)}</tr></tfoot></table></div>"
+        f"<div class='scrolled' tabindex='0'><table class='earned'><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{body}</tbody>"
+        f"<tfoot><tr><th scope='row' colspan='2'>Average</th>{cells(means)}</tr></tfoot></table></div>"
         "<p class='gloss'>PPO makes answers likelier that score above others; where all earn the same, there is "
         "nothing to learn.</p></details>"
     )
-
-
-def _cells(values: list[float | None]) -> str:
-    return "".join(f"<td>{number(value, 2)}</td>" for value in values)
 
 
 def _mean(values: list[float | None]) -> float | None:

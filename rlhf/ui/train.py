@@ -131,6 +131,13 @@ class TrainTab:
                 shown = gr.HTML(elem_id="rewards-shown", apply_default_css=False)
                 self.live = live_run(value=None, elem_id="live")
         self.rewards.preview(self.forms["ppo"].knobs, self.reward_run, shown)
+        self.reward_run.input(
+            lambda chosen: gr.skip() if chosen else gr.Accordion(open=True),  # without a reward model, rewards are due
+            self.reward_run,
+            self.rewards.group,
+            show_progress="hidden",
+            api_visibility="private",
+        )
         self.started = gr.State(None)
         # A secret of this browser, by which it may stop what it has started, also after the page was reloaded.
         self.visitor = gr.BrowserState("", storage_key="rlhf-lab", secret="visitor")
