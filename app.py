@@ -33,8 +33,10 @@ from rlhf.ui.voices import warm_up
 
 STYLE = Path(__file__).parent / "rlhf" / "ui" / "style.css"
 LOCAL_HOSTS = ["127.0.0.1", "localhost", "testserver"]
-MAX_BODY = limits.most_upload() + 100_000
-"""Bytes of a request; an uploaded file is the largest thing that the page sends."""
+MAX_BODY = 2_000_000
+"""Bytes of a request that uploads nothing; nothing on the page sends more."""
+AROUND_A_FILE = 10_000
+"""Bytes that a request has beside the file that it uploads."""
 COLOURS = {
     "body_background_fill": "paper",
     "body_text_color": "ink",
@@ -201,8 +203,10 @@ class BodyLimit:
         """Pass a request on, counting its bytes."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        uploads = scope["path"].endswith("/gradio_api/upload")
+        most = limits.most_upload() + AROUND_A_FILE if uploads else MAX_BODY
         size = dict(scope["headers"]).get(b"content-length", b"0")
-        if not size.isdigit() or int(size) > MAX_BODY:
+        if not size.isdigit() or int(size) > most:
             await send({"type": "http.response.start", "status": 413, "headers": []})
             return await send({"type": "http.response.body", "body": b"The request is too large."})
         taken = 0
@@ -212,7 +216,7 @@ class BodyLimit:
             message = await receive()
             taken += len(message.get("body", b""))
             # A chunked body that grows too long ends here, as if the sender had disconnected.
-            return message if taken <= MAX_BODY else {"type": "http.disconnect"}
+            return message if taken <= most else {"type": "http.disconnect"}
 
         async def with_headers(message: dict) -> None:
             if message["type"] == "http.response.start":

@@ -201,7 +201,9 @@ def report(model: PreTrainedModel, held_out: Dataset, gold: torch.Tensor | None)
         label_ceiling, the rubric's accuracy on these noisy labels, and rubric_agreement, the share of pairs on which
         the model prefers the same answer as the rubric; None elsewhere.
     """
-    chosen, rejected = (score_ids(model, list(held_out[f"{side}_ids"])) for side in ("chosen", "rejected"))
+    # Both sides together: what they begin with, the prompt, is read once.
+    rows = [*held_out["chosen_ids"], *held_out["rejected_ids"]]
+    chosen, rejected = score_ids(model, rows, prompt_lengths=2 * list(map(len, held_out["prompt_ids"]))).chunk(2)
     margins = chosen - rejected
     result = calibration(margins.numpy())
     intervals = {name: getattr(result, name).as_dict() for name in ("loss", "below_chance", "accuracy")}

@@ -9,6 +9,7 @@ import torch
 from rlhf.compare.answers import Answers, AnswerSampler, Contender, compare, kl_and_nll
 from rlhf.compare.stats import best_of_n_kl, paired
 from rlhf.models import load_reward_model
+from rlhf.models.packed import logits_at
 from rlhf.models.prompts import PromptReader
 from rlhf.models.scoring import RewardScorer
 
@@ -79,7 +80,16 @@ def test_the_best_of_several_is_the_one_that_scores_highest(base, sampler):
     assert all(row[: len(prompt.ids)] == prompt.ids for row, prompt in zip(chosen.rows, asked, strict=True))
 
 
-def test_kl_and_likelihood_are_the_sums_of_each_tokens(tiny_gpt2):
+@pytest.mark.parametrize("tokens_at_once", [1, 2, 100])
+def test_kl_and_likelihood_are_the_sums_of_each_tokens(tiny_gpt2, tokens_at_once, monkeypatch):
+    tables = []
+
+    def watched(model, states, temperature):
+        tables.append(len(states))
+        return logits_at(model, states, temperature)
+
+    monkeypatch.setattr("rlhf.compare.answers.logits_at", watched)
+    monkeypatch.setattr("rlhf.compare.answers.LOGITS_AT_ONCE", tokens_at_once * 40)
     other = copy.deepcopy(tiny_gpt2)
     torch.nn.init.normal_(other.lm_head.weight, std=0.2)
     answers = Answers([[5, 6, 7, 8, 2], [9, 3, 2]], [2, 1], ["", ""], [True, True], [0.0, 0.0])
@@ -95,6 +105,7 @@ def test_kl_and_likelihood_are_the_sums_of_each_tokens(tiny_gpt2):
     for of_tokens, expected in zip(found[0], kls, strict=True):
         assert of_tokens == pytest.approx(expected, rel=1e-4) and min(of_tokens) > 0
     assert found[1] == pytest.approx(nlls, rel=1e-4)
+    assert max(tables) == min(tokens_at_once, 5)
 
 
 def test_rows_come_a_batch_at_a_time(base, sampler):

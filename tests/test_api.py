@@ -53,7 +53,7 @@ def test_the_readmes_notebook_starts_watches_compares_and_asks(address, lab, cap
     status = lab.predict(run, api_name="/status")
     assert status["state"] == "finished" and "pid" not in status
     assert {name: stage["step"] for name, stage in status["stages"].items()} == {"reward": 20, "ppo": 2}
-    assert [found["id"] for found in lab.predict(api_name="/runs")] == ["example", run]
+    assert [found["id"] for found in lab.predict(api_name="/runs")] == ["example", "example-smollm2", run]
 
 
 def test_the_same_seed_gives_the_same_answers(lab):

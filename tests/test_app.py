@@ -196,6 +196,14 @@ def test_the_scores_tab_shows_the_numbers_of_the_summary_and_computes_no_interva
             assert len(shown[tab.pairs]["rows"]) == against["n"]
 
 
+def test_the_scores_of_reward_functions_are_called_so(root):
+    with gr.Blocks():
+        tab = scores.ScoresTab()
+    for run, words in ((runs.EXAMPLE, "score by the reward model"), (runs.RECORD, "score by the reward functions")):
+        shown = tab.view(run.name, "score", "test", "ppo")
+        assert words in json.dumps(shown[tab.figure])
+
+
 def test_fields_of_the_settings_make_the_form(root):
     import app
 
@@ -582,8 +590,9 @@ def test_evaluation_on_held_out_prompts_appears_on_the_score_curve_while_the_run
     assert "held out" in page.evaluate(f"{plot}.layout.annotations[0].text")
 
 
-def test_a_question_is_one_line_of_text_that_a_tokenizer_reads():
-    assert voices.tidy(" why \ud800 \n so") == "why so"
+def test_a_question_is_text_that_a_tokenizer_reads_and_keeps_its_lines():
+    """B10."""
+    assert voices.tidy(" def f(x):\r\n    return\ud800 x\n") == "def f(x):\n    return x"
     with pytest.raises(BadInput, match="write a question"):
         voices.tidy("\ud800 ")
 

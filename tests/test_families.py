@@ -451,8 +451,9 @@ def test_a_recipe_runs_from_end_to_end(name, file, data, tmp_path, capsys):
     kept = {key: value for key, value in recipe.items() if f"--{key}" not in flags}
     assert kept and {key: config[key] for key in kept} == kept
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
-    assert (summary["reward_model"] is None) == ("reward_model_path" in recipe)
-    assert (tmp_path / "demo" / "reward").exists() == ("reward_model_path" not in recipe)
+    trains_no_reward_model = {"reward_model_path", "reward_funcs"} & recipe.keys()
+    assert (summary["reward_model"] is None) == bool(trains_no_reward_model)
+    assert (tmp_path / "demo" / "reward").exists() != bool(trains_no_reward_model)
     assert "ppo against base, paired" in capsys.readouterr().out
 
 

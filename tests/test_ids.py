@@ -195,6 +195,22 @@ def test_whatever_a_template_raises_is_a_sentence(template):
         PromptReader(tokenizer, None).encode(talk()[0])
 
 
+@pytest.mark.parametrize("template", ["hello", " ", "{% for m in messages %}{{ m.role }}{% endfor %}"])
+def test_a_template_that_leaves_out_what_people_say_is_refused(template):
+    tokenizer = tokenizer_with()
+    tokenizer.chat_template = template
+    with pytest.raises(TemplateRefused, match="it leaves out what the user says"):
+        PromptReader(tokenizer, None).encode(talk()[0])
+
+
+@pytest.mark.parametrize("ends", ["2", [[2]], [2, "<end>"]])
+def test_ends_that_are_no_ids_get_a_sentence(ends):
+    model = llama()
+    model.generation_config.eos_token_id, model.generation_config._from_model_config = ends, False
+    with pytest.raises(BadInput, match="must list token ids"):
+        end_ids(model, tokenizer_with())
+
+
 def test_a_preview_says_what_is_refused_and_how_many_boundaries_move(tmp_path):
     """B01, B07."""
     llama().save_pretrained(tmp_path / "model")

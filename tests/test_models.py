@@ -20,8 +20,11 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
+    BertLMHeadModel,
     BloomConfig,
     BloomForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -30,6 +33,8 @@ from transformers import (
     MptForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
@@ -42,6 +47,7 @@ from rlhf import models
 from rlhf.__main__ import main
 from rlhf.commands import comparison
 from rlhf.config import BadInput
+from rlhf.models.packed import use_packed_attention
 from rlhf.runs.directory import Run
 from rlhf.ui import voices
 
@@ -362,6 +368,23 @@ def test_families_that_know_no_positions_are_refused_by_name(kind, world, tmp_pa
     ):
         assert "cannot be read without padding" in refused(capsys, *words, *data, *out)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "sizes"),
+    [
+        (BertConfig, BertLMHeadModel, {**SMALL, "is_decoder": True}),
+        (GptOssConfig, GptOssForCausalLM, {**SMALL, "head_dim": 8, "num_local_experts": 4, "num_key_value_heads": 2}),
+        (StableLmConfig, StableLmForCausalLM, {**SMALL, "num_key_value_heads": 2}),
+    ],
+    ids=["bert", "gpt-oss", "stablelm"],
+)
+def test_families_that_would_be_read_wrongly_without_padding_are_refused(config, kind, sizes):
+    """Their layers compute more than the attention that is replaced, or their head is more than one matrix."""
+    set_seed(0)
+    model = kind(config(**sizes, vocab_size=64, initializer_range=0.3))
+    with pytest.raises(BadInput, match=f"{kind.__name__} cannot be read without padding: read so, it gives other"):
+        use_packed_attention(model)
 
 
 # Judges --------------------------------------------------------------------------------------------------------------

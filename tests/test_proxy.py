@@ -2,23 +2,17 @@
 
 import contextlib
 import http.client
-import os
-import socket
-import subprocess
-import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from processes import chromium, free_port
+from processes import chromium, serving_here
 from starlette.testclient import TestClient
 
 import app as page
 
 
-ROOT = Path(__file__).resolve().parent.parent
 NAME = "lab.example.org"
 
 
@@ -61,58 +55,50 @@ class Proxy(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The page behind the proxy; its address by another name, which only the browser knows."""
-    folder = tmp_path_factory.mktemp("proxy")
-    port = free_port()
-    settings = {"GRADIO_ROOT_PATH": "/lab", "GRADIO_SERVER_PORT": str(port), "RLHF_HOSTS": NAME}
-    environment = {**os.environ, **settings, "RLHF_RUNS": str(folder / "runs"), "PYTHONPATH": str(ROOT)}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, ROOT / "app.py"], cwd=folder, env=environment, stdout=log, stderr=log
-        )
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    proxy.upstream = port
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    deadline = time.time() + 120
-    while time.time() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.2)
-    try:
-        yield f"http://{NAME}:{proxy.server_port}"
-    finally:
-        proxy.shutdown()
-        process.terminate()
-        process.wait()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RLHF_RUNS", str(tmp_path_factory.mktemp("proxy") / "runs"))
+        patch.setenv("GRADIO_ROOT_PATH", "/lab")
+        patch.setenv("RLHF_HOSTS", NAME)
+        with serving_here() as address:
+            proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+            proxy.upstream = urlsplit(address).port
+            threading.Thread(target=proxy.serve_forever, daemon=True).start()
+            yield f"http://{NAME}:{proxy.server_port}"
+            proxy.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(site):
+    """Keeps what it has read of the page for both tests."""
+    with chromium(f"--host-resolver-rules=MAP {NAME} 127.0.0.1") as browser:
+        yield browser.new_context()
 
 
 @pytest.mark.parametrize("start", ["/lab/", "/course"])
-def test_charts_live_view_and_downloads_work_under_a_path_and_in_a_frame(site, start):
+def test_charts_live_view_and_downloads_work_under_a_path_and_in_a_frame(browser, site, start):
     """B39, B40: under GRADIO_ROOT_PATH, by a name from RLHF_HOSTS."""
-    with chromium(f"--host-resolver-rules=MAP {NAME} 127.0.0.1") as browser:
-        from playwright.sync_api import expect
+    from playwright.sync_api import expect
 
-        tab = browser.new_page()
-        missing = []
-        tab.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
-        tab.goto(site + start)
-        frame = tab.frame_locator("iframe") if start == "/course" else tab
-        frame.locator(".chart[data-part=ppo] .plot .main-svg").first.wait_for(timeout=60_000)
-        expect(frame.locator(".verdict").first).to_contain_text("score", timeout=30_000)
-        with tab.expect_download(timeout=60_000) as download:
-            frame.locator("button.download").click()
-        assert download.value.suggested_filename == "example.zip" and download.value.failure() is None
-        frame.get_by_role("tab", name="Scores").click()
-        frame.locator(".plot .main-svg:visible").first.wait_for(timeout=60_000)
-        if start == "/lab/":  # the address of a frame is not shown
-            expect(tab).to_have_url(f"{site}/lab/?run=example&tab=scores")
-            tab.reload()
-            tab.locator("[role=tab][aria-selected=true]", has_text="Scores").wait_for(timeout=60_000)
-            expect(tab.locator("#run input")).to_have_value("Example run", timeout=60_000)
-            tab.locator(".plot .main-svg:visible").first.wait_for(timeout=60_000)
-            expect(tab).to_have_url(f"{site}/lab/?run=example&tab=scores")
-        assert [url for url in missing if "favicon" not in url] == []
-        browser.close()
+    tab = browser.new_page()
+    missing = []
+    tab.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
+    tab.goto(site + start)
+    frame = tab.frame_locator("iframe") if start == "/course" else tab
+    frame.locator(".chart[data-part=ppo] .plot .main-svg").first.wait_for(timeout=60_000)
+    expect(frame.locator(".verdict").first).to_contain_text("score", timeout=30_000)
+    with tab.expect_download(timeout=60_000) as download:
+        frame.locator("button.download").click()
+    assert download.value.suggested_filename == "example.zip" and download.value.failure() is None
+    frame.get_by_role("tab", name="Scores").click()
+    frame.locator(".plot .main-svg:visible").first.wait_for(timeout=60_000)
+    if start == "/lab/":  # the address of a frame is not shown
+        expect(tab).to_have_url(f"{site}/lab/?run=example&tab=scores")
+        tab.reload()
+        tab.locator("[role=tab][aria-selected=true]", has_text="Scores").wait_for(timeout=60_000)
+        expect(tab.locator("#run input")).to_have_value("Example run", timeout=60_000)
+        tab.locator(".plot .main-svg:visible").first.wait_for(timeout=60_000)
+        expect(tab).to_have_url(f"{site}/lab/?run=example&tab=scores")
+    assert [url for url in missing if "favicon" not in url] == []
 
 
 @pytest.mark.parametrize(

@@ -88,11 +88,22 @@ def assert_alike(one, other):
                 assert theirs[key] == pytest.approx(value, rel=1e-3, abs=off), (mine.get("step"), key)
 
 
+def wait_for_lines(process, run):
+    """Wait for the first lines of a run."""
+    until = time.time() + 180
+    while not lines_of(run):
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        assert time.time() < until, "the run did not begin"
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
-def one_and_two(start, folder):
+def launched(start, folder):
     """Folders with the same runs made in one process and in two: `ppo` with four updates, `reward` with six steps.
 
-    `resumed` is the second half of `ppo`, from the checkpoint that the other number of processes has saved.
+    `resumed` is the second half of `ppo`, from the checkpoint that the other number of processes has saved. The two
+    go on to a run that is `stopped`, and to one in which the rank that does not write is killed, `died`; what the
+    launcher's exit code is then, comes third.
     """
     pairs = folder / "pairs.jsonl"
     rows = load_preferences("everyday")[0].select(range(80))
@@ -105,19 +116,35 @@ def one_and_two(start, folder):
         steps = ("reward", *size, "--per_device_eval_batch_size", 8 // processes, "--max_steps", 6)
         steps += ("--dataset_name", pairs, "--logging_steps", 1, "--eval_steps", 3)
         checkpoint = other / "ppo" / "checkpoints" / "checkpoint-2"
+        endless = (*PPO, *size, "--max_steps", 1000, "--ceiling_samples", 0)
         return [
             (*updates, "--save_steps", 2, "--output_dir", mine / "ppo"),
             (*steps, "--output_dir", mine / "reward"),
             (*updates, "--resume_from_checkpoint", checkpoint, "--output_dir", mine / "resumed"),
+            (*endless, "--output_dir", mine / "stopped"),
+            (*endless, "--output_dir", mine / "died"),
         ]
 
     in_one, in_two = commands(1, one, two), commands(2, two, one)
     for words in in_one[:2]:
         alone(*words)
     (folder / "commands.json").write_text(json.dumps([list(map(str, words)) for words in in_two]))
-    finish(start(2, SCRIPT, "commands", folder / "commands.json"))
+    process = start(2, SCRIPT, "commands", folder / "commands.json")
+    wait_for_lines(process, two / "stopped")
+    (two / "stopped" / "stop").touch()
+    wait_for_lines(process, two / "died")
     alone(*in_one[2])
-    return one, two
+    writer = json.loads((two / "died" / "status.json").read_text())["pid"]
+    ranks = [child.pid for child in psutil.Process(process.pid).children()]
+    (other,) = (pid for pid in ranks if pid != writer)
+    os.kill(other, signal.SIGKILL)
+    process.communicate(timeout=60)
+    return one, two, process.returncode
+
+
+@pytest.fixture
+def one_and_two(launched):
+    return launched[:2]
 
 
 def test_two_processes_learn_as_one_does_with_the_same_batch(one_and_two):
@@ -163,37 +190,17 @@ def test_settings_of_all_kinds_give_the_same_in_three_processes(start, folder):
     assert one["careful"]["log"][0]["policy/epochs_run"] < 3  # early stopping had its say
 
 
-def running(process, run):
-    """Wait for the first lines of a run; its ranks, by their process ids."""
-    until = time.time() + 90
-    while not lines_of(run):
-        assert process.poll() is None and time.time() < until, "the run did not begin"
-        time.sleep(0.1)
-    return [child.pid for child in psutil.Process(process.pid).children()]
-
-
-def test_a_wish_to_stop_ends_all_at_the_same_step_and_saves(start, folder):
-    run = folder / "stopped"
-    process = start(2, *PPO, "--max_steps", 1000, "--per_device_train_batch_size", 4, "--output_dir", run)
-    running(process, run)
-    (run / "stop").touch()
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said[-3000:]
+def test_a_wish_to_stop_ends_all_at_the_same_step_and_saves(launched):
+    run = launched[1] / "stopped"
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "stopped" and status["step"] == lines_of(run)[-1]["step"]
     assert (run / "model" / "model.safetensors").exists()
 
 
-def test_a_process_that_dies_ends_the_others(start, folder):
-    run = folder / "died"
-    process = start(2, *PPO, "--max_steps", 1000, "--per_device_train_batch_size", 4, "--output_dir", run)
-    ranks = running(process, run)
-    writer = json.loads((run / "status.json").read_text())["pid"]
-    (other,) = (pid for pid in ranks if pid != writer)
-    os.kill(other, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+def test_a_process_that_dies_ends_the_others(launched):
+    _, two, code = launched
+    assert code != 0
+    assert json.loads((two / "died" / "status.json").read_text())["state"] == "failed"
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,12 @@ import psutil
 import pytest
 
 from rlhf.config import ASSETS, BadInput, PPOArguments, RewardArguments
+from rlhf.config.recipes import read_settings
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import start_run
 from rlhf.runs import checkpoint
 from rlhf.runs.directory import ACTIVE, EXAMPLE, Run, find_run, list_runs, read_json, write_json
-from rlhf.ui import refusal, train
+from rlhf.ui import refusal, run_choices, scores, train, voices
 from rlhf.write.export import as_command
 
 
@@ -47,6 +48,21 @@ def test_tail_never_sees_half_a_line(tmp_path):
     path.write_bytes(before + whole)
     lines, end = run.tail("metrics.jsonl", offset)
     assert lines[0]["step"] == 2 and end == len(before + whole)
+
+
+@pytest.mark.parametrize("damage", ["[1]", '{"created": "x", "kind": 7}', '"text"', "{", "\xff", "[" * 100_000])
+def test_a_damaged_run_hides_no_other(root, damage):
+    whole = Run.create(root / "ppo-20260101-000000-0001", "ppo", {})
+    for name in ("status.json", "config.json", "summary.json"):
+        broken = Run.create(root / f"ppo-20260101-000000-{len(list(root.iterdir())) + 1:04}", "ppo", {})
+        (broken.path / name).write_text(damage, encoding="latin-1")
+    whole.log({"step": 1})
+    with (whole.path / "metrics.jsonl").open("a", encoding="latin-1") as file:
+        file.write(f"{damage}\n")
+    whole.log({"step": 2})
+    assert [row["step"] for row in whole.metrics() if "step" in row] == [1, 2]
+    assert whole.id in [run_id for _, run_id in run_choices()]
+    assert jobs.active_run() is None and "example" in [run_id for _, run_id in train.reward_runs()]
 
 
 def test_progress_tells_the_time_left_and_stop_reaches_a_demos_stages(tmp_path):
@@ -217,6 +233,39 @@ def test_the_best_finished_reward_model_is_preselected(root):
     assert [run_id for _, run_id in train.reward_runs()] == [made[0], "example", made[2], made[1]]
 
 
+def test_what_a_stopped_run_lacks_is_said_of_its_end(root):
+    """Not of what a run of its kind holds: it would have been compared, and it would have had a model to talk to."""
+    run = Run.create(root / "demo-20260101-000000-abcd", "demo", {})
+    run.finish("stopped", "Stopped.")
+    assert scores.missing(run).startswith("The run ended before its models were compared. There was nothing to save")
+    assert voices.absent(run).startswith("The run ended before there was a model to talk to.")
+    ended = Run.create(root / "reward-20260101-000000-abcd", "reward", {})
+    ended.finish("finished")
+    assert "compared no models" in scores.missing(ended) and "trained no model to talk to" in voices.absent(ended)
+
+
+def test_the_process_of_a_run_keeps_the_time_at_which_it_was_started(root):
+    """P2: its label would change while somebody waits for it."""
+    run = Run(root / "ppo-20260101-000000-abcd")
+    run.path.mkdir(parents=True)
+    run.set_status(state="queued", kind="ppo", created=1e9, pid=os.getpid())
+    before = run.title()
+    assert Run.create(run.path, "ppo", {}).title() == before
+
+
+def test_what_cannot_be_read_or_made_is_a_sentence(tmp_path):
+    with pytest.raises(BadInput, match="cannot be made .File name too long."):
+        Run.create(tmp_path / ("x" * 300), "ppo", {})
+    for written in (bytes(range(256)), "output_dir: \u00e9".encode("latin1"), "max_steps: 1".encode("utf-16")):
+        (tmp_path / "settings.yaml").write_bytes(written)
+        with pytest.raises(BadInput, match="settings.yaml is not valid YAML"):
+            read_settings(tmp_path / "settings.yaml")
+    folder = checkpoint.save(tmp_path / "checkpoint-1", {}, {}, lambda folder: None)
+    (folder / "MANIFEST.json").write_bytes(b"\xff junk")
+    with pytest.raises(BadInput, match="checkpoint-1 is damaged .MANIFEST.json."):
+        checkpoint.load(folder)
+
+
 BAR = "PPO:  12%|█         | 3/25 [00:10<01:00, 2.3s/ updates]"
 
 
@@ -244,7 +293,9 @@ def test_a_run_that_is_stopped_is_waited_for_while_it_works_and_ended_when_it_do
     monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.4)
     run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
     run.start(10)
-    process = subprocess.Popen([sys.executable, "-S", "-c", WORK[state]], stdin=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-c", WORK[state]], stdin=subprocess.PIPE, start_new_session=True
+    )  # in a session of its own, as every run
     time.sleep(0.3)  # it has begun
     run.set_status(pid=process.pid)
     jobs.stop(run)

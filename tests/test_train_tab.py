@@ -1,5 +1,6 @@
 """The Train tab: what its headline claims, what it says about a run, and how it behaves in a browser."""
 
+import io
 import json
 import random
 import re
@@ -8,6 +9,7 @@ from dataclasses import asdict
 
 import gradio as gr
 import pytest
+from PIL import Image
 from processes import chromium, serving_here
 
 from rlhf import metrics
@@ -457,6 +459,39 @@ def test_a_run_that_failed_before_its_first_step_shows_no_empty_figures(opened):
     assert "could not be downloaded" in page.locator(".live .verdict").inner_text()
     assert "below" not in page.locator(".live").inner_text()
     assert page.locator(".live .chart:visible").count() == 0
+
+
+def test_words_of_the_trade_are_explained_where_they_stand(opened):
+    page = opened()
+    gloss = page.locator(".simulated")
+    gloss.wait_for()
+    assert "Typing errors are part of the questions. People are simulated here" in gloss.inner_text()
+    length = page.locator("#demo-response_length")
+    if not length.is_visible():
+        page.locator("#knobs-demo .advanced button").first.click()
+        length.wait_for()
+    assert "64 tokens are about 45 words" in length.inner_text()
+
+
+def test_a_sample_answer_stands_with_its_score_and_its_grade(opened):
+    page = opened()
+    page.locator(".card .answer .score").first.wait_for()
+    kinds = [answer.locator(".score").all_inner_texts() for answer in page.locator(".card .answer").all()]
+    assert kinds and all("score" in both[0] and "rubric" in both[1] for both in kinds)
+    assert "that is called reward hacking" in page.locator(".simulated").inner_text()
+
+
+def test_a_radio_shows_its_dot_in_the_dark_and_stays_round_in_focus(opened):
+    for theme in ("light", "dark"):
+        page = opened(f"run=example&__theme={theme}")
+        dot = page.locator("#mode input:checked")
+        dot.focus()
+        assert dot.evaluate("node => getComputedStyle(node).borderRadius") == "9999px"
+        box = dot.bounding_box()
+        across = {"x": box["x"] + 1, "y": box["y"] + box["height"] / 2, "width": box["width"] - 2, "height": 1}
+        shot = Image.open(io.BytesIO(page.screenshot(clip=across))).convert("L")
+        middle, ring = shot.getpixel((shot.width // 2, 0)), shot.getpixel((2, 0))
+        assert abs(middle - ring) > 100, (theme, middle, ring)
 
 
 def test_a_preset_fills_the_form_and_the_time_is_said(opened):

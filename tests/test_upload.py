@@ -216,7 +216,7 @@ def test_questions_of_a_comparison_are_taken_from_every_kind_of_file(tmp_path, n
     assert comparison_form._read_upload(str(tmp_path / name)) == ("Why?\nHow?", "")
 
 
-# In a browser --------------------------------------------------------------------------------------------------------
+# Over the network ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +256,22 @@ def test_a_file_is_uploaded_looked_at_and_trained_on(address, tmp_path, monkeypa
         page.locator("#start").click()
         page.locator("#train-note .note", has_text="That is all.").wait_for()
     assert started == [("demo", "good", "own.csv", file.read_text())]
+
+
+def test_the_largest_upload_is_ten_times_what_it_is_on_a_space(address, monkeypatch):
+    def sent(size):
+        head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="own.csv"\r\n\r\n'
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+        body = head + b"a" * size + b"\r\n--x--\r\n"
+        try:
+            urllib.request.urlopen(urllib.request.Request(f"{address}/gradio_api/upload", body, kind)).read()
+        except OSError:  # refused with 413, or hung up on
+            return False
+        return True
+
+    assert sent(3_000_000) and not sent(20_020_000)
+    monkeypatch.setenv("SPACE_ID", "someone/lab")
+    assert sent(1_990_000) and not sent(3_000_000)
 
 
 def test_no_file_of_the_server_is_taken_for_an_upload(address):

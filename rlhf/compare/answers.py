@@ -23,6 +23,8 @@ UNMEASURED_BATCH = 256
 """Answers sampled at once where nothing but their scores is kept."""
 KL_BATCH_TOKENS = 1536
 """Tokens per forward pass for the KL, which needs two distributions over the vocabulary for each of them."""
+LOGITS_AT_ONCE = 2**24
+"""Entries of one such table (tokens, V) in memory at the same time; there are up to six."""
 GoldScorer = Callable[[str, str], float]
 
 
@@ -145,12 +147,17 @@ def kl_and_nll(
     for part in batches_by_length(answers.rows, KL_BATCH_TOKENS, prompt_lengths=answers.prompt_lengths):
         prompt_lengths = [answers.prompt_lengths[i] for i in part]
         ids, rows, positions, targets = pack_responses([answers.rows[i] for i in part], prompt_lengths, base.device)
-        of_base = hidden_states(base, ids, rows, positions)
-        log_p = logits_at(policy, hidden_states(policy, ids, rows, positions), temperature).log_softmax(dim=-1)
-        log_q = logits_at(base, of_base, temperature).log_softmax(dim=-1)
-        token_kl = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
-        plain = logits_at(base, of_base, 1.0).log_softmax(dim=-1)
-        token_nll = -plain.gather(1, targets.unsqueeze(1)).squeeze(1)
+        # The trunks run once; only the projections to V logits are cut into chunks.
+        size = max(1, LOGITS_AT_ONCE // base.get_output_embeddings().weight.size(0))
+        states = (hidden_states(model, ids, rows, positions).split(size) for model in (policy, base))
+        token_kls, token_nlls = [], []
+        for of_policy, of_base, tokens in zip(*states, targets.split(size), strict=True):
+            log_p = logits_at(policy, of_policy, temperature).log_softmax(dim=-1)
+            log_q = logits_at(base, of_base, temperature).log_softmax(dim=-1)
+            token_kls.append(torch.linalg.vecdot(log_p.exp(), log_p - log_q))
+            plain = logits_at(base, of_base, 1.0).log_softmax(dim=-1)
+            token_nlls.append(-plain.gather(1, tokens.unsqueeze(1)).squeeze(1))
+        token_kl, token_nll = torch.cat(token_kls), torch.cat(token_nlls)
         lengths = [len(answers.rows[i]) - length for i, length in zip(part, prompt_lengths, strict=True)]
         for row, kl, nll in zip(part, token_kl.split(lengths), token_nll.split(lengths), strict=True):
             kls[row], nlls[row] = kl.tolist(), nll.sum().item()

@@ -72,7 +72,7 @@ def _coefficient_as_text(text: str) -> str:
 
 def _path(text: str) -> str:
     text = os.path.expanduser(text.strip())
-    if not text or "\0" in text:
+    if not text or re.search("[\0\ud800-\udfff]", text):  # half a character names no file
         raise ValueError("a path or a name")
     return text
 

@@ -24,7 +24,11 @@ def read_recipe(name: str) -> dict[str, object]:
     """
     if name not in names():
         raise BadInput(f"There is no recipe {name}; the recipes are {', '.join(names())}.")
-    return read_settings(FOLDER / f"{name}.yaml")
+    settings = read_settings(FOLDER / f"{name}.yaml")
+    # Data that come with the program are found from any folder.
+    data = Path(str(settings.get("dataset_name")))
+    shipped = ASSETS.parent / data
+    return {**settings, "dataset_name": str(shipped)} if shipped.is_file() and not data.is_file() else settings
 
 
 def read_settings(file: Path) -> dict[str, object]:
@@ -37,7 +41,7 @@ def read_settings(file: Path) -> dict[str, object]:
         raise BadInput(f"There is no file {file}; check --config.")
     try:
         read = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(read, dict):
         raise BadInput(f"{file} must hold lines such as `learning_rate: 0.0003`.")

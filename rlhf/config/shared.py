@@ -95,7 +95,8 @@ class TrackerSettings(Settings):
         """Check all fields, and that the tracker is installed."""
         super().check()
         try:
-            _ = self.report_to and metadata.version(self.report_to)
+            if self.report_to:
+                metadata.version(self.report_to)
         except metadata.PackageNotFoundError:
             raise BadInput(
                 f"report_to {self.report_to} needs a package that is not installed: pip install {self.report_to}",

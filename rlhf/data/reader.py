@@ -201,14 +201,22 @@ def lines_of(path: Path) -> list[str]:
 
 
 def _csv_rows(text: str) -> tuple[list[str], list[dict]]:
-    """The columns and rows of a table whose cells are separated by what its first line has most of."""
+    """The columns and rows of a table whose cells are separated by what its first line has most of.
+
+    Empty lines may come before it, and a line such as `sep=;`, which Excel takes to name the separator.
+    """
+    text = re.sub(r"\A([ \t]*\r?\n)*(sep=.[ \t]*\r?\n)?([ \t]*\r?\n)*", "", text)
 
     def cells(separator: str, strict: bool = False) -> csv.DictReader:
         return csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=strict)
 
     table = cells(max(",;\t|", key=lambda separator: len(cells(separator).fieldnames or ())), strict=True)
+    columns = list(table.fieldnames or ())
+    twice = next((column for column in columns if column and columns.count(column) > 1), None)
+    if twice:
+        raise ValueError(f"two columns are called {twice}; rename one of them")
     try:
-        return list(table.fieldnames or ()), list(table)
+        return columns, list(table)
     except csv.Error as error:
         raise ValueError(f"line {table.line_num}: {error}") from error
 

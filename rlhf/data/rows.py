@@ -147,13 +147,17 @@ def _context(row: dict) -> Messages | None:
         raise Unusable("system not text")
     if isinstance(history, str):
         history = parsed(history)
+    if not isinstance(history, list):
+        raise Unusable("history not a list")
     before = [{"role": "system", "content": system}] if system.strip() else []
     for turn in history:
         if isinstance(turn, dict):
             before.append(_message(turn))
-        else:  # question and answer
-            sides = zip(("user", "assistant"), turn, strict=False)
+        elif isinstance(turn, list | tuple) and len(turn) == 2:
+            sides = zip(("user", "assistant"), turn, strict=True)
             before += [_message({"role": role, "content": content}) for role, content in sides]
+        else:
+            raise Unusable("history not questions with answers")
     return before
 
 

@@ -270,13 +270,18 @@ def end(panel: Panel, rows: list[dict], x: str) -> dict[str, list]:
 
 def detail_panels(kind: str, rows: list[dict]) -> list[Panel]:
     """What is logged and not among the main curves: first what has an explanation, then all else by its own name."""
-    counts = Counter(key for row in rows for key, value in row.items() if isinstance(value, int | float))
+    counts, peaks = Counter(), Counter()
+    for key, value in ((key, value) for row in rows for key, value in row.items() if isinstance(value, int | float)):
+        counts[key] += 1
+        peaks[key] = max(peaks[key], abs(value))
     named = [panel for panel in DETAIL_PANELS[kind] if counts[panel.key]]
     drawn = {key for panel in (*PANELS[kind], *named) for key in (panel.key, panel.std, panel.held_out)}
     others = [key for key in counts if counts[key] > 1 and key not in drawn | _AXES]
     held_out = {key: f"eval_{key}" for key in others if f"eval_{key}" in others}
     return named + [
-        Panel(key, key, "", digits=3, held_out=held_out.get(key, "")) for key in others if key not in held_out.values()
+        Panel(key, key, "", digits=3 if peaks[key] < 100 else 0, held_out=held_out.get(key, ""))
+        for key in others
+        if key not in held_out.values()
     ]
 
 

@@ -1,20 +1,24 @@
-"""Loading tokenizers, policies and reward models: by Hub name, local folder, run directory, or "everyday".
+"""Loading tokenizers, policies and reward models: by Hub name, local folder, run directory, GGUF file, or "everyday".
 
-Weights are loaded from safetensors only, and no code from a model folder is run. A Hub name is looked up once before
+Weights are loaded from safetensors only, for which a GGUF file is converted once, and no code from a model folder is
+run. A Hub name is looked up once before
 anything is loaded, so that a wrong name or a missing network is reported at once. Whatever a library raises on the way
 is told as one sentence (`explained`), and a model is handed out only if it is whole and fits its tokenizer.
 """
 
 import hashlib
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+import transformers
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -75,14 +79,17 @@ def explained(tried: str, advice: str) -> Iterator[None]:
 def resolve(name_or_path: str, role: Role) -> str:
     """The folder or Hub name to load: that of the embedded base, of a run directory's model, or the name itself.
 
-    A demo run holds both.
+    A demo run holds both. A GGUF file is a policy, and what lies in the cache for it is loaded.
 
     Raises:
-        BadInput: a run directory without a model of this role, or a name that cannot be fetched.
+        BadInput: a run directory without a model of this role, a name that cannot be fetched, or a GGUF file that
+            cannot be read.
     """
     if name_or_path == EVERYDAY:
         return str(BASE)
     path = Path(name_or_path)
+    if path.suffix.lower() == ".gguf":
+        return str(_converted(path))
     with explained(f"No model could be loaded from {name_or_path[:80]!r}", "give a folder or a Hub name"):
         is_run, is_folder = (path / "status.json").exists(), path.is_dir()
     if not is_run:
@@ -92,6 +99,45 @@ def resolve(name_or_path: str, role: Role) -> str:
         return str(folder)
     what = "a reward model" if role == "reward" else "a policy"
     raise BadInput(f"The run {path} holds no finished model that can serve as {what}; choose another run.")
+
+
+def _converted(file: Path) -> Path:
+    """A GGUF file's model and tokenizer as a plain folder, in float32, made at the first call and kept in the cache.
+
+    The package gguf is plain Python: to read SmolLM2's vocabulary and weights takes it twenty times as long as to load
+    the folder, and a demo loads its model four times.
+
+    Raises:
+        BadInput: there is no such file, it cannot be read, or gguf is not installed.
+    """
+    advice = "it must be a whole GGUF file of an architecture that Transformers reads; download it again, or another"
+    with explained(f"No model could be loaded from {file}", advice):
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()[:16]
+        folder = Path(constants.HF_HOME) / "gguf" / digest
+        if folder.is_dir():
+            return folder
+        if not transformers.utils.is_gguf_available():
+            raise BadInput(f"{file} is a GGUF file, which needs the package gguf: run `pip install gguf`.")
+        source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+        # Newer versions may leave weights packed, as they cannot be trained.
+        packed = getattr(transformers, "GgufConfig", None)
+        whole = {"quantization_config": packed(dequantize=True)} if packed else {}
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, trust_remote_code=False, **whole)
+        model.hf_quantizer = None  # or it would not be saved
+        vars(model.config).pop("quantization_config", None)
+        tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Another process may convert the same file: the folder appears whole or not at all.
+        part = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+            if not folder.is_dir():
+                part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return folder
 
 
 def _on_hub(path: str) -> str:

@@ -72,11 +72,18 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     """Ids of the tokens that end a model's response: the tokenizer's end token, and those of the generation config.
 
     A single id that Transformers derived from the model's config says nothing: it may be the architecture's default.
+
+    Raises:
+        BadInput: the generation config lists something else than ids.
     """
     config = getattr(model, "generation_config", None)
     listed = getattr(config, "eos_token_id", None)
     if not isinstance(listed, list):
         listed = [] if getattr(config, "_from_model_config", False) else [listed]
+    if not all(isinstance(token, int | None) for token in listed):
+        raise BadInput(
+            f"The model's generation_config.json says that {listed} ends an answer; it must list token ids."
+        )
     return [token for token in dict.fromkeys([tokenizer.eos_token_id, *listed]) if token is not None]
 
 
@@ -105,6 +112,7 @@ class PromptReader:
     ) -> None:
         self.tokenizer, self.room = tokenizer, room
         self.chat_template_kwargs = chat_template_kwargs or {}
+        self._listens = False  # whether the template is known to write what it is given
         own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.end_ids = own if end_ids is None else list(end_ids)
         ours = self.chat_template_kwargs.keys() & inspect.signature(tokenizer.apply_chat_template).parameters.keys()
@@ -161,7 +169,13 @@ class PromptReader:
         require_chat_template(self.tokenizer)
         kwargs = {"add_generation_prompt": True, **self.chat_template_kwargs, **kwargs}
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
+            if not self._listens:
+                other = [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']} x"}]
+                if self.tokenizer.apply_chat_template(other, tokenize=False, **kwargs) == text:
+                    raise ValueError(f"it leaves out what the {messages[-1]['role']} says")
+                self._listens = True
+            return text
         except Exception as error:  # a template is a program, and may raise anything
             complaint = " ".join(str(error).split())[:200] or type(error).__name__
             raise TemplateRefused(

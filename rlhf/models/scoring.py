@@ -17,7 +17,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import nn
@@ -184,8 +184,9 @@ class RewardSource:
                 )
             self.name = getattr(source, "__name__", type(source).__name__)
             self.accepts = inspect.signature(source).parameters
-            code = getattr(inspect.unwrap(source), "__code__", None) or type(source).__call__.__code__
-            self.file = code.co_filename
+            written = inspect.unwrap(source.func if isinstance(source, partial) else source)
+            code = getattr(written, "__code__", None) or getattr(type(written).__call__, "__code__", None)
+            self.file = code.co_filename if code else ""  # what is written in C has none
             return
         config = plain_model(source).config
         self.name = str(config._name_or_path or type(plain_model(source)).__name__).rstrip("/").split("/")[-1]

@@ -97,7 +97,7 @@ class PPOConfig(PPOSettings, TrainingArguments):
         if self.stop_token not in ("eos", "none", None):
             raise BadInput(f"stop_token must be 'eos' or 'none', not {self.stop_token!r}; for others, stop_token_id.")
         self.stop_token = None if self.stop_token == "none" or self.stop_token_id is not None else self.stop_token
-        # TRL computes in bfloat16 wherever it can; on a CPU that is slower than full precision.
+        # TRL computes in bfloat16 wherever it can; on a CPU without AVX512-BF16 or AMX that is slower.
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         self.check()

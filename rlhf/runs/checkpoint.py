@@ -140,7 +140,10 @@ def _check_manifest(folder: Path) -> dict[str, str]:
     Raises:
         BadInput: a file is another one or gone.
     """
-    manifest = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))
+    except ValueError:
+        manifest = {"MANIFEST.json": None}
     for name, digest in manifest.items():
         if not (folder / name).is_file() or _sha256(folder / name) != digest:
             raise BadInput(

@@ -8,6 +8,7 @@
     train.log       what the process printed, when the page started it
     rewards/        the files with reward functions of a person's own
     checkpoints/    to resume from
+    uploaded/       the data that a person uploaded for it
     model/          the final model, a plain Transformers folder
 
 A demo holds its stages as run directories of their own: `reward/`, `ppo/` and `compare/`. `Run` alone knows what lies
@@ -37,6 +38,8 @@ ACTIVE = ("queued", "running", "stopping")
 """States of a run that has not ended; the others are stopped, finished, failed, diverged and interrupted."""
 EXAMPLE = ASSETS / "example"
 """The finished demo run that is shipped with the program."""
+RECORD = ASSETS / "example-smollm2"
+"""Another, of a model that is too large to ship: its curves, samples and scores, without weights."""
 VOLUME = Path("/data")
 """Where a Space has its persistent disk, if it has one."""
 _RUN_ID = re.compile(r"^[a-z]+-\d{8}-\d{6}-[0-9a-f]{4}$")
@@ -104,9 +107,18 @@ def _while_it_is_held(action: Callable[[], object]) -> object:
 def read_json(path: Path) -> dict:
     """A JSON file's content; empty when there is none yet or it is damaged, so that one bad run hides no others."""
     try:
-        return json.loads(_while_it_is_held(lambda: path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return _object(_while_it_is_held(path.read_bytes))
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+
+
+def _object(text: bytes) -> dict:
+    """A JSON object; empty for anything else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 class Run:
@@ -123,8 +135,8 @@ class Run:
             BadInput: something else is already there.
         """
         run = cls(path or new_run_path(kind))
-        queued = run.status().get("state") in ("queued", "stopping") and run.status().get("pid") == os.getpid()
         try:
+            queued = run.status().get("state") in ("queued", "stopping") and run.status().get("pid") == os.getpid()
             taken = run.path.exists() and not queued and (not run.path.is_dir() or any(run.path.iterdir()))
             run.path.mkdir(parents=True, exist_ok=True) if not taken else None
         except OSError as error:
@@ -139,7 +151,8 @@ class Run:
         versions = {package: metadata.version(package) for package in _PACKAGES}
         made_with = {"versions": versions, "cpus": os.cpu_count()}
         write_json(run.path / "config.json", {"kind": kind, **config, **made_with})
-        run.set_status(state="queued", kind=kind, created=time.time(), step=0, total_steps=0, message="")
+        created = run.status().get("created", time.time())
+        run.set_status(state="queued", kind=kind, created=created, step=0, total_steps=0, message="")
         return run
 
     @property
@@ -194,7 +207,7 @@ class Run:
     def tail(self, name: str, offset: int = 0) -> tuple[list[dict], int]:
         """Lines of `metrics.jsonl` or `samples.jsonl` from a byte offset on, and the offset to go on from.
 
-        A last line that is still being written is left for the next call.
+        A last line that is still being written is left for the next call; what is no JSON object is passed over.
         """
         path = self.path / name
         if not path.exists():
@@ -203,7 +216,7 @@ class Run:
             file.seek(offset)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
-        return [json.loads(line) for line in whole.splitlines()], offset + len(whole)
+        return [row for row in map(_object, whole.splitlines()) if row], offset + len(whole)
 
     def metrics(self) -> list[dict]:
         """All logged lines."""
@@ -216,7 +229,9 @@ class Run:
     def title(self) -> str:
         """Its kind and when it was made, in a few words."""
         status = self.status()
-        kind, made = KINDS.get(status.get("kind")), time.localtime(status.get("created", 0))
+        created = status.get("created")
+        kind = KINDS.get(str(status.get("kind")))
+        made = time.localtime(created if isinstance(created, int | float) else 0)
         return f"{kind.label if kind else 'Run'} · {time.strftime('%d %b %H:%M', made)}"
 
     def seconds_left(self) -> float | None:
@@ -372,13 +387,14 @@ def catch_signals(run: Run, *, second_ends: bool = True) -> None:
 
 
 def find_run(run_id: str) -> Run:
-    """The run with this id under `runs_root`, or the shipped example.
+    """The run with this id under `runs_root`, or a shipped one.
 
     Raises:
         BadInput: there is none.
     """
-    if run_id == EXAMPLE.name:
-        return Run(EXAMPLE)
+    for shipped in (EXAMPLE, RECORD):
+        if run_id == shipped.name:
+            return Run(shipped)
     if not _RUN_ID.match(run_id) or not (runs_root() / run_id).is_dir():
         raise BadInput("There is no such run; choose one from the list.")
     return Run(runs_root() / run_id)

@@ -14,8 +14,8 @@ from rlhf.runs.directory import ACTIVE, Run, find_run, list_runs
 
 
 def is_example(run: Run) -> bool:
-    """Whether this is the run that is shipped with the program."""
-    return run.path == runs.EXAMPLE
+    """Whether this is a run that is shipped with the program."""
+    return run.path in (runs.EXAMPLE, runs.RECORD)
 
 
 def example_id() -> str | None:
@@ -24,9 +24,10 @@ def example_id() -> str | None:
 
 
 def run_choices() -> list[tuple[str, str]]:
-    """(label, id) of every run that can be shown: the example, then the newest first."""
-    example = [("Example run", runs.EXAMPLE.name)] if example_id() else []
-    return example + [(run_label(run), run.id) for run in list_runs() if run.status()]
+    """(label, id) of every run that can be shown: the shipped ones, then the newest first."""
+    shipped = {"Example run": runs.EXAMPLE, "Example with real English (SmolLM2)": runs.RECORD}
+    examples = [(label, path.name) for label, path in shipped.items() if (path / "status.json").exists()]
+    return examples + [(run_label(run), run.id) for run in list_runs() if run.status()]
 
 
 def run_label(run: Run) -> str:
@@ -43,6 +44,8 @@ def describe(run_id: str | None) -> str:
         return "No run yet"
     config, kind = run.config(), run.status().get("kind", "")
     seed = escape(str(config.get("seed", 0)))
+    if run.path == runs.RECORD:
+        return f"Recipe <code>smollm2-135m-instruct</code>, seed {seed}, without its models"
     simulated = kind in KINDS and KINDS[kind].reads_pairs and config.get("dataset_name") == EVERYDAY
     people = "preferences of simulated people" if is_example(run) else "simulated people"
     name = "Example run" if is_example(run) else escape(run.id)

@@ -260,7 +260,14 @@ def _ceiling(run: Run, of_split: dict) -> Ceiling | None:
     return Ceiling.read(content) if content else None
 
 
-def _frontier(of_split: dict, ceiling: Ceiling | None) -> gr.HTML:
+def _scored_by(run: Run) -> str:
+    """What the scores of a comparison are."""
+    if not run.config().get("reward_funcs"):
+        return "score by the reward model"
+    return f"score by {'reward model and' if run.reward_model_path() else 'the reward'} functions"
+
+
+def _frontier(of_split: dict, ceiling: Ceiling | None, scored_by: str) -> gr.HTML:
     """Every model's score over its KL from the base; for two models only below a ceiling."""
     if not (2 if ceiling else 3) <= len(of_split["models"]) <= MAPPED:
         return gr.HTML(value=None, visible=False)
@@ -273,7 +280,7 @@ def _frontier(of_split: dict, ceiling: Ceiling | None) -> gr.HTML:
         )
         kind = "base" if against is None else "best-of-n" if name.startswith("best-of-") else "model"
         points.append(figures.FrontierPoint(model_name(name), model["kl"]["value"], score, gold, kind))
-    figure = figures.frontier(points, "score by the reward model", ceiling, SMALL_HEIGHT + 60)
+    figure = figures.frontier(points, scored_by, ceiling, SMALL_HEIGHT + 60)
     return gr.HTML(value=figure.to_plotly_json(), visible=True)
 
 
@@ -477,7 +484,7 @@ class ScoresTab:
         pairs = _table_value(questions, measure, other)
         base, scores = _flat(questions, measure)
         gain = _interval(against[measure]["gain"])
-        what = "rubric (gold score)" if measure == "gold" else "score by the reward model"
+        what = "rubric (gold score)" if measure == "gold" else _scored_by(run)
         figure = figures.distributions(base, scores, what, name, FIGURE_HEIGHT)
         differences = figures.differences([row["gain"] for row in pairs["rows"]], gain, what, name, SMALL_HEIGHT)
         by_position = of_split["models"][other].get("kl_by_position")
@@ -494,7 +501,7 @@ class ScoresTab:
             self.table: averages(questions, measure, split, other, summary),
             self.differences: differences.to_plotly_json(),
             self.lengths: lengths.to_plotly_json(),
-            self.frontier: _frontier(of_split, _ceiling(run, of_split)),
+            self.frontier: _frontier(of_split, _ceiling(run, of_split), _scored_by(run)),
             self.nats: gr.Accordion(visible=nats is not None),
             self.positions: nats.to_plotly_json() if nats else None,
             self.openings: openings(questions, other),

@@ -53,8 +53,8 @@ FORGETS = "This Space forgets its runs when it sleeps or restarts: download what
 class Form:
     """The knobs of one kind of run, made from the fields of its settings."""
 
-    def __init__(self, kind: str, own: OwnData) -> None:
-        self.kind, self.config, self.own = kind, KINDS[kind].settings, own
+    def __init__(self, kind: str) -> None:
+        self.kind, self.config = kind, KINDS[kind].settings
         self.knobs: dict[str, Component] = {}
         self.labels: dict[str, str] = {}
         hidden = FILLED_IN | COMMAND_LINE | set(limits.NOT_OFFERED if limits.on_space() else ())
@@ -75,14 +75,15 @@ class Form:
                 if name not in front:
                     self.knobs[name] = self._knob(fields[name], name.replace("_", " "))
                 if name == "chat_template_kwargs" and KINDS[kind].reads_pairs:
-                    self._preview_button()
+                    self.preview = gr.Button("Preview data", size="sm")
+                    self.previewed = gr.HTML(elem_classes="preview", apply_default_css=False)
 
-    def _preview_button(self) -> None:
-        """A button that shows what the named data set holds; its settings must be knobs."""
-        button, shown = gr.Button("Preview data", size="sm"), gr.HTML(elem_classes="preview", apply_default_css=False)
-        named = [self.knobs[name] for name in ("dataset_name", "model_name_or_path", "chat_template_kwargs")]
-        named += [*self.own.columns.values(), self.own.files]
-        button.click(_preview, named, shown, concurrency_limit=1, api_visibility="private")
+    def wire(self, own: OwnData) -> None:
+        """Connect the preview's button, which also shows what was uploaded."""
+        if KINDS[self.kind].reads_pairs:
+            named = [self.knobs[name] for name in ("dataset_name", "model_name_or_path", "chat_template_kwargs")]
+            named += [*own.columns.values(), own.files]
+            self.preview.click(_preview, named, self.previewed, concurrency_limit=1, api_visibility="private")
 
     def _knob(self, field: dataclasses.Field, label: str) -> Component:
         self.labels[field.name] = label
@@ -183,9 +184,11 @@ class TrainTab:
         self.forms, groups = {}, []
         for kind in startable():
             with gr.Column(visible=kind == "demo", elem_classes="knobs", elem_id=f"knobs-{kind}") as group:
-                self.forms[kind] = Form(kind, self.own)
+                self.forms[kind] = Form(kind)
             groups.append(group)
         self.own.wire(self.mode, self.forms)
+        for form in self.forms.values():
+            form.wire(self.own)
         self.mode.change(
             _switch,
             self.mode,

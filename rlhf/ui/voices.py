@@ -18,7 +18,7 @@ from rlhf.config import ASSETS, EVERYDAY, BadInput
 from rlhf.launch import limits
 from rlhf.rewards import load_functions
 from rlhf.runs.directory import Run
-from rlhf.ui import example_id, is_active, shown_run
+from rlhf.ui import example_id, is_active, is_example, shown_run
 
 
 if TYPE_CHECKING:
@@ -146,6 +146,8 @@ def absent(run: Run | None) -> str:
         return "There is no model to talk to yet: start a run in the Train tab."
     if is_active(run) and run.policy_kind():
         return "You can talk to this run's model as soon as it is trained."
+    if is_example(run):
+        return "The models of this example are too large to ship, so nobody answers here. Choose another run above."
     if run.policy_kind():
         return f"The run ended before there was a model to talk to. {run.saved()} Choose another run above."
     return "This run trained no model to talk to: choose another run above, or train PPO or DPO in the Train tab."
@@ -165,13 +167,13 @@ def longest(run: Run) -> int:
 
 
 def tidy(question: object) -> str:
-    """A question on one line.
+    """A question as it was written: a program keeps its lines.
 
     Raises:
         BadInput: it is empty, or longer than `LONGEST`.
     """
     # Half a surrogate pair, which a request can carry, is text to no tokenizer.
-    words = " ".join(str(question).encode(errors="ignore").decode().split())
+    words = str(question).encode(errors="ignore").decode().replace("\r\n", "\n").strip()
     if not words:
         raise BadInput("Please write a question first.")
     if len(words) > LONGEST:

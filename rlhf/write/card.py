@@ -102,6 +102,7 @@ def _dpo_results(run: Run) -> dict[str, object]:
     rows = run.metrics()
     evaluated = next((row for row in reversed(rows) if metrics.EVAL_LOSS in row), {})
     return {
+        "rewards": [],  # DPO's card is PPO's with other blocks
         "evaluated": evaluated,
         "evaluated_step": evaluated.get(metrics.STEP),
         "label_ceiling": next((row[metrics.LABEL_CEILING] for row in rows if metrics.LABEL_CEILING in row), None),
