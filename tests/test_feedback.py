@@ -38,6 +38,7 @@ for pair in list(store.pairs.values()):
 """
 
 
+@pytest.mark.process
 def test_no_choice_that_was_acknowledged_is_lost_when_its_process_is_killed(store):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     writers = [
@@ -243,6 +244,7 @@ def test_an_import_is_taken_whole_or_not_at_all(store, line, message):
 # By script ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_script_is_the_person(command, tmp_path, monkeypatch):
     small = ("--store", "mine", "--person", "ann", "--response_length", 24)
     done = command("feedback", "next", *small, "--n", 12)
