@@ -335,15 +335,13 @@ def test_foreign_hosts_large_bodies_and_run_files_are_refused(site):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Keeps for all tests what a browser has read once: half of the work of opening the page."""
     with chromium() as browser:
-        yield browser.new_context()
+        yield browser
 
 
 @pytest.fixture
 def page(site, browser):
-    page = browser.new_page()
-    page.set_viewport_size({"width": 1280, "height": 720})
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("dialog", lambda dialog: page.problems.append("a dialog opened"))

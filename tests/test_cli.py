@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,6 +250,13 @@ def test_reward_training_resumes_from_its_checkpoint(command, shared, few_pairs)
         for name in ("saved", "resumed")
     )
     assert one == pytest.approx(other, abs=1e-6)
+    for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"):
+        damaged = shutil.copytree(checkpoint, shared / name / "checkpoint-2")
+        content = (damaged / name).read_bytes()
+        (damaged / name).write_bytes(content[: len(content) // 2])
+        done = command("reward", "--output_dir", shared / "none", *small, "--resume_from_checkpoint", damaged)
+        assert done.returncode == 2 and f"checkpoint-2 is damaged ({name})" in done.stderr
+    assert not (shared / "none").exists()
 
 
 @pytest.mark.process

@@ -115,6 +115,7 @@ def test_what_cannot_be_meant_is_refused_under_its_own_name_with_the_range(confi
         (RewardArguments, "max_steps", "0", "max_steps must be at least 1, or -1, not '0'."),
         (DPOArguments, "max_steps", "-5", "max_steps must be at least 1, or -1, not '-5'."),
         (PPOArguments, "kl_coef", "1e9", "kl_coef must be at most 1000, not 1e+09."),
+        (DemoArguments, "num_prompts", "1e9", "num_prompts must be at most 100000, not 1e+09."),
         (SweepArguments, "kl_coefs", "", "kl_coefs needs a value."),
         (SweepArguments, "kl_coefs", [""], "kl_coefs needs a value."),
         (SweepArguments, "kl_coefs", "0.1 -1", "kl_coefs must be numbers from 0 to 1000, with spaces between them, n"),

@@ -192,6 +192,7 @@ def test_a_family_whose_logits_are_capped_is_refused(tiny_gpt2):
 
 def test_equal_prompts_are_read_once_and_answered_each(tiny_gpt2):
     sizes = []
+    use_packed_attention(tiny_gpt2)
     tiny_gpt2.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
     )

@@ -153,7 +153,7 @@ BROKEN = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
     "truncated weights": (lambda folder: truncate(folder / "model.safetensors"), "No model could be loaded"),
     "an empty file of weights": (lambda folder: (folder / "model.safetensors").write_bytes(b""), "No model"),
-    "weights of a wrong shape": (lambda folder: edit_weights(folder, misshape), "No model could be loaded"),
+    "weights of a wrong shape": (lambda folder: edit_weights(folder, misshape), "other sizes than its config"),
     "weights that are missing": (lambda folder: edit_weights(folder, lose), "incomplete.*up_proj"),
     "more layers than config.json says": (
         lambda folder: edit(folder / "config.json", num_hidden_layers=1),

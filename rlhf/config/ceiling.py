@@ -46,7 +46,7 @@ class CeilingArguments(RewardFuncSettings, PromptSettings):
     """Test prompts, alone or in preference pairs: "everyday", a local file or a Hub name."""
     output_dir: PathOrName | None = None
     """Run directory; by default a new one under runs/."""
-    num_prompts: Annotated[Int, Field(ge=2)] = 96
+    num_prompts: Annotated[Int, Field(ge=2, le=100_000)] = 96
     """Test prompts, evenly spaced."""
     samples: CeilingSamples = 128
     """Answers per prompt to begin with."""

@@ -32,7 +32,7 @@ class CompareArguments(RewardFuncSettings, CeilingSettings, PromptSettings):
     """Training runs per model of PPO or DPO: the run itself, and repetitions with the next seeds."""
     output_dir: PathOrName | None = None
     """Run directory; by default a new one under runs/."""
-    num_prompts: Annotated[Int, Field(ge=2)] = 256
+    num_prompts: Annotated[Int, Field(ge=2, le=100_000)] = 256
     """Test prompts; half as many more are about unseen topics."""
     samples: Annotated[PositiveInt, Field(le=64)] = 4
     """Answers per model and prompt."""

@@ -55,7 +55,7 @@ class SweepArguments(RewardFuncSettings, CeilingSettings, TemplateSettings):
     """Evenly spaced checkpoints per run to compare."""
     best_of: Words = field(default_factory=lambda: ["4", "16"])
     """Values of n for the best-of-n baselines."""
-    num_prompts: Annotated[Int, Field(ge=2)] = 128
+    num_prompts: Annotated[Int, Field(ge=2, le=100_000)] = 128
     """Test prompts of the comparison."""
     samples: Annotated[PositiveInt, Field(le=64)] = 2
     """Answers per model and prompt."""
@@ -181,7 +181,7 @@ class DemoArguments(RewardFuncSettings, CeilingSettings, ModelSettings, PromptSe
     """Reward model: passes over the training pairs."""
     max_length: Annotated[Int, Field(ge=8)] = RewardArguments.max_length
     """Reward model: leave out pairs with a text of more tokens than this."""
-    num_prompts: Annotated[Int, Field(ge=2)] = CompareArguments.num_prompts
+    num_prompts: Annotated[Int, Field(ge=2, le=100_000)] = CompareArguments.num_prompts
     """Comparison: test prompts; half as many more are about unseen topics."""
     samples: Annotated[PositiveInt, Field(le=64)] = CompareArguments.samples
     """Comparison: answers per model and prompt."""

@@ -66,6 +66,8 @@ def explained(tried: str, advice: str) -> Iterator[None]:
         raise
     except Exception as error:
         said = " ".join(str(error).split())[:300].rstrip(".:")
+        if "ignore_mismatched_sizes" in said:  # Transformers speaks of a report that it has not printed
+            said = "its weights have other sizes than its config.json says"
         # Where a library did not foresee an error, its message alone says little, such as "'vocab'".
         foreseen = said and isinstance(error, OSError | ValueError | RuntimeError | ImportError)
         raise BadInput(

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -116,6 +117,8 @@ def find(named: str | None, kind: str, model: torch.nn.Module, use_peft: bool) -
     folder = found[-1]
     if kind == "ppo":
         _check_manifest(folder)
+    else:
+        _check_saved(folder)
     other = f"The checkpoint {folder} is of another model, or trains other parts of it."
     if (folder / "adapter_model.safetensors").exists() != use_peft:
         raise BadInput(other, field="resume_from_checkpoint")
@@ -125,10 +128,7 @@ def find(named: str | None, kind: str, model: torch.nn.Module, use_peft: bool) -
             with safe_open(folder / "model.safetensors", "pt") as file:
                 shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (no dict)
         except (SafetensorError, OSError) as error:
-            raise BadInput(
-                f"The checkpoint {folder} is damaged (model.safetensors); resume from an earlier one.",
-                field="resume_from_checkpoint",
-            ) from error
+            raise _damaged(folder, "model.safetensors") from error
         if any(own.get(name) != shape for name, shape in shapes.items()):
             raise BadInput(other, field="resume_from_checkpoint")
     return folder
@@ -146,11 +146,33 @@ def _check_manifest(folder: Path) -> dict[str, str]:
         manifest = {"MANIFEST.json": None}
     for name, digest in manifest.items():
         if not (folder / name).is_file() or _sha256(folder / name) != digest:
-            raise BadInput(
-                f"The checkpoint {folder} is damaged ({name}); resume from an earlier one.",
-                field="resume_from_checkpoint",
-            )
+            raise _damaged(folder, name)
     return manifest
+
+
+def _check_saved(folder: Path) -> None:
+    """Check the files that Transformers' Trainer resumes from. Those of PyTorch are ZIP archives with checksums.
+
+    Raises:
+        BadInput: one is damaged or gone.
+    """
+    saved = {"trainer_state.json", "optimizer.pt", "scheduler.pt", *(path.name for path in folder.glob("*.[jp]*"))}
+    for name in sorted(saved):
+        try:
+            if name.endswith(".json"):
+                json.loads((folder / name).read_text(encoding="utf-8"))
+            elif name.endswith((".pt", ".pth")):
+                with ZipFile(folder / name) as file:
+                    if file.testzip():
+                        raise BadZipFile
+        except (ValueError, BadZipFile, OSError) as error:
+            raise _damaged(folder, name) from error
+
+
+def _damaged(folder: Path, name: str) -> BadInput:
+    return BadInput(
+        f"The checkpoint {folder} is damaged ({name}); resume from an earlier one.", field="resume_from_checkpoint"
+    )
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
