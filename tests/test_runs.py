@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -63,6 +64,17 @@ def test_a_damaged_run_hides_no_other(root, damage):
     assert [row["step"] for row in whole.metrics() if "step" in row] == [1, 2]
     assert whole.id in [run_id for _, run_id in run_choices()]
     assert jobs.active_run() is None and "example" in [run_id for _, run_id in train.reward_runs()]
+
+
+def test_threads_may_write_a_status_at_once(tmp_path):
+    def write():
+        for number in range(300):
+            write_json(tmp_path / "status.json", {"step": number})
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(write) for _ in range(4)]:
+            done.result()
+    assert read_json(tmp_path / "status.json") == {"step": 299}
 
 
 def test_progress_tells_the_time_left_and_stop_reaches_a_demos_stages(tmp_path):

@@ -23,6 +23,7 @@ import secrets
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -89,7 +90,8 @@ def _finite(value: object) -> object:
 
 def write_json(path: Path, value: object) -> None:
     """Replace a JSON file in one step, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Threads may write at once: who stops a run, and who waits for its process.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     temporary.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _while_it_is_held(lambda: temporary.replace(path))
 
