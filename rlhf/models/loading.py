@@ -1,9 +1,9 @@
 """Loading tokenizers, policies and reward models: by Hub name, local folder, run directory, GGUF file, or "everyday".
 
 Weights are loaded from safetensors only, for which a GGUF file is converted once, and no code from a model folder is
-run. A Hub name is looked up once before
-anything is loaded, so that a wrong name or a missing network is reported at once. Whatever a library raises on the way
-is told as one sentence (`explained`), and a model is handed out only if it is whole and fits its tokenizer.
+run. A Hub name is looked up once before anything is loaded, so that a wrong name or a missing network is reported at
+once. Whatever a library raises on the way is told as one sentence (`explained`), and a model is handed out only if it
+is whole and fits its tokenizer.
 """
 
 import hashlib
