@@ -21,7 +21,7 @@ from rlhf import threads
 from rlhf.config import BadInput
 from rlhf.launch import jobs, limits
 from rlhf.runs import directory as runs
-from rlhf.ui import describe, example_id, run_choices
+from rlhf.ui import QUICK, describe, example_id, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.api import add_endpoints
 from rlhf.ui.chat import ChatTab
@@ -112,42 +112,39 @@ def _wire(
     demo: gr.Blocks, picker: gr.Dropdown, origin: gr.HTML, train: TrainTab, chat: ChatTab, scores: ScoresTab
 ) -> None:
     """Whenever the shown run changes, `show` fills every tab from that run's directory."""
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
 
     def show(run_id: str | None, kept: dict) -> dict:
         return {origin: describe(run_id), **train.show(run_id), **chat.show(run_id, kept), **scores.show(run_id)}
 
-    outputs = [origin, *train.outputs, *chat.outputs, *scores.outputs]
-    follow = {"fn": show, "inputs": [picker, chat.kept], "outputs": outputs, **quiet}
-    demo.load(_attach, train.visitor, [picker, train.visitor], **quiet).then(**follow)
+    def choose(run_id: str | None, kept: dict) -> dict:
+        return {picker: gr.Dropdown(choices=run_choices(), value=run_id), **show(run_id, kept)}
+
+    def open_page(kept: dict, visitor: str, request: gr.Request) -> dict:
+        # A new browser gets its secret.
+        return {train.visitor: visitor or secrets.token_hex(16), **choose(_first_shown(request), kept)}
+
+    shown = [origin, *train.outputs, *chat.outputs, *scores.outputs]
+    follow = {"fn": show, "inputs": [picker, chat.kept], "outputs": shown, **QUICK}
+    demo.load(open_page, [chat.kept, train.visitor], [picker, train.visitor, *shown], **QUICK)
     picker.input(**follow)
-    picker.focus(lambda: gr.Dropdown(choices=run_choices()), None, picker, **quiet)
+    picker.focus(lambda: gr.Dropdown(choices=run_choices()), None, picker, **QUICK)
     train.wire(picker)
     train.started.change(**follow)
     scores.form.started.change(**follow)
     # When the run has ended, its label changes, its scores appear and its model can be talked to.
-    train.live.ended(lambda: (gr.Dropdown(choices=run_choices()), ""), None, [picker, train.note], **quiet).then(
-        **follow
-    )
+    train.live.ended(choose, [picker, chat.kept], [picker, *shown], **QUICK)
     for tab in (chat, scores):
-        tab.example.click(lambda: gr.Dropdown(choices=run_choices(), value=example_id()), None, picker, **quiet).then(
-            **follow
-        )
+        tab.example.click(lambda kept: choose(example_id(), kept), chat.kept, [picker, *shown], **QUICK)
     chat.wire(picker)
     scores.wire(picker, train.visitor)
 
 
-def _attach(visitor: str, request: gr.Request) -> tuple[gr.Dropdown, str]:
-    """The run that a page opens with: the one in its address, else the one under way, else the example.
-
-    A new browser gets its secret.
-    """
-    choices = run_choices()
-    known = [run_id for _, run_id in choices]
+def _first_shown(request: gr.Request) -> str | None:
+    """The run that a page opens with: the one in its address, else the one under way, else the example."""
+    known = [run_id for _, run_id in run_choices()]
     active = jobs.active_run()
     wanted = [request.query_params.get("run"), active and active.id, example_id(), *known]
-    shown = next((run_id for run_id in wanted if run_id in known), None)
-    return gr.Dropdown(choices=choices, value=shown), visitor or secrets.token_hex(16)
+    return next((run_id for run_id in wanted if run_id in known), None)
 
 
 class Hosts(TrustedHostMiddleware):

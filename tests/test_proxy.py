@@ -2,7 +2,9 @@
 
 import contextlib
 import http.client
+import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -34,9 +36,13 @@ class Proxy(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
         with contextlib.suppress(http.client.IncompleteRead, ConnectionError):  # the page or the browser is gone
-            while piece := answer.read1(65536):  # streams of events pass as they come
-                self.wfile.write(piece)
-                self.wfile.flush()
+            streams = answer.getheader("content-type", "").startswith("text/event-stream")
+            while piece := answer.read1(65536):
+                # Events pass as they come, but over a slow line: a stream's end arrives well after its last event.
+                for message in re.split(rb"(?<=\n\n)", piece) if streams else [piece]:
+                    self.wfile.write(message)
+                    self.wfile.flush()
+                    time.sleep(0.5 if streams else 0)
         upstream.close()
 
     do_POST = do_GET

@@ -13,6 +13,11 @@ from rlhf.runs import directory as runs
 from rlhf.runs.directory import ACTIVE, Run, find_run, list_runs
 
 
+QUICK = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+"""Options of an event that is answered at once. Gradio's queue answers over a stream that it closes when nothing waits:
+over a slow line, an event that begins as another ends is never answered. Without the queue the request is."""
+
+
 def is_example(run: Run) -> bool:
     """Whether this is a run that is shipped with the program."""
     return run.path in (runs.EXAMPLE, runs.RECORD)

@@ -8,7 +8,7 @@ import gradio as gr
 from rlhf.config import BadInput
 from rlhf.kinds import METHODS
 from rlhf.runs.directory import Run
-from rlhf.ui import empty_state, example_id, note, shown_run
+from rlhf.ui import QUICK, empty_state, example_id, note, shown_run
 from rlhf.ui.scripts import HEAD, script
 from rlhf.ui.voices import LONGEST, absent, base_name, conversation, longest, remembers, tidy
 
@@ -120,8 +120,7 @@ class ChatTab:
             self._clear,
             [self.kept, picker],
             [self.kept, *self.outputs],
-            show_progress="hidden",
-            api_visibility="private",
+            **QUICK,
         )
 
     def show(self, run_id: str | None, kept: dict[str, list[dict]]) -> dict:

@@ -14,7 +14,7 @@ from rlhf.compare.table import read_rows
 from rlhf.figures import scores as figures
 from rlhf.kinds import METHODS
 from rlhf.runs.directory import Run
-from rlhf.ui import empty_state, example_id, is_active, is_comparison, shown_run
+from rlhf.ui import QUICK, empty_state, example_id, is_active, is_comparison, shown_run
 from rlhf.ui.changes import changed_words
 from rlhf.ui.comparison_form import ComparisonForm
 from rlhf.ui.downloads import csv_of
@@ -415,9 +415,8 @@ class ScoresTab:
             self.view,
             [picker, *self._switches],
             self._view,
-            show_progress="hidden",
-            api_visibility="private",
             trigger_mode="always_last",
+            **QUICK,
         )
         self.form.wire(picker, visitor)
 

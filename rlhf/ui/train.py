@@ -15,7 +15,7 @@ from rlhf.kinds import KINDS, METHODS, startable
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import FILLED_IN, start_run
 from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
-from rlhf.ui import example_id, is_active, is_example, note, remarks, run_choices, run_label, shown_run
+from rlhf.ui import QUICK, example_id, is_active, is_example, note, remarks, run_choices, run_label, shown_run
 from rlhf.ui.expect import expectation, preset
 from rlhf.ui.lessons import IN_OTHER_WORDS, LESSONS, lesson
 from rlhf.ui.live import live_run
@@ -68,8 +68,7 @@ class Form:
                 shown = gr.HTML(lesson(self.knobs[name].value), apply_default_css=False)
         if "advantage_estimator" in front:
             estimator, answers = self.knobs["advantage_estimator"], self.knobs["num_generations"]
-            quiet = {"show_progress": "hidden", "api_visibility": "private"}
-            estimator.input(_learns, [estimator, answers], [shown, answers], **quiet)
+            estimator.input(_learns, [estimator, answers], [shown, answers], **QUICK)
         with gr.Accordion("Advanced", open=False, elem_classes="advanced"):
             for name in sorted(fields, key=lambda name: (*NAMES_FIRST, name).index(name)):
                 if name not in front:
@@ -143,8 +142,7 @@ class TrainTab:
             lambda chosen: gr.skip() if chosen else gr.Accordion(open=True),  # without a reward model, rewards are due
             self.reward_run,
             self.rewards.group,
-            show_progress="hidden",
-            api_visibility="private",
+            **QUICK,
         )
         self.started = gr.State(None)
         # A secret of this browser, by which it may stop what it has started, also after the page was reloaded.
@@ -193,19 +191,16 @@ class TrainTab:
             _switch,
             self.mode,
             [*groups, self.reward_run, self.rewards.group, self.recipe, self.presets],
-            show_progress="hidden",
-            api_visibility="private",
+            **QUICK,
         )
         demo = self.forms["demo"]
         self.recipe.input(
             lambda name: demo.filled(read_recipe(name)),
             self.recipe,
             list(demo.knobs.values()),
-            show_progress="hidden",
-            api_visibility="private",
+            **QUICK,
         )
 
-        quiet = {"show_progress": "hidden", "api_visibility": "private"}
         knobs = list(demo.knobs.values())
         for minutes, button in presets.items():
             button.click(
@@ -214,7 +209,7 @@ class TrainTab:
                 ),
                 knobs,
                 knobs,
-                **quiet,
+                **QUICK,
             )
         gr.on(
             None,  # when the page is opened, and at each change of a knob
@@ -222,14 +217,12 @@ class TrainTab:
             {self.mode, *(knob for form in self.forms.values() for knob in form.knobs.values())},
             self.expected,
             trigger_mode="always_last",
-            **quiet,
+            **QUICK,
         )
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons; `started` changes when a run has been started, which the page must then show."""
-        self.stop.click(
-            _stop, [picker, self.visitor], [self.stop, self.note], show_progress="hidden", api_visibility="private"
-        )
+        self.stop.click(_stop, [picker, self.visitor], [self.stop, self.note], **QUICK)
         knobs = {knob for form in self.forms.values() for knob in form.knobs.values()}
         self.start.click(
             self._start,
