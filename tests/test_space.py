@@ -162,7 +162,8 @@ class Space:
             _, answer = self._ask(page, load, None, {})
         except OSError as error:
             raise AssertionError(f"{self.process.poll()}\n{self.log.read_text()[-3000:]}") from error
-        return {**page, "secret": answer["data"][1]}
+        kept = {part["props"].get("storage_key"): part["id"] for part in page["config"]["components"]}
+        return {**page, "secret": answer["data"][load["outputs"].index(kept["rlhf-lab"])]}
 
     def press(self, page, button, **entered):
         """Press a button, with other values in some fields; returns whether that worked, and the answer as text."""
@@ -176,13 +177,18 @@ class Space:
         data = []
         for part in map(parts.get, event["inputs"]):
             name = (part["props"].get("label") or "").replace(" ", "_")
-            browser = part["type"] == "browserstate"
-            data.append(page["secret"] if browser else entered.get(name, part["props"].get("value")))
+            props = {"value": None, **part["props"]}
+            at_first = page["secret"] if props.get("storage_key") == "rlhf-lab" else props.get("default_value", props["value"])
+            data.append(entered.get(name, at_first))
         session, kind = page["session"], {"Content-Type": "application/json"}
         asked = {"data": data, "fn_index": event["id"], "session_hash": session, "trigger_id": trigger}
-        url = f"{self.address}/gradio_api/queue/"
-        urllib.request.urlopen(urllib.request.Request(f"{url}join", json.dumps(asked).encode(), kind)).read()
-        with urllib.request.urlopen(f"{url}data?session_hash={session}") as lines:
+        url = f"{self.address}/gradio_api/"
+        route = "queue/join" if event["queue"] else "run/predict"
+        with urllib.request.urlopen(urllib.request.Request(url + route, json.dumps(asked).encode(), kind)) as answer:
+            told = json.load(answer)
+        if not event["queue"]:
+            return True, told
+        with urllib.request.urlopen(f"{url}queue/data?session_hash={session}") as lines:
             for line in lines:
                 news = json.loads(line.removeprefix(b"data:")) if line.startswith(b"data:") else {}
                 if news.get("msg") == "process_completed":
