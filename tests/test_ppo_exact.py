@@ -143,7 +143,7 @@ def tree():
         beta=0.3,
         scores=2 + 0.5 * random(40, seed=2),
         model={"seed": 1, "scale": 0.3},
-        batch=512,
+        batch=256,
         updates=70,
         learning={"num_ppo_epochs": 2, "num_mini_batches": 2},
     )

@@ -177,9 +177,10 @@ class Space:
         data = []
         for part in map(parts.get, event["inputs"]):
             name = (part["props"].get("label") or "").replace(" ", "_")
-            props = {"value": None, **part["props"]}
-            at_first = page["secret"] if props.get("storage_key") == "rlhf-lab" else props.get("default_value", props["value"])
-            data.append(entered.get(name, at_first))
+            props = part["props"]
+            at_first = props.get("value", props.get("default_value"))
+            secret = props.get("storage_key") == "rlhf-lab"
+            data.append(page["secret"] if secret else entered.get(name, at_first))
         session, kind = page["session"], {"Content-Type": "application/json"}
         asked = {"data": data, "fn_index": event["id"], "session_hash": session, "trigger_id": trigger}
         url = f"{self.address}/gradio_api/"

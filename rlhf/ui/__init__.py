@@ -14,8 +14,10 @@ from rlhf.runs.directory import ACTIVE, Run, find_run, list_runs
 
 
 QUICK = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-"""Options of an event that is answered at once. Gradio's queue answers over a stream that it closes when nothing waits:
-over a slow line, an event that begins as another ends is never answered. Without the queue the request is."""
+"""Options of an event that is answered at once, by the request itself.
+
+Gradio's queue answers over a stream that it closes when nothing waits: over a slow line, an event that begins just as
+another ends was never answered."""
 
 
 def is_example(run: Run) -> bool:
