@@ -385,6 +385,34 @@ def test_an_error_stands_beside_its_field_also_under_advanced_and_goes_when_it_i
     assert focused(page) == "demo-num_prompts"
 
 
+def test_what_is_wrong_with_a_reward_stands_beside_it_also_when_it_was_folded_away(opened, tmp_path):
+    page = opened()
+    page.locator("#mode label", has_text="PPO only").click()
+    fold = page.get_by_role("button", name="Rewards of your own")
+    fold.click()
+    rewards = tmp_path / "my rewards.py"
+    rewards.write_text("def polite(completions, **kwargs):\n    return [0.0 for _ in completions]\n")
+    wrong = {
+        "reward-regex": ("(", r"\?$", "is no regular expression"),
+        "reward-length": ("many", "12", "takes a number of words"),
+        "reward-length-weight": ("heavy", "0.5", "“About so many words” must be a number"),
+        "reward-file": (f"{rewards}:polit", f"{rewards}:polite@-1", "did you mean polite?"),
+        "ppo-kl_coef": ("x", "0.1", "must be a number"),  # all rewards are well by now, and nothing has been started
+    }
+    for name in ("reward-regex", "reward-length"):
+        page.locator(f"#{name} :is(input, textarea)").fill(wrong[name][0])
+    fold.click()
+    page.locator("#reward-regex").wait_for(state="hidden")
+    for name in ("reward-length", *wrong):
+        text, right, said = wrong[name]
+        page.locator(f"#{name} :is(input, textarea)").fill(text, force=True)
+        page.locator("#start").click()
+        page.locator(f"#{name} .note", has_text=said).wait_for()
+        assert focused(page) == name
+        page.locator(f"#{name} :is(input, textarea)").fill(right)
+        page.locator(".field-note").wait_for(state="detached")
+
+
 def test_the_address_names_run_and_tab_and_a_reload_comes_back(opened):
     page = opened(f"run={OTHER}")
     page.get_by_role("tab", name="Scores").click()

@@ -15,8 +15,10 @@ function clear() {
 
 async function found(id) {
   const shown = () => document.getElementById(id)?.offsetParent ? document.getElementById(id) : null;
-  // The fields under Advanced are made when it is first opened.
-  if (!shown()) [...document.querySelectorAll('.advanced button')].find(button => button.offsetParent)?.click();
+  // It may be folded away; the fields under Advanced are made when that is first opened.
+  const rewards = document.getElementById(id)?.closest('.rewards');
+  const folds = rewards ? rewards.querySelectorAll('button') : document.querySelectorAll('.advanced button');
+  if (!shown()) [...folds].find(button => button.offsetParent)?.click();
   for (let i = 0; i < 40 && !shown(); i++) await new Promise(later => setTimeout(later, 50));
   return shown();
 }

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from html import escape
@@ -79,7 +80,7 @@ class RewardsForm:
         """The names of the reward functions, as `--reward_funcs` takes them.
 
         Raises:
-            BadInput: a weight is no number.
+            BadInput: a weight is no number, or there is no such reward; its field is the id of the one to mend.
         """
         names = []
         for name, knob in self.words.items():
@@ -87,17 +88,29 @@ class RewardsForm:
             if not word:
                 continue
             if name == "file":
-                names += word.split()
-                continue
-            weight = values[self.weights[name]].strip() or "1"
+                entered = re.findall(r"\S.*?\.py:\S+|\S.*", word)  # the path may have spaces
+            else:
+                weight = self._weight_of(name, values)
+                entered = [f"{name}@{weight}" if word is True else f"{name}:{word}@{weight}"]
             try:
-                known = math.isfinite(float(weight))
-            except ValueError:
-                known = False
-            if not known:
-                raise BadInput(f"The weight of “{knob.label}” must be a number such as 0.5 or -1, not {weight!r}.")
-            names.append(f"{name}@{weight}" if word is True else f"{name}:{word}@{weight}")
+                check_functions(entered)
+            except BadInput as error:
+                raise BadInput(error, field=knob.elem_id) from error
+            names += entered
         return names
+
+    def _weight_of(self, name: str, values: dict[Component, object]) -> str:
+        knob = self.weights[name]
+        weight = values[knob].strip() or "1"
+        try:
+            known = math.isfinite(float(weight))
+        except ValueError:
+            known = False
+        if not known:
+            label = self.words[name].label
+            text = f"The weight of “{label}” must be a number such as 0.5 or -1, not {weight!r}."
+            raise BadInput(text, field=knob.elem_id)
+        return weight
 
     def preview(self, knobs: dict[str, Component], reward_run: Component, shown: gr.HTML) -> None:
         """Connect the button: the answers appear in `shown`, which stands where there is room for a table.
@@ -156,7 +169,8 @@ def table_of(names: list[str], settings: dict[str, object], reward_run: str | No
         pairs = zip(earned, values, strict=True)  # on a phone the name of each stands beside it
         return "".join(f"<td data-reward='{name}'>{number(value, 2)}</td>" for name, value in pairs)
 
-    heads = "".join(map("<th scope='col'>{}</th>".format, ("Question", "Answer", *earned)))
+    breakable = (name.replace(":", ":<wbr>") for name in earned)
+    heads = "".join(map("<th scope='col'>{}</th>".format, ("Question", "Answer", *breakable)))
     body = "".join(
         f"<tr><td dir='auto'>{escape(prompt)}</td><td dir='auto'>{escape(answer)}</td>{cells([*given, score])}</tr>"
         for (prompt, answer, given), score in zip(rows, scores, strict=True)

@@ -257,8 +257,9 @@ class TrainTab:
             run = start_run(kind, settings, values[self.reward_run], values[self.visitor], upload)
         except BadInput as error:
             form = self.forms[kind]
-            where = f"{kind}-{error.field}" if error.field in form.knobs else None
-            told = {"text": error.with_labels(form.labels), "field": where}
+            where = f"{kind}-{error.field}" if error.field in form.knobs else error.field
+            told_there = {knob.elem_id for knob in (*form.knobs.values(), *self.rewards.components())}
+            told = {"text": error.with_labels(form.labels), "field": where if where in told_there else None}
             if isinstance(error, jobs.UnderWay):
                 told["run"] = {"id": error.run.id, "title": error.run.title()}
             return gr.skip(), told, gr.skip()

@@ -22,8 +22,10 @@ ABOUT = (
 PUBLIC = " Everybody who opens this page can see its runs, and in them some of your prompts and answers."
 NOW = "<p>Start training now takes <b>{name}</b>.</p>"
 PROMPTS = (
-    "<p><b>{name}</b> holds prompts alone. PPO can train on them; a reward model and DPO need pairs of answers.</p>"
+    "<p><b>{name}</b> holds prompts alone. PPO can train on them; a reward model and DPO need pairs of answers."
+    "{more}</p>"
 )
+MORE_COLUMNS = " If it has them, choose their columns above: Chosen is the better answer, Rejected the worse."
 
 
 class OwnData:
@@ -97,7 +99,8 @@ class OwnData:
             # On a Space there is a list to choose from, to which a visitor's own files are added for that visitor.
             listed = [*limits.ALLOWED_DATASETS, *values[self.files]]
             changes[knob] = gr.Dropdown(choices=listed, value=name) if isinstance(knob, gr.Dropdown) else name
-        said = (NOW if pairs else PROMPTS).format(name=escape(name)) + note(" ".join(told))
+        more = MORE_COLUMNS if len(choices) > 1 else ""
+        said = (NOW if pairs else PROMPTS).format(name=escape(name), more=more) + note(" ".join(told))
         return {**changes, self.shown: said + self.table(data)}
 
     def chosen_columns(self, values: dict[Component, object]) -> dict[str, object]:
