@@ -151,7 +151,7 @@ def _use_tool(name: str, named: str | None, config: object) -> None:
         from rlhf.data.preview import preview
 
         given = (config.dataset_name, config.model_name_or_path, config.chat_template_kwargs, config.columns)
-        print(tables.preview_table(preview(*given)))
+        print(tables.preview_table(preview(*given, config.as_conversations)))
     else:
         from rlhf import pretrain
 

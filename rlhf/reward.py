@@ -183,9 +183,8 @@ def train_reward_model(
 
 def gold_margins(pairs: Dataset) -> torch.Tensor:
     """Gold score of chosen minus rejected (n,), for pairs of the embedded world; negative where the label is wrong."""
-    questions = [prompt.strip() for prompt in pairs["prompt"]]
-    sides = zip(questions, pairs["chosen"], pairs["rejected"], strict=True)
-    return torch.tensor([gold_score(q, chosen) - gold_score(q, rejected) for q, chosen, rejected in sides])
+    texts = ((question.strip(), *answers) for question, *answers in map(_as_text, pairs))
+    return torch.tensor([gold_score(q, chosen) - gold_score(q, rejected) for q, chosen, rejected in texts])
 
 
 def label_ceiling(gold: torch.Tensor) -> float:

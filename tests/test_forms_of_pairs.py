@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import warnings
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
+from worlds import CHATML, chat_model, tokenizer_of
 
 from rlhf.config import BadInput, DemoArguments, build
 from rlhf.data.forms import as_pairs
@@ -18,6 +21,7 @@ from rlhf.data.load import load_preferences, load_prompts, read_preferences
 from rlhf.data.preview import preview, preview_prompts
 from rlhf.data.reader import Table, read
 from rlhf.data.rows import Unusable
+from rlhf.models.prompts import PromptReader, give_chat_template, question_prompt
 
 
 def said(role, content):
@@ -283,10 +287,92 @@ def test_prompts_in_a_column_of_another_meaning_are_read_as_prompts(tmp_path):
 
 
 def test_a_demo_hands_the_columns_to_all_its_steps():
-    demo = build(DemoArguments, {"prompt_column": "q", "chosen_column": "good", "rejected_column": "bad"})
+    given = {"prompt_column": "q", "chosen_column": "good", "rejected_column": "bad", "as_conversations": True}
+    demo = build(DemoArguments, given)
     steps = (demo.reward_arguments(None), demo.ppo_arguments(None, None), demo.compare_arguments(None, None, None))
     for step in steps:
-        assert step.columns == {"prompt": "q", "chosen": "good", "rejected": "bad"}
+        assert step.columns == {"prompt": "q", "chosen": "good", "rejected": "bad"} and step.as_conversations
+
+
+# ---- A spreadsheet's texts for an instruction-tuned model
+
+
+def test_texts_become_what_a_user_says_and_an_assistant_answers(tmp_path):
+    rows = [{"prompt": f" Say {n}.\n", "chosen": f"{n}!", "rejected": "No.", "margin": n} for n in range(20)]
+    name = write(tmp_path / "own.csv", rows)
+    train, held_out = load_preferences(name, as_conversations=True)
+    assert len(train) + len(held_out) == 20
+    first = {
+        "prompt": [said("user", "Say 1.")],
+        "chosen": [said("assistant", "1!")],
+        "rejected": [said("assistant", "No.")],
+    }
+    assert train[0] == {**first, "margin": 1.0}
+    assert load_prompts(name, "ppo", as_conversations=True)[1] == [said("user", "Say 1.")]
+    assert load_prompts(name, "ppo", words=1, as_conversations=True) == [[said("user", "Say")]]
+    turns = "\n\nHuman: Hi.\n\nAssistant: Hello!\n\nHuman: Say {n}.\n\nAssistant:"
+    transcripts = [{"chosen": f"{turns.format(n=n)} {n}!", "rejected": f"{turns.format(n=n)} No."} for n in range(20)]
+    pair = load_preferences(write(tmp_path / "hh.jsonl", transcripts), as_conversations=True)[0][0]
+    assert pair["prompt"] == [said("user", "Hi."), said("assistant", "Hello!"), said("user", "Say 1.")]
+    assert (pair["chosen"], pair["rejected"]) == ([said("assistant", "1!")], [said("assistant", "No.")])
+    talks = write(tmp_path / "talks.jsonl", [{"prompt": [said("user", f"Say {n}.")]} for n in range(20)])
+    assert load_prompts(talks, "ppo", as_conversations=True) == load_prompts(talks, "ppo")
+    assert (
+        load_prompts("everyday", "test", as_conversations=True)[0][0]["content"]
+        == load_prompts("everyday", "test")[0].strip()
+    )
+
+
+def test_training_reads_a_text_as_chat_asks_it(tmp_path):
+    chat_model(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    rows = [{"prompt": f"Say {n}.\n", "chosen": f"{n}!", "rejected": "No."} for n in range(20)]
+    train, _ = load_preferences(write(tmp_path / "own.csv", rows), as_conversations=True)
+    asked = question_prompt(tokenizer, "Say 1.", 100).ids
+    reader = PromptReader(tokenizer, None)
+    (read,) = reader.pairs([train[0]["prompt"]], [train[0]["chosen"]])
+    assert reader.read(train[0]["prompt"]).ids == asked == list(read.ids[: len(asked)])
+    assert tokenizer.decode(read.ids).endswith("<|im_start|>assistant\n1!<|im_end|>")
+
+
+def test_it_is_said_that_texts_are_read_without_a_template(tmp_path):
+    tokenizer = tokenizer_of(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        give_chat_template(tokenizer, ["t4"])
+        tokenizer.chat_template = CHATML
+        give_chat_template(tokenizer, ["<bos> t4"])  # written with a template before
+        give_chat_template(tokenizer, [[said("user", "t4")]])
+    with pytest.warns(UserWarning, match="with as_conversations each is what a user says"):
+        give_chat_template(tokenizer, ["t4"])
+
+
+def test_commands_take_a_spreadsheet_as_conversations(command, tmp_path):
+    """Also the embedded world's questions, whose rubric then grades what the model is told and answers."""
+    rows = [{"prompt": f"What is {n}?", "chosen": "So it is.", "rejected": "No."} for n in range(30)]
+    write(tmp_path / "own.csv", rows)
+    shown = command("preview", "--dataset_name", "own.csv", "--as_conversations", "true")
+    assert shown.returncode == 0 and "rows of conversations" in shown.stdout
+    small = ("--max_steps", 1, "--per_device_train_batch_size", 4, "--as_conversations", "true")
+    done = command("reward", "--dataset_name", "own.csv", *small, "--output_dir", "judge")
+    assert done.returncode == 0, done.stderr
+    ppo = (
+        "--reward_model_path",
+        "judge",
+        "--response_length",
+        4,
+        "--ceiling_samples",
+        0,
+        "--num_sample_generations",
+        1,
+    )
+    done = command("ppo", "--dataset_name", "own.csv", *small, *ppo, "--output_dir", "out")
+    assert done.returncode == 0, done.stderr
+    sample = json.loads((tmp_path / "out" / "samples.jsonl").read_text().splitlines()[0])
+    assert sample["prompt"] in {row["prompt"] for row in rows}
+    done = command("reward", *small, "--output_dir", "everyday")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "everyday" / "summary.json").read_text())["reward_model"]["label_ceiling"] > 0.9
 
 
 def test_commands_take_the_columns(command, tmp_path):

@@ -19,7 +19,7 @@ from rlhf.runs.directory import Run, write_json
 
 SAME = (
     "dataset_name", "prompts_file", "prompt_column", "chosen_column", "rejected_column", "prompt_words",
-    "max_prompt_length", "response_length", "temperature", "chat_template_kwargs", "reward_label",
+    "as_conversations", "max_prompt_length", "response_length", "temperature", "chat_template_kwargs", "reward_label",
 )  # fmt: skip
 """Settings that a ceiling depends on, beside the models."""
 

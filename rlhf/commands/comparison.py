@@ -24,6 +24,7 @@ from rlhf.config import (
     name_of_data,
 )
 from rlhf.data.load import read_questions
+from rlhf.data.rows import as_conversation
 from rlhf.everyday import gold_score
 from rlhf.kinds import KINDS
 from rlhf.models.packed import use_packed_attention
@@ -192,7 +193,7 @@ def _load_prompts(args: CompareArguments, tokenizer: PreTrainedTokenizerBase) ->
         return {split: split_prompts(args, split) for split in ("test", "unseen")}
     questions = read_questions(args.prompts_file)
     if tokenizer.chat_template:
-        return {"own": [[{"role": "user", "content": question}] for question in questions]}
+        return {"own": list(map(as_conversation, questions))}
     return {"own": questions}
 
 

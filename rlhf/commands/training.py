@@ -43,7 +43,7 @@ def reward(args: RewardArguments) -> dict:
     from rlhf.reward import gold_margins, label_ceiling, report, tokenized, train_reward_model
 
     # 1. Load and check everything before the run's directory is made.
-    train, held_out = load_preferences(args.dataset_name, columns=args.columns)
+    train, held_out = load_preferences(args.dataset_name, columns=args.columns, as_conversations=args.as_conversations)
     set_seed(args.seed)  # the score head is new
     model, tokenizer = models.load_reward_model(args.model_name_or_path, _frozen(args))
     if not scores_at_last_token(model):
@@ -189,7 +189,8 @@ def dpo(args: DPOArguments) -> dict:
     from rlhf.reward import gold_margins, label_ceiling, tokenized
 
     # 1. Load and check everything before the run's directory is made.
-    train, held_out = load_preferences(args.dataset_name, margins=False, columns=args.columns)  # DPO's loss has none
+    named = (args.dataset_name, False, args.columns, args.as_conversations)  # without margins: DPO's loss has none
+    train, held_out = load_preferences(*named)
     policy, tokenizer = models.load_policy(args.model_name_or_path, dtype=_frozen(args))
     adapters = models.lora(args, policy, "CAUSAL_LM")
     data_fingerprint = fingerprint(value for row in train for value in row.values())
@@ -244,7 +245,8 @@ def _frozen(args: RewardArguments | PPOArguments | DPOArguments) -> torch.dtype:
 def split_prompts(args: PPOArguments | CompareArguments, split: str) -> list:
     """Prompts of a split: the texts or conversations of a column, whole or only their first words."""
     answers = (args.chosen_column, args.rejected_column)
-    return load_prompts(args.dataset_name, split, args.prompt_column, args.prompt_words, answers)
+    named = (args.dataset_name, split, args.prompt_column, args.prompt_words, answers, args.as_conversations)
+    return load_prompts(*named)
 
 
 def prompt_room(args: PPOArguments | CompareArguments, policy: PreTrainedModel) -> int:

@@ -122,6 +122,8 @@ class ColumnSettings(Settings):
     """Column of preference pairs that holds the better answers."""
     rejected_column: Text = "rejected"
     """Column of preference pairs that holds the worse answers."""
+    as_conversations: bool = False
+    """Read texts as what a user says and an assistant answers, in the chat template of an instruction-tuned model."""
 
     @property
     def columns(self) -> dict[str, str]:

@@ -19,7 +19,16 @@ from datasets import Dataset, Features, List, Value
 from rlhf.config import ASSETS, EVERYDAY, BadInput, name_of_data
 from rlhf.data.forms import as_pairs
 from rlhf.data.reader import KINDS, Table, kind_of, lines_of, read, spelling
-from rlhf.data.rows import PAIR_COLUMNS, PROMPT_COLUMNS, Unusable, check_same_kind, checked, pair_of, prompt_of
+from rlhf.data.rows import (
+    PAIR_COLUMNS,
+    PROMPT_COLUMNS,
+    Unusable,
+    as_conversation,
+    check_same_kind,
+    checked,
+    pair_of,
+    prompt_of,
+)
 from rlhf.everyday import prompt_splits
 from rlhf.models.prompts import Messages, readable
 
@@ -188,8 +197,20 @@ def _read_pairs(table: Table, name: str, columns: Mapping[str, str], known: Iter
     return _usable(table, name, pair_of, called, made)
 
 
+def _in_conversations(rows: Dataset) -> Dataset:
+    """Texts as what a user says and an assistant answers; conversations as they are."""
+    if isinstance(rows[0]["prompt"], list):
+        return rows
+    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+    features = {name: CONVERSATION if name in roles else kind for name, kind in rows.features.items()}
+    columns = {name: list(rows[name]) for name in features}
+    for name in roles:
+        columns[name] = [as_conversation(text, roles[name]) for text in columns[name]]
+    return Dataset.from_dict(columns, Features(features))
+
+
 def read_preferences(
-    dataset_name: str, margins: bool = True, columns: Mapping[str, str] = COLUMNS
+    dataset_name: str, margins: bool = True, columns: Mapping[str, str] = COLUMNS, as_conversations: bool = False
 ) -> tuple[Dataset, Dataset, Usage]:
     """As `load_preferences`, with what is used and not used instead of warnings.
 
@@ -202,7 +223,7 @@ def read_preferences(
         known = PAIR_COLUMNS if margins else tuple(column for column in PAIR_COLUMNS if column != "margin")
         pairs, used_here = _read_pairs(part, name, columns, known)
         usage.add(used_here)
-        parts.append(pairs)
+        parts.append(_in_conversations(pairs) if as_conversations else pairs)
     return *(parts if len(parts) == 2 else _hold_out(parts[0], name)), usage
 
 
@@ -224,7 +245,7 @@ def _hold_out(pairs: Dataset, name: str) -> tuple[Dataset, Dataset]:
 
 
 def load_preferences(
-    dataset_name: str, margins: bool = True, columns: Mapping[str, str] = COLUMNS
+    dataset_name: str, margins: bool = True, columns: Mapping[str, str] = COLUMNS, as_conversations: bool = False
 ) -> tuple[Dataset, Dataset]:
     """Preference pairs -> (train, held out) with `prompt`, `chosen`, `rejected`, as TRL's RewardTrainer takes them.
 
@@ -235,11 +256,12 @@ def load_preferences(
         dataset_name: "everyday", a file, a folder or a name on the Hub.
         margins: keep a column `margin`, by which TRL's loss of a reward model wants the chosen answer to lead.
         columns: what the data call the columns prompt, chosen and rejected.
+        as_conversations: make a user's message of each prompt that is a text, and an assistant's of each answer.
 
     Raises:
         BadInput: the data cannot be read, a column is missing, or almost no pair can be used.
     """
-    train, held_out, usage = read_preferences(dataset_name, margins, columns)
+    train, held_out, usage = read_preferences(dataset_name, margins, columns, as_conversations)
     usage.warn(name_of_data(dataset_name), len(train) + len(held_out))
     return train, held_out
 
@@ -267,7 +289,11 @@ def _read_prompts(part: Table, name: str, columns: Mapping[str, str]) -> tuple[D
 
 
 def read_prompts(
-    dataset_name: str, split: str, columns: Mapping[str, str] = COLUMNS, words: int | None = None
+    dataset_name: str,
+    split: str,
+    columns: Mapping[str, str] = COLUMNS,
+    words: int | None = None,
+    as_conversations: bool = False,
 ) -> tuple[list[str | Messages], Usage]:
     """As `load_prompts`, with what is used and not used instead of warnings.
 
@@ -285,6 +311,8 @@ def read_prompts(
         prompts = [beginning.match(prompt)[0] for prompt in prompts]
     # Distinct as they are written in scores.csv, where a prompt is identified by its text.
     prompts = list({readable(prompt).strip(): prompt for prompt in prompts}.values())
+    if as_conversations:
+        prompts = list(map(as_conversation, prompts))
     if test is not None:
         return prompts, usage
     cut = max(1, round(0.8 * len(prompts)))
@@ -297,6 +325,7 @@ def load_prompts(
     column: str = "prompt",
     words: int | None = None,
     answers: tuple[str, str] = ("chosen", "rejected"),
+    as_conversations: bool = False,
 ) -> list[str | Messages]:
     """Distinct prompts of a split, as texts or conversations: "ppo", "test", or "unseen" (embedded world only).
 
@@ -310,16 +339,18 @@ def load_prompts(
         column: the one that holds them.
         words: take only the first so many words of each text.
         answers: the columns with the chosen and the rejected answer, where the data are pairs.
+        as_conversations: make a user's message of each prompt that is a text.
 
     Raises:
         BadInput: the data cannot be read or contain no prompts, or conversations where words were asked for.
     """
     if dataset_name == EVERYDAY and column == "prompt" and words is None:
-        return [as_prompt(question) for question in prompt_splits()[split]]
+        questions = prompt_splits()[split]
+        return list(map(as_conversation, questions)) if as_conversations else list(map(as_prompt, questions))
     if split == "unseen":
         return []
     columns = dict(zip(COLUMNS, (column, *answers), strict=True))
-    prompts, usage = read_prompts(dataset_name, split, columns, words)
+    prompts, usage = read_prompts(dataset_name, split, columns, words, as_conversations)
     usage.warn(name_of_data(dataset_name), len(prompts))
     return prompts
 

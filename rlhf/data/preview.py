@@ -68,13 +68,14 @@ def preview(
     model_name_or_path: str | None = None,
     chat_template_kwargs: dict | None = None,
     columns: Mapping[str, str] = COLUMNS,
+    as_conversations: bool = False,
 ) -> Preview:
     """Preview a data set as `load_preferences` reads it; with a model, also in tokens of its tokenizer.
 
     Raises:
         BadInput: the data or the model's tokenizer cannot be read, or its chat template refuses all conversations.
     """
-    train, held_out, usage = read_preferences(dataset_name, columns=columns)
+    train, held_out, usage = read_preferences(dataset_name, columns=columns, as_conversations=as_conversations)
     pairs = train.select(range(0, len(train), -(-len(train) // MEASURED_PAIRS)))
     texts = [{side: readable(pair[side]) for side in SIDES} for pair in pairs]
     tokens, of_tokens = None, {}

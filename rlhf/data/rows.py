@@ -19,6 +19,8 @@ PAIR_COLUMNS = ("prompt", "chosen", "rejected", "conversations", "system", "hist
 PROMPT_COLUMNS = ("prompt", "messages", "conversations", "system", "history")
 _ASSISTANT = "\n\nAssistant:"
 """Before an answer in the transcripts of Anthropic's HH-RLHF."""
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "observation": "tool"}
 """ShareGPT's names of roles, where they differ."""
 _MESSAGES_AS_TEXT = re.compile(
@@ -110,6 +112,17 @@ def _part(part: object) -> str:
         kind = str(part.get("type") or "not text") if isinstance(part, dict) else "not text"
         raise Unusable("not text" if kind in ("text", "not text") else f"{kind.removesuffix('_url')}, not text")
     return text
+
+
+def as_conversation(text: str | Messages, role: str = "user") -> Messages:
+    """A text as a message of this role, a transcript as of HH-RLHF as its turns, a conversation as it is."""
+    if not isinstance(text, str):
+        return text
+    before, *turns = _TURN.split(text)
+    if turns and not before.strip():
+        said = [(_SPEAKERS[who], words.strip()) for who, words in zip(turns[::2], turns[1::2], strict=True)]
+        return [{"role": role, "content": words} for role, words in said if words]  # the last is still to be said
+    return [{"role": role, "content": text.strip()}]
 
 
 def check_same_kind(*values: str | Messages) -> None:

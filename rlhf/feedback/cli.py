@@ -55,7 +55,8 @@ def _next(args: FeedbackArguments) -> Iterator[str]:
     given = store.next(args.person, args.n)
     if len(given) < args.n:
         split = "reward" if args.dataset_name == EVERYDAY else "ppo"
-        prompts = load_prompts(args.dataset_name, split, args.prompt_column, args.prompt_words)
+        named = (args.dataset_name, split, args.prompt_column, args.prompt_words)
+        prompts = load_prompts(*named, as_conversations=args.as_conversations)
         give_chat_template(tokenizer, prompts)
         room = models.context_size(model) - args.response_length
         room = room if args.max_prompt_length is None else min(room, args.max_prompt_length)

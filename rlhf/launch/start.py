@@ -18,7 +18,9 @@ from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs
 
 FILLED_IN = {"output_dir", "resume_from_checkpoint", "reward_model_path"}
 """Settings that nobody enters here: a run gets a directory of its own, and its reward model from another run."""
-DATA = ("prompt_column", "chosen_column", "rejected_column", "prompt_words", "chat_template_kwargs")
+DATA = (
+    "prompt_column", "chosen_column", "rejected_column", "prompt_words", "as_conversations", "chat_template_kwargs",
+)  # fmt: skip
 """How a run has read its data: a comparison reads them in the same way."""
 BASELINES = ("best-of-4", "best-of-16")
 MOST_QUESTIONS = 500

@@ -341,12 +341,22 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
 def give_chat_template(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | list[dict]]) -> None:
     """If the prompts are conversations, give `PLAIN_CHAT_TEMPLATE` to a tokenizer without a template, such as GPT-2's.
 
-    The commands do this for every model that they load; the template is saved with the model.
+    The commands do this for every model that they load; the template is saved with the model. That texts are read
+    without a template is said where there is one.
     """
-    if tokenizer.chat_template is not None or not prompts or isinstance(prompts[0], str):
+    if not prompts:
         return
-    adds_bos = tokenizer.bos_token_id in tokenizer("")["input_ids"]
-    tokenizer.chat_template = ("{{ bos_token }}" if adds_bos else "") + PLAIN_CHAT_TEMPLATE
+    if isinstance(prompts[0], str):
+        # A text that holds such tokens was written with the template before.
+        if tokenizer.chat_template and not any(token in prompts[0] for token in tokenizer.all_special_tokens):
+            warnings.warn(
+                "The prompts are texts, and are read without the chat template that the model has; with "
+                "as_conversations each is what a user says.",
+                stacklevel=2,
+            )
+    elif tokenizer.chat_template is None:
+        adds_bos = tokenizer.bos_token_id in tokenizer("")["input_ids"]
+        tokenizer.chat_template = ("{{ bos_token }}" if adds_bos else "") + PLAIN_CHAT_TEMPLATE
 
 
 def question_prompt(

@@ -197,15 +197,13 @@ def _answered(args: PPOArguments, reward_model: tuple | None, functions: list) -
     import torch
 
     from rlhf.commands.ceiling import evenly_spaced
+    from rlhf.commands.training import split_prompts
     from rlhf.compare.answers import AnswerSampler
-    from rlhf.data.load import load_prompts
     from rlhf.models import context_size
     from rlhf.models.prompts import PromptReader, end_ids, fitting, give_chat_template, readable
 
     model, tokenizer, _ = voices.base_of(args.model_name_or_path)
-    prompts = evenly_spaced(
-        load_prompts(args.dataset_name, "test", args.prompt_column, args.prompt_words), 4 * ANSWERS
-    )
+    prompts = evenly_spaced(split_prompts(args, "test"), 4 * ANSWERS)
     tokenizer = copy.deepcopy(tokenizer)  # Chat has the same one, and may know no template
     give_chat_template(tokenizer, prompts)
     room = context_size(model) - args.response_length

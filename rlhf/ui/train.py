@@ -36,7 +36,7 @@ COMMAND_LINE = {
     "chosen_column", "rejected_column", "report_to", "reward_funcs",
 }  # fmt: skip
 """Settings for those who write their own experiments: the command line and Python have them, the page does not."""
-NAMES_FIRST = ("model_name_or_path", "dataset_name", "chat_template_kwargs")
+NAMES_FIRST = ("model_name_or_path", "dataset_name", "as_conversations", "chat_template_kwargs")
 """What all else depends on."""
 LISTED = {"model_name_or_path": tuple(limits.ALLOWED_MODELS), "dataset_name": limits.ALLOWED_DATASETS}
 """Fields that make the program fetch what a person names: on a Space there is a list to choose from."""
@@ -80,8 +80,8 @@ class Form:
     def wire(self, own: OwnData) -> None:
         """Connect the preview's button, which also shows what was uploaded."""
         if KINDS[self.kind].reads_pairs:
-            named = [self.knobs[name] for name in ("dataset_name", "model_name_or_path", "chat_template_kwargs")]
-            named += [*own.columns.values(), own.files]
+            named = ("dataset_name", "model_name_or_path", "chat_template_kwargs", "as_conversations")
+            named = [*(self.knobs[name] for name in named), *own.columns.values(), own.files]
             self.preview.click(_preview, named, self.previewed, concurrency_limit=1, api_visibility="private")
 
     def _knob(self, field: dataclasses.Field, label: str) -> Component:
@@ -286,6 +286,7 @@ def _preview(
     dataset_name: str,
     model_name_or_path: str,
     template: str = "",
+    as_conversations: bool = False,
     prompt_column: str = "prompt",
     chosen_column: str = "chosen",
     rejected_column: str = "rejected",
@@ -304,8 +305,9 @@ def _preview(
             chosen_column=chosen_column,
             rejected_column=rejected_column,
         )
+        how = (given.chat_template_kwargs, given.columns, as_conversations)
         with remarks() as told:
-            data = preview(path or name, model_name_or_path.strip(), given.chat_template_kwargs, given.columns)
+            data = preview(path or name, model_name_or_path.strip(), *how)
         return note(" ".join(told)) + preview_table(data)
     except BadInput as error:
         return note(str(error).replace(path or name, name))
