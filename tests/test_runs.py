@@ -117,11 +117,39 @@ def test_a_run_knows_what_lies_inside(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "run_id", ["../secret", "ppo-20260101-000000-abcd/../..", "", "ppo-20260101-000000-abcd", "x" * 300]
+    "run_id",
+    [
+        "../secret",
+        "mine/../../secret",
+        "mine/ppo",
+        "",
+        ".",
+        "..",
+        "a\0b",
+        "ppo-20260101-000000-abcd",
+        "x" * 300,
+        "notes",
+    ],
 )
 def test_only_ids_of_real_runs_are_found(root, run_id):
+    Run.create(root / "mine" / "ppo", "ppo", {})
+    Run.create(root.parent / "secret", "ppo", {})
+    (root / "notes").mkdir()
+    (root / "mine" / "status.json").write_text("{}")
     with pytest.raises(BadInput):
         find_run(run_id)
+
+
+def test_a_run_of_the_command_line_under_a_name_of_ones_own_is_on_the_page(root):
+    (root / "not a run").mkdir(parents=True)
+    for number, name in enumerate(("ppo-20200101-000000-abcd", "my first run", "mine")):
+        run = Run.create(root / name, "ppo", {"seed": 3})
+        run.set_status(state="finished", created=time.time() - 100 + number)
+    assert [found.id for found in list_runs()] == ["mine", "my first run", "ppo-20200101-000000-abcd"]
+    labels = {run_id: label for label, run_id in run_choices()}
+    assert labels["mine"].startswith("mine · PPO · ") and labels["my first run"].endswith(" · finished")
+    assert not labels["ppo-20200101-000000-abcd"].startswith("ppo")
+    assert find_run("my first run").config()["seed"] == 3
 
 
 def test_a_run_whose_process_is_gone_is_marked_interrupted(root):

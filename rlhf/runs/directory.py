@@ -397,18 +397,36 @@ def find_run(run_id: str) -> Run:
     for shipped in (EXAMPLE, RECORD):
         if run_id == shipped.name:
             return Run(shipped)
-    if not _RUN_ID.match(run_id) or not (runs_root() / run_id).is_dir():
+    root = runs_root()
+    # Compared with what is there, as a name may lead elsewhere.
+    if not root.is_dir() or run_id not in os.listdir(root) or not _is_run(root / run_id):
         raise BadInput("There is no such run; choose one from the list.")
-    return Run(runs_root() / run_id)
+    return Run(root / run_id)
 
 
 def list_runs() -> Iterator[Run]:
     """All runs under `runs_root`, newest first."""
     root = runs_root()
     if root.is_dir():
-        ids = [path.name for path in root.iterdir() if _RUN_ID.match(path.name)]
-        for run_id in sorted(ids, key=lambda name: name.split("-")[1:], reverse=True):
-            yield Run(root / run_id)
+        yield from sorted(map(Run, filter(_is_run, root.iterdir())), key=_made, reverse=True)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is a run; one that was named by this program may have just been made."""
+    return folder.is_dir() and (has_own_id(folder.name) or (folder / "status.json").exists())
+
+
+def has_own_id(name: str) -> bool:
+    """Whether this program chose the name of a run, by `new_run_path`, and not a person."""
+    return bool(_RUN_ID.match(name))
+
+
+def _made(run: Run) -> str:
+    """When a run was made, to the second: as its name says, else its status."""
+    if has_own_id(run.id):
+        return run.id.split("-", 1)[1]
+    created = run.status().get("created")
+    return time.strftime("%Y%m%d-%H%M%S", time.localtime(created if isinstance(created, int | float) else 0))
 
 
 def _size(folder: Path) -> int:

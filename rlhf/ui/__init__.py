@@ -41,7 +41,8 @@ def run_label(run: Run) -> str:
     """Kind, time and state of a run in a few words."""
     # The list is not redrawn at each change of state, so it says what stays true until the end.
     state = "under way" if is_active(run) else run.status().get("state", "unreadable")
-    return f"{run.title()} · {state}"
+    name = "" if runs.has_own_id(run.id) or is_example(run) else f"{run.id} · "
+    return f"{name}{run.title()} · {state}"
 
 
 def describe(run_id: str | None) -> str:
