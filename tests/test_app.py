@@ -416,7 +416,8 @@ def test_a_data_set_can_be_looked_at_before_anything_is_started(page, site, tmp_
     page.get_by_role("button", name="Preview data").locator("visible=true").click()
     shown = page.locator(".block.preview:visible")
     shown.locator("dl").wait_for()
-    assert shown.locator("p").inner_text() == (
+    assert "read without the chat template" in shown.locator("p.note").inner_text()
+    assert shown.locator("p:not(.note)").inner_text() == (
         "10 rows of texts: 8 to train on, 1 held out; left out, empty answer: 1."
     )
     assert shown.locator("dd").all_inner_texts()[:3] == ["<b>How 2?</b>", "Like so.", "No."]

@@ -21,6 +21,7 @@ from rlhf.data.load import load_preferences, load_prompts, read_preferences
 from rlhf.data.preview import preview, preview_prompts
 from rlhf.data.reader import Table, read
 from rlhf.data.rows import Unusable
+from rlhf.models.loading import load_tokenizer, resolve
 from rlhf.models.prompts import PromptReader, give_chat_template, question_prompt
 
 
@@ -343,6 +344,8 @@ def test_it_is_said_that_texts_are_read_without_a_template(tmp_path):
         tokenizer.chat_template = CHATML
         give_chat_template(tokenizer, ["<bos> t4"])  # written with a template before
         give_chat_template(tokenizer, [[said("user", "t4")]])
+        # The embedded world's questions end as its template ends them.
+        give_chat_template(load_tokenizer(resolve("everyday", "policy")), load_prompts("everyday", "ppo"))
     with pytest.warns(UserWarning, match="with as_conversations each is what a user says"):
         give_chat_template(tokenizer, ["t4"])
 

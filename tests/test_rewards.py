@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rlhf.__main__ import main
-from rlhf.config import BadInput, DemoArguments
+from rlhf.config import BadInput, CompareArguments, DemoArguments
 from rlhf.figures import curves
 from rlhf.launch import jobs
 from rlhf.launch.start import start_comparison, start_run
@@ -243,6 +243,7 @@ def test_the_page_compares_a_run_by_its_own_rewards(trained, monkeypatch):
     start_comparison([trained.id], [], 1, 1)
     [settings] = launched
     assert (settings.reward_model_path, settings.reward_funcs) == (str(EXAMPLE), trained.reward_funcs())
+    assert settings.response_length == trained.config()["response_length"] != CompareArguments.response_length
 
 
 # A reward that fails -------------------------------------------------------------------------------------------------

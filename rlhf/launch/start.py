@@ -161,8 +161,10 @@ def _compared(chosen: Sequence[str]) -> dict[str, object]:
         raise BadInput("There is no reward model to score the answers yet: train “Reward model only” first.")
     names = [run.method() + (f"-{run.id.split('-')[-1]}" if len(runs) > 1 else "") for run in runs]
     read = runs[0].policy_settings()
+    lengths = filter(None, (run.policy_settings().get("response_length") for run in runs))  # DPO has none
     return {
         **{name: read[name] for name in DATA if read.get(name) is not None},
+        "response_length": max(lengths, default=CompareArguments.response_length),
         "models": [f"{name}={run.path}" for name, run in zip(names, runs, strict=True)]
         + [name for name in BASELINES if name in chosen],
         "base_model_name_or_path": base,

@@ -10,6 +10,7 @@ import inspect
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -347,8 +348,7 @@ def give_chat_template(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str
     if not prompts:
         return
     if isinstance(prompts[0], str):
-        # A text that holds such tokens was written with the template before.
-        if tokenizer.chat_template and not any(token in prompts[0] for token in tokenizer.all_special_tokens):
+        if _without_template(tokenizer, prompts[0]):
             warnings.warn(
                 "The prompts are texts, and are read without the chat template that the model has; with "
                 "as_conversations each is what a user says.",
@@ -357,6 +357,18 @@ def give_chat_template(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str
     elif tokenizer.chat_template is None:
         adds_bos = tokenizer.bos_token_id in tokenizer("")["input_ids"]
         tokenizer.chat_template = ("{{ bos_token }}" if adds_bos else "") + PLAIN_CHAT_TEMPLATE
+
+
+def _without_template(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether the tokenizer's chat template, if it has one, would write this text in another way."""
+    # A text that holds such tokens was written with a template before.
+    if not tokenizer.chat_template or any(token in text for token in tokenizer.all_special_tokens):
+        return False
+    said = [{"role": "user", "content": text.strip()}]
+    with suppress(Exception):  # a template is a program, and may raise anything
+        written = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        return written.removeprefix(tokenizer.bos_token or "") != text
+    return False
 
 
 def question_prompt(
