@@ -150,6 +150,7 @@ def test_a_run_of_the_command_line_under_a_name_of_ones_own_is_on_the_page(root)
     assert labels["mine"].startswith("mine · PPO · ") and labels["my first run"].endswith(" · finished")
     assert not labels["ppo-20200101-000000-abcd"].startswith("ppo")
     assert find_run("my first run").config()["seed"] == 3
+    assert '<a href="?run=my%20first%20run">' in refusal(jobs.UnderWay(find_run("my first run"), ""))
 
 
 def test_a_run_whose_process_is_gone_is_marked_interrupted(root):

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 from dataclasses import asdict
+from urllib.parse import quote
 
 import gradio as gr
 import pytest
@@ -315,6 +316,7 @@ def test_the_head_of_the_page_says_whose_preferences_they_are(root):
 # In a browser --------------------------------------------------------------------------------------------------------
 
 OTHER, FAILED, ACTIVE = "demo-20260101-000000-0001", "demo-20260101-000000-0002", "demo-20260101-000000-0003"
+NAMED = "a&b <i>#1 50 % sure?"
 
 
 @pytest.fixture(scope="module")
@@ -326,6 +328,7 @@ def site(tmp_path_factory):
         finished_copy(root / OTHER, kl_coef=0.3)
         failed = Run.create(root / FAILED, "demo", {"total_episodes": 640})
         failed.finish("failed", "The model mine/gpt could not be downloaded: no network.")
+        finished_copy(root / NAMED)
         active = finished_copy(root / ACTIVE)
         active.set_status(state="running")
         active.stages()["ppo"].set_status(state="running")
@@ -424,6 +427,20 @@ def test_the_address_names_run_and_tab_and_a_reload_comes_back(opened):
     page.locator("#run input").click()
     page.get_by_role("option", name="Example run").click()
     page.wait_for_function("location.search.includes('run=example') && location.search.includes('tab=train')")
+
+
+def test_a_run_with_signs_in_its_name_can_be_shown_taken_along_and_come_back_to(opened):
+    page = opened(f"run={quote(NAMED)}")
+    for tab, button in (("Train", "Download run"), ("Scores", "Download CSV")):
+        page.get_by_role("tab", name=tab).click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name=button).click()
+        assert download.value.failure() is None and download.value.suggested_filename.startswith(
+            "a_b _i__1 50 _ sure_"
+        )
+    page.reload()
+    page.wait_for_selector("#lengths .main-svg")
+    assert page.locator("#run input").input_value().startswith(f"{NAMED} · Reward and PPO · ")
 
 
 def test_a_run_that_was_started_from_far_down_comes_into_sight(opened, monkeypatch):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from rlhf.config import EVERYDAY, BadInput
 from rlhf.kinds import KINDS
@@ -89,7 +90,7 @@ def refusal(error: BadInput, labels: dict[str, str] | None = None) -> str:
     said = escape(error.with_labels(labels or {}))
     if isinstance(error, UnderWay):
         title = escape(error.run.title())
-        said = said.replace(title, f'<a href="?run={escape(error.run.id)}">{title}</a>', 1)
+        said = said.replace(title, f'<a href="?run={quote(error.run.id)}">{title}</a>', 1)
     return f'<p class="note" role="alert">{said}</p>'
 
 

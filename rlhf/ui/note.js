@@ -32,7 +32,7 @@ async function show() {
   if (!place) {
     // The run that is in the way is named with a link.
     const [before, after] = run ? [text.split(run.title)[0], text.split(run.title).slice(1).join(run.title)] : [text, ''];
-    const link = run ? Object.assign(window.lab.el('a', '', run.title), {href: '?run=' + run.id}) : '';
+    const link = run ? Object.assign(window.lab.el('a', '', run.title), {href: '?run=' + encodeURIComponent(run.id)}) : '';
     note.replaceChildren(before, link, after);
     note.hidden = false;
     return;
