@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from contextlib import contextmanager
@@ -63,12 +64,15 @@ def serving_here():
     """Serve the page from this process, where a test may have replaced something, until the end of the block."""
     import app
 
-    demo, port = app.build_app(), free_port()
-    demo.launch(**app.launch_options(), prevent_thread_lock=True, server_port=port, quiet=True)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        demo.close()
+    # A page that closes clears what it served; another test process must not lose its own by that.
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", folder)
+        demo, port = app.build_app(), free_port()
+        demo.launch(**app.launch_options(), prevent_thread_lock=True, server_port=port, quiet=True)
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            demo.close()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Files to download: copies in the folder that Gradio serves, one for all who ask until the run changes."""
+"""Files to download, made when somebody asks: copies in the folder that Gradio serves, one until the run changes."""
 
 import hashlib
 import os
@@ -6,9 +6,14 @@ import re
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from rlhf.runs.directory import Run
+import gradio as gr
+
+from rlhf.config import BadInput
+from rlhf.runs.directory import Run, find_run
+from rlhf.ui.scripts import HEAD, script
 from rlhf.write import export
 
 
@@ -40,3 +45,30 @@ def csv_of(run: Run, cache: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     return target
+
+
+def offer(view: gr.HTML, request: dict, make: Callable[[Run, Path], Path]) -> dict:
+    """What `lab.download` fetches: the file that `make` makes of the run {"run": id}. Gradio clears it in an hour."""
+    try:
+        path = make(find_run(str(request.get("run"))), Path(view.GRADIO_CACHE))
+    except BadInput as error:
+        return {"error": str(error)}
+    view.temp_files.add(str(path))
+    return {"path": path.as_posix(), "name": path.name, "size": path.stat().st_size / 1e6}
+
+
+def csv_button(**kwargs: object) -> gr.HTML:
+    """Downloads the answers and scores of the run whose id is its value."""
+
+    def download(request: dict) -> dict:
+        return offer(button, request, csv_of)
+
+    button = gr.HTML(
+        html_template='<button type="button">Download CSV</button><span class="said" role="status"></span>',
+        js_on_load=script("csv"),
+        head=HEAD,
+        server_functions=[download],
+        apply_default_css=False,
+        **kwargs,
+    )
+    return button

@@ -99,6 +99,13 @@ window.lab = (() => {
     for (const [name, value] of Object.entries(changes)) value ? url.searchParams.set(name, value) : url.searchParams.delete(name);
     if (url.href !== location.href) history.replaceState(history.state, '', url);
   };
+  // Have the browser save a file that the server has made.
+  const download = file => {
+    const link = el('a');
+    link.href = 'gradio_api/file=' + file.path;
+    link.download = file.name;
+    link.click();
+  };
   const tabs = () => [...document.querySelectorAll('#tabs [role="tab"]')];
   const named = tab => tab.textContent.trim().toLowerCase();
   const wanted = new URL(location).searchParams.get('tab');
@@ -119,5 +126,5 @@ window.lab = (() => {
   document.addEventListener('keydown', event => {
     if (event.key === 'Tab' && event.target.matches?.('[role="combobox"]')) event.stopPropagation();
   }, true);
-  return {el, setText, plot, draw, markChanges, scoreBar, number, clock, address};
+  return {el, setText, plot, draw, markChanges, scoreBar, number, clock, address, download};
 })();

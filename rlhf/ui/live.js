@@ -1,5 +1,5 @@
 // The live view of a run. Gradio runs this in the component, and gives it element, props, server and watch.
-const {el, setText, plot, draw, markChanges, scoreBar, number, clock, address} = window.lab;
+const {el, setText, plot, draw, markChanges, scoreBar, number, clock, address, download} = window.lab;
 const $ = selector => element.querySelector(selector);
 const ACTIVE = ['queued', 'running', 'stopping'];
 const WORDS = {queued: 'Starting', running: 'Running', stopping: 'Stopping', stopped: 'Stopped', finished: 'Finished',
@@ -284,10 +284,7 @@ $('.download').addEventListener('click', async event => {
     if (asked !== run) return;
     setText(message, file.error || file.name + ', ' + megabytes(file.size) + ', without checkpoints');
     if (file.error) return;
-    const link = el('a');
-    link.href = 'gradio_api/file=' + file.path;
-    link.download = file.name;
-    link.click();
+    download(file);
   } catch (error) {
     setText(message, 'The zip file could not be written; is the disk full?');
   } finally { button.disabled = false; }

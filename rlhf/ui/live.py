@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 
 import gradio as gr
 import plotly.graph_objects as go
@@ -27,7 +26,7 @@ from rlhf.kinds import KINDS
 from rlhf.runs.directory import ACTIVE, Run, Snapshot, find_run
 from rlhf.ui import run_choices, run_label
 from rlhf.ui.changes import with_changes
-from rlhf.ui.downloads import zip_of
+from rlhf.ui.downloads import offer, zip_of
 from rlhf.ui.headline import headline
 from rlhf.ui.scripts import PLOTLY_HEAD, script
 from rlhf.words import setting
@@ -104,14 +103,7 @@ def live_run(**kwargs: object) -> gr.HTML:
     """The live view of the run whose id is its value; the event `ended` is fired when the run has just ended."""
 
     def download(request: dict) -> dict:
-        """A zip of the run {"run": id}, in the folder that Gradio serves files from and clears every hour."""
-        try:
-            run = find_run(str(request.get("run")))
-        except BadInput as error:
-            return {"error": str(error)}
-        path = zip_of(run, Path(view.GRADIO_CACHE))
-        view.temp_files.add(str(path))
-        return {"path": path.as_posix(), "name": path.name, "size": path.stat().st_size / 1e6}
+        return offer(view, request, zip_of)
 
     view = gr.HTML(
         html_template=TEMPLATE,

@@ -17,7 +17,7 @@ from rlhf.runs.directory import Run
 from rlhf.ui import QUICK, empty_state, example_id, is_active, is_comparison, shown_run
 from rlhf.ui.changes import changed_words
 from rlhf.ui.comparison_form import ComparisonForm
-from rlhf.ui.downloads import csv_of
+from rlhf.ui.downloads import csv_button
 from rlhf.ui.live import live_run
 from rlhf.ui.scripts import HEAD, figure_view, script
 from rlhf.words import minus, percent, share, signed
@@ -378,7 +378,7 @@ class ScoresTab:
                     container=False,
                 )
                 self.split = gr.Radio([], label="Questions", container=False)
-                self.download = gr.DownloadButton("Download CSV", size="sm", scale=0, min_width=150)
+                self.download = csv_button(value=None, elem_classes="leave")
         self.form = ComparisonForm()
         with gr.Column(visible=False, elem_classes="scores") as self.body:
             with gr.Row(elem_classes="numbers"):
@@ -433,7 +433,6 @@ class ScoresTab:
         has_gold = any(of_split["against_base"][first]["gold"] for of_split in splits.values())
         split_choices = [(SPLITS[name], name) for name in splits]
         model_choices = [(model_name(name), name) for name in models]
-        cache = Path(self.download.GRADIO_CACHE)
         return {
             # Data from outside the embedded world has no rubric, so the switch goes back to the score every run has.
             **self.view(run_id, "score", split, first),
@@ -441,7 +440,7 @@ class ScoresTab:
             self.split: gr.Radio(split_choices, value=split, visible=len(splits) > 1),
             self.other: gr.Dropdown(model_choices, value=first, visible=len(models) > 1),
             self.example: gr.Button(visible=offer_example),
-            self.download: gr.DownloadButton(value=str(csv_of(run, cache)) if compared else None),
+            self.download: run_id if compared else None,
             self.progress: gr.HTML(value=run_id if waits else None, visible=waits),
             self.form.models: self.form.choices(run_id),
         }
