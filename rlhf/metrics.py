@@ -19,6 +19,9 @@ EVAL_PAIRS = "eval_pairs"
 LABEL_CEILING = "label_ceiling"
 """Accuracy of the rubric itself on the noisy labels of the held-out pairs: the best a reward model can hope for."""
 
+AGREEMENT = "agreement"
+"""Share in which two people choose alike, where the pairs are people's own choices."""
+
 # DPO, on the pairs of a step and on held-out pairs. An answer's implicit reward is beta times its log-ratio.
 DPO_ACCURACY, DPO_EVAL_ACCURACY = "rewards/accuracies", "eval_rewards/accuracies"
 DPO_MARGIN, DPO_EVAL_MARGIN = "rewards/margins", "eval_rewards/margins"

@@ -75,6 +75,16 @@ def serving_here():
             demo.close()
 
 
+def fill_unfolded(field, text):
+    """Fill a field that has just unfolded: what is typed while Gradio puts it there is lost."""
+    for _ in range(20):
+        field.fill(text)
+        field.page.wait_for_timeout(300)
+        if field.input_value() == text:
+            return
+    pytest.fail(f"{text!r} does not stay in its field")
+
+
 @contextmanager
 def chromium(*arguments):
     """A browser, started with these arguments, until the end of the block; the test is skipped without one."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from processes import chromium, free_port, serving_here
+from processes import chromium, fill_unfolded, free_port, serving_here
 from scipy import stats
 from starlette.middleware import Middleware
 
@@ -411,8 +411,7 @@ def test_a_data_set_can_be_looked_at_before_anything_is_started(page, site, tmp_
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     open_page(page, site, "?run=example")
     page.locator(".advanced:visible button").first.click()
-    page.wait_for_timeout(500)  # what is typed while the fields unfold may be lost
-    page.get_by_label("dataset name").locator("visible=true").fill(str(tmp_path / "pairs.jsonl"))
+    fill_unfolded(page.get_by_label("dataset name").locator("visible=true"), str(tmp_path / "pairs.jsonl"))
     page.get_by_role("button", name="Preview data").locator("visible=true").click()
     shown = page.locator(".block.preview:visible")
     shown.locator("dl").wait_for()

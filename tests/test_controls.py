@@ -1,7 +1,7 @@
 """Controls: training that cannot help must show no gain, by the very commands that show one where there is something.
 
-One comparison holds all three: PPO against the example's reward model, PPO against one that was trained on labels
-dealt by a coin, and PPO with a learning rate of zero. The judge is the rubric, which no training sees.
+One comparison holds two: PPO against the example's reward model, and PPO against one that was trained on labels dealt
+by a coin. The judge is the rubric, which no training sees. PPO with a learning rate of zero leaves the base's weights.
 """
 
 import json
@@ -29,7 +29,7 @@ UPDATES = {
 def controls(tmp_path_factory):
     """The folder of all runs, and how each policy compares with the base model."""
     folder = tmp_path_factory.mktemp("controls")
-    coin, pairs = random.Random(0), load_preferences("everyday")[0].select(range(800))
+    coin, pairs = random.Random(0), load_preferences("everyday")[0].select(range(480))
     with (folder / "coin.jsonl").open("w") as file:
         for row in pairs:
             sides = [row["chosen"], row["rejected"]]
@@ -39,7 +39,6 @@ def controls(tmp_path_factory):
     trainings = {
         "real": {"reward_model_path": str(ASSETS / "example")},
         "coin": {"reward_model_path": str(folder / "judge"), "allow_chance_reward": True},
-        # Its weights stay the same to the bit, so that two updates are as good as any number.
         "still": {"reward_model_path": str(ASSETS / "example"), "learning_rate": 0.0, "total_episodes": 64},
     }
     for name, settings in trainings.items():
@@ -47,10 +46,10 @@ def controls(tmp_path_factory):
         ppo(PPOArguments(**settings, output_dir=str(folder / name)))
     summary = compare(
         CompareArguments(
-            models=[f"{name}={folder / name}" for name in trainings],
+            models=[f"{name}={folder / name}" for name in ("real", "coin")],
             reward_model_path=str(ASSETS / "example"),
             output_dir=str(folder / "compare"),
-            num_prompts=100,
+            num_prompts=80,
             samples=2,
             ceiling_samples=0,
         )
@@ -72,10 +71,7 @@ def test_a_reward_model_on_labels_dealt_by_a_coin_gives_none(controls):
     assert gain["ci_high"] < against_base["real"]["gold"]["gain"]["value"]
 
 
-def test_ppo_with_a_learning_rate_of_zero_gives_none(controls):
-    folder, against_base = controls
+def test_ppo_with_a_learning_rate_of_zero_changes_nothing(controls):
+    folder, _ = controls
     weights, base = (load_file(path / "model.safetensors") for path in (folder / "still" / "model", ASSETS / "base"))
     assert weights.keys() == base.keys() and all(torch.equal(weights[name], base[name]) for name in base)
-    for kind in ("score", "gold"):
-        gain = against_base["still"][kind]["gain"]
-        assert gain["ci_low"] <= 0 <= gain["ci_high"]

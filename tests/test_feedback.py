@@ -14,8 +14,10 @@ import pytest
 from processes import ROOT
 
 from rlhf.config import BadInput
+from rlhf.data.load import pairs_of
 from rlhf.feedback import Store
 from rlhf.feedback.agreement import agreement
+from rlhf.feedback.pairs import joined, load_choices
 from rlhf.feedback.store import EVERY
 
 
@@ -268,6 +270,68 @@ def test_a_script_is_the_person(command, tmp_path, monkeypatch):
     assert "12 pairs: two people agree in" in command("feedback", "agreement", "--store", "mine").stdout
     assert command("feedback", "forget", "--store", "mine", "--person", "bob").stdout.startswith("12 choices of bob")
     assert command("feedback", "export", "--store", "mine").stdout == exported
+
+
+# Learned from -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judged(tmp_path, few_pairs):
+    """A store with 60 of the embedded pairs, judged by two people who agree in two thirds of them."""
+    store = Store.open(tmp_path / "judged", "everyday", "0123")
+    rows = [json.loads(line) for line in few_pairs.read_text().splitlines()[:60]]
+    store.add((row["prompt"], row["prompt"].strip(), row["chosen"], row["rejected"], ("base", "base")) for row in rows)
+    for number, pair_id in enumerate(store.pairs):
+        store.choose(pair_id, "a", "ann")
+        store.choose(pair_id, "b" if number % 3 == 0 else "a", "bob")
+    return store
+
+
+@pytest.mark.process
+def test_a_reward_model_learns_from_choices_alone_or_beside_other_pairs(judged, few_pairs, command, tmp_path):
+    words = ("reward", "--feedback", judged.path, "--max_steps", 1, "--dataset_name", few_pairs)
+    for more, name in ((("--feedback_only", "true"), "alone"), ((), "beside")):
+        done = command(*words, *more, "--output_dir", name)
+        assert done.returncode == 0, done.stderr[-2000:]
+        measured = json.loads((tmp_path / name / "summary.json").read_text())["reward_model"]
+        questions = {pair.question for pair in judged.pairs.values()}
+        assert measured["n"] == 2 * 12 and {pair["prompt"] for pair in measured["worst"]} <= questions
+        assert measured["agreement"]["raw"] == pytest.approx(2 / 3) and measured["agreement"]["pairs"] == 60
+        first = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])
+        assert first["agreement"] == pytest.approx(2 / 3)
+    assert "Two people choose alike in 67 %" in (tmp_path / "alone" / "model" / "README.md").read_text()
+
+
+def test_choices_are_passed_over_as_often_as_asked_and_those_held_out_never(judged):
+    train, held_out, _ = load_choices(judged.path)
+    assert len(train) + len(held_out) == 120 and not set(train["prompt"]) & set(held_out["prompt"])
+    assert 0.15 < len(held_out) / 120 < 0.3
+    both = joined(train.select(range(4)), train, 3)
+    assert len(both) == 4 + 3 * len(train) and not set(both["prompt"]) & set(held_out["prompt"])
+    talk = [{"role": "user", "content": "How?"}]
+    talks = pairs_of([{"prompt": talk, "chosen": talk, "rejected": [{"role": "user", "content": "So?"}]}], "talks")
+    with pytest.raises(BadInput, match="text beside a conversation; set feedback_only"):
+        joined(talks, train, 3)
+
+
+def test_a_copy_for_a_run_holds_the_choices_and_no_names(judged, tmp_path):
+    before = judged.preferences()
+    judged.add([("How?", "How?", "So.", "No.", ("base", "base"))])  # which nobody has judged
+    judged.copy_to(tmp_path / "copy")
+    copy = Store(tmp_path / "copy")
+    assert copy.preferences() == before and len(copy.pairs) == 60
+    assert agreement(copy.by_pair().values()) == agreement(judged.by_pair().values())
+    assert {choice.person for choice in copy.choices()} == {"person 1", "person 2"}
+
+
+@pytest.mark.parametrize("choices", [3 * ["a"], 30 * ["tie"], []])
+def test_too_few_choices_are_refused_before_a_run_is_made(store, command, tmp_path, choices):
+    for pair_id, choice in zip(store.pairs, choices, strict=False):
+        store.choose(pair_id, choice, "ann")
+    done = command("reward", "--feedback", store.path, "--output_dir", "run")
+    count = choices.count("a")
+    assert done.returncode == 2 and f"holds {count} choices that prefer an answer" in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
 def test_mistakes_of_a_script_get_a_sentence(command, tmp_path):

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import gradio as gr
 import pytest
 from PIL import Image
-from processes import chromium, serving_here
+from processes import chromium, fill_unfolded, serving_here
 
 from rlhf import metrics
 from rlhf.config import BadInput, DemoArguments, build
@@ -379,8 +379,7 @@ def test_an_error_stands_beside_its_field_also_under_advanced_and_goes_when_it_i
     fold = page.locator("#knobs-demo .advanced button").first
     fold.click()
     page.locator("#demo-num_prompts").wait_for()
-    page.wait_for_timeout(500)  # what is typed while the fields unfold may be lost
-    page.locator("#demo-num_prompts input, #demo-num_prompts textarea").fill("1")
+    fill_unfolded(page.locator("#demo-num_prompts :is(input, textarea)"), "1")
     fold.click()
     page.locator("#demo-num_prompts").wait_for(state="hidden")
     page.locator("#start").click()

@@ -1,9 +1,10 @@
 """`reward`, `ppo` and `dpo`: load and check everything, make the run directory, train, save."""
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback
 
@@ -22,6 +23,8 @@ from rlhf.config import (
     RewardArguments,
 )
 from rlhf.data.load import fingerprint, load_preferences, load_prompts, pinned_prompts
+from rlhf.feedback.agreement import Agreement
+from rlhf.feedback.pairs import joined, load_choices
 from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import PromptReader, end_ids, fitting, give_chat_template, readable
 from rlhf.models.scoring import scores_at_last_token
@@ -43,7 +46,7 @@ def reward(args: RewardArguments) -> dict:
     from rlhf.reward import gold_margins, label_ceiling, report, tokenized, train_reward_model
 
     # 1. Load and check everything before the run's directory is made.
-    train, held_out = load_preferences(args.dataset_name, columns=args.columns, as_conversations=args.as_conversations)
+    train, held_out, agreed = _pairs(args)
     set_seed(args.seed)  # the score head is new
     model, tokenizer = models.load_reward_model(args.model_name_or_path, _frozen(args))
     if not scores_at_last_token(model):
@@ -63,9 +66,11 @@ def reward(args: RewardArguments) -> dict:
     with recorded(run), tracker(run, args.report_to) as trackers:
         # 2. Train. In the embedded world the best possible accuracy is known, and drawn beside the curve.
         callback = RunCallback(run, "Reward model", "step")
-        gold = gold_margins(held_out) if args.dataset_name == EVERYDAY else None
+        gold = gold_margins(held_out) if args.dataset_name == EVERYDAY and not args.feedback else None
         if gold is not None:
             run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold)})
+        if agreed is not None:
+            run.log({metrics.STEP: 0, metrics.AGREEMENT: agreed.raw})
         args = replace(args, resume_from_checkpoint=resumed and str(resumed))
         train_reward_model(
             model, tokenizer, args, train, held_out, run.path / "checkpoints", [callback, *trackers], adapters
@@ -76,7 +81,7 @@ def reward(args: RewardArguments) -> dict:
         run.set_status(message="Saving, then measuring on the held-out pairs")
         model.save_pretrained(run.path / "model")
         tokenizer.save_pretrained(run.path / "model")
-        measured = report(model, held_out, gold)
+        measured = report(model, held_out, gold) | {"agreement": agreed and asdict(agreed)}
         write_json(run.path / "summary.json", {"reward_model": measured})
         write_card(run.path / "model")
         run.log(
@@ -91,6 +96,17 @@ def reward(args: RewardArguments) -> dict:
         if run.stop_requested():
             raise Stopped
     return measured
+
+
+def _pairs(args: RewardArguments) -> tuple[Dataset, Dataset, Agreement | None]:
+    """Pairs to train on, pairs held out, and how far people agree where those held out are people's own choices."""
+    named = {"columns": args.columns, "as_conversations": args.as_conversations}
+    if args.feedback is None:
+        return *load_preferences(args.dataset_name, **named), None
+    choices, held_out, agreed = load_choices(args.feedback, args.as_conversations)
+    if args.feedback_only:
+        return concatenate_datasets([choices] * args.feedback_epochs), held_out, agreed
+    return joined(load_preferences(args.dataset_name, **named)[0], choices, args.feedback_epochs), held_out, agreed
 
 
 def ppo(args: PPOArguments) -> dict:

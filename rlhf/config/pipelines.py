@@ -26,7 +26,7 @@ from rlhf.config.checking import (
 )
 from rlhf.config.compare import CompareArguments
 from rlhf.config.ppo import PPOArguments
-from rlhf.config.reward import RewardArguments
+from rlhf.config.reward import FeedbackSettings, RewardArguments
 from rlhf.config.rewards import RewardFuncSettings
 from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings, TemplateSettings, TrackerSettings
 
@@ -133,7 +133,9 @@ class SweepArguments(RewardFuncSettings, CeilingSettings, TemplateSettings):
 
 
 @dataclass
-class DemoArguments(RewardFuncSettings, CeilingSettings, ModelSettings, PromptSettings, TrackerSettings):
+class DemoArguments(
+    FeedbackSettings, RewardFuncSettings, CeilingSettings, ModelSettings, PromptSettings, TrackerSettings
+):
     """Settings of `python -m rlhf demo`: reward model, PPO and comparison in a row."""
 
     output_dir: PathOrName | None = None

@@ -224,20 +224,30 @@ def read_preferences(
         pairs, used_here = _read_pairs(part, name, columns, known)
         usage.add(used_here)
         parts.append(_in_conversations(pairs) if as_conversations else pairs)
-    return *(parts if len(parts) == 2 else _hold_out(parts[0], name)), usage
+    return *(parts if len(parts) == 2 else hold_out(parts[0], name)), usage
 
 
 def _read(dataset_name: str) -> dict[str, Table]:
     return read(str(PREFERENCES) if dataset_name == EVERYDAY else dataset_name, name_of_data(dataset_name))
 
 
-def _hold_out(pairs: Dataset, name: str) -> tuple[Dataset, Dataset]:
-    """Pairs -> (train, held out), disjoint in their prompts."""
+def pairs_of(rows: list[dict], name: str, as_conversations: bool = False) -> Dataset:
+    """Rows with prompt, chosen and rejected as preference pairs, see `load_preferences`."""
+    pairs, _ = _read_pairs(Table(list(COLUMNS), rows), name, COLUMNS, PAIR_COLUMNS)
+    return _in_conversations(pairs) if as_conversations else pairs
+
+
+def hold_out(pairs: Dataset, name: str, share: float = EVAL_SHARE) -> tuple[Dataset, Dataset]:
+    """Pairs -> (train, held out), disjoint in their prompts; of every so many prompts one is held out.
+
+    Raises:
+        BadInput: there is one prompt only.
+    """
     prompts = list(map(readable, pairs["prompt"]))
     distinct = sorted(set(prompts))
     if len(distinct) < 2:
         raise BadInput(f"{name} has pairs for one prompt only; some prompts must be held out for evaluation.")
-    held_out = set(distinct[:: round(1 / EVAL_SHARE)])
+    held_out = set(distinct[:: round(1 / share)])
     return (
         pairs.select([row for row, prompt in enumerate(prompts) if prompt not in held_out]),
         pairs.select([row for row, prompt in enumerate(prompts) if prompt in held_out]),

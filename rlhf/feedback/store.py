@@ -295,6 +295,17 @@ class Store:
                 rows.append({"prompt": pair.prompt, "chosen": chosen, "rejected": rejected})
         return rows
 
+    def copy_to(self, folder: Path) -> None:
+        """Write the judged pairs and their choices as a store of its own, in which nobody can be told by name."""
+        choices = self.choices()
+        judged = {choice.id for choice in choices}
+        names = {person: f"person {number}" for number, person in enumerate({c.person: 0 for c in choices}, start=1)}
+        folder.mkdir()
+        write_json(folder / "store.json", self.info())
+        copy = Store(folder)
+        copy._append("pairs.jsonl", (asdict(pair) for pair in self.pairs.values() if pair.id in judged))
+        copy._append("choices.jsonl", ({**asdict(choice), "person": names[choice.person]} for choice in choices))
+
     def take_in(self, text: str) -> int:
         """Import preferences, one JSON object with prompt, chosen and rejected per line: all of them, or none.
 

@@ -187,7 +187,7 @@ _AXES = {metrics.STEP, metrics.EPISODE, "epoch", "time"}
 """What is logged to draw the others over."""
 DASHES = ("dash", "dot", "dashdot")
 """Lines of other runs that are laid over a run's curves, in order."""
-FRAME_METRICS = (metrics.LABEL_CEILING, metrics.SCORE, metrics.EVAL_LOSS, metrics.EVAL_SCORE)
+FRAME_METRICS = (metrics.LABEL_CEILING, metrics.AGREEMENT, metrics.SCORE, metrics.EVAL_LOSS, metrics.EVAL_SCORE)
 """Metrics whose first value adds a line or a key to a figure, not only a point."""
 
 
@@ -211,10 +211,11 @@ def dpo_curves(rows: list[dict], total_steps: int | None = None, height: int = 4
     return curves(DPO_PANELS, rows, metrics.STEP, "optimizer step", total_steps, levels, height)
 
 
-def _label_ceiling(key: str, rows: list[dict]) -> list[Level]:
-    """The most that an accuracy on noisy labels can reach, where that is known."""
-    ceiling = latest(rows, metrics.LABEL_CEILING)
-    return [] if ceiling is None else [Level(key, ceiling, f"ceiling from label noise, {percent(ceiling)}")]
+def _label_ceiling(accuracy: str, rows: list[dict]) -> list[Level]:
+    """What bounds an accuracy on noisy labels, where that is known: the noise itself, or how far people agree."""
+    names = {metrics.LABEL_CEILING: "ceiling from label noise", metrics.AGREEMENT: "two people choose alike"}
+    found = {name: value for key, name in names.items() if (value := latest(rows, key)) is not None}
+    return [Level(accuracy, value, f"{name}, {percent(value)}") for name, value in found.items()]
 
 
 def ppo_curves(rows: list[dict], total_episodes: int | None = None, height: int = 420) -> go.Figure:

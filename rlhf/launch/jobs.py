@@ -21,10 +21,13 @@ from pathlib import Path
 import psutil
 
 from rlhf.config import UPLOADED, BadInput, Settings
+from rlhf.feedback import Store
 from rlhf.launch import limits
 from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
 
 
+CHOICES = "choices"
+"""Folder of a run with the choices that it was trained on."""
 GRACE_SECONDS = 30.0
 """A run that was asked to stop is ended once it has done nothing for so long; while it works, it is saving."""
 IDLE = 0.02
@@ -99,7 +102,12 @@ def _duration(seconds: float) -> str:
 
 
 def launch(
-    kind: str, settings: Settings, questions: Sequence[str] = (), visitor: str = "", upload: Path | None = None
+    kind: str,
+    settings: Settings,
+    questions: Sequence[str] = (),
+    visitor: str = "",
+    upload: Path | None = None,
+    choices: Store | None = None,
 ) -> Run:
     """Start a run of this kind in a new directory and return at once.
 
@@ -108,6 +116,7 @@ def launch(
         questions: a person's own, kept in the directory as `questions.txt`, for a comparison to ask.
         visitor: a secret of the browser that asks, which then may stop the run (`limits.check_owner`).
         upload: data to train on, of which the directory keeps a copy.
+        choices: people's, to train on, of which the directory keeps a copy without names.
 
     Raises:
         BadInput: the page does not allow these settings.
@@ -132,6 +141,9 @@ def launch(
         if upload:
             (run.path / UPLOADED).mkdir()
             settings = replace(settings, dataset_name=str(shutil.copy(upload, run.path / UPLOADED)))
+        if choices:
+            choices.copy_to(run.path / CHOICES)
+            settings = replace(settings, feedback=str(run.path / CHOICES))
         write_json(run.path / "config.json", {"kind": kind, **asdict(settings)})  # the process adds its versions
         _begin(run, kind, asdict(settings), visitor)
     return run

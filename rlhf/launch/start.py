@@ -16,8 +16,11 @@ from rlhf.rewards import load_functions
 from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs
 
 
-FILLED_IN = {"output_dir", "resume_from_checkpoint", "reward_model_path"}
-"""Settings that nobody enters here: a run gets a directory of its own, and its reward model from another run."""
+FILLED_IN = {
+    "output_dir", "resume_from_checkpoint", "reward_model_path", "feedback", "feedback_only", "feedback_epochs",
+}  # fmt: skip
+"""Settings that nobody enters here: a run gets a directory of its own, its reward model from another run, and people's
+choices from the Feedback tab."""
 DATA = (
     "prompt_column", "chosen_column", "rejected_column", "prompt_words", "as_conversations", "chat_template_kwargs",
 )  # fmt: skip

@@ -85,6 +85,8 @@ def _pairs_headline(rows: list[dict], active: bool, key: str, eval_key: str, lea
     ceiling = latest(rows, metrics.LABEL_CEILING)
     facts = f"{learned} in {percent(share.value)} of {where}."
     limit = f" The noise in the labels allows about {percent(ceiling)}." if ceiling else ""
+    if agreed := latest(rows, metrics.AGREEMENT):
+        limit = f" Two people choose alike in {percent(agreed)}."
     details = f"Guessing is right in 50 %. 95 % interval: {percent(share.low)} to {percent(share.high)}.{limit}"
     if not math.isfinite(share.low):
         details = f"Guessing is right in 50 %.{limit}"
