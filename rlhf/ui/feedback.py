@@ -80,7 +80,10 @@ TEMPLATE = """
       <p class="gloss honest"></p>
       <p class="gloss expected"></p>
     </div>
-    <div><button type="button" class="train-on" disabled></button><p class="note refused" role="alert" hidden></p></div>
+    <div>
+      <button type="button" class="train-on" disabled></button>
+      <p class="note refused" role="alert" hidden></p>
+    </div>
   </section>
 </section>
 """
@@ -247,9 +250,9 @@ def _people_words(people: set[str], preferences: Counter[str]) -> str:
 
 def _agreement_words(found: Agreement | None) -> list[tuple[str, str, str]]:
     """Label, value and a sentence on each: pairs that several judged, raw agreement, alpha."""
-    several = f"Questions that several people have answered. Question {EVERY} is the same for all, and so on."
+    several = f"Questions that several people have answered: one in {EVERY} is put to everybody."
     same = "How often two people chose the same for the same question."
-    alpha = "Agreement beyond luck: 1 is always the same, 0 is what luck gives. No model can learn more than we agree on."
+    alpha = "Agreement beyond luck: 1 is always the same, 0 is luck. No model can learn more than people agree on."
     values = ("0", "–", "–")
     if found:
         values = (count(found.pairs), percent(found.raw), "–" if found.alpha is None else number(found.alpha, 2))
@@ -264,18 +267,18 @@ def training_words(preferences: int) -> dict:
         return {
             "train": f"Train on our {preferences} choices: {more} more needed",
             "enough": False,
-            "alone": f"At least {FEWEST} choices of one answer over the other are needed; ties and skips do not count.",
+            "alone": f"At least {FEWEST} choices of one answer over the other are needed: no ties, no skips.",
             "together": "",
         }
     held_out = max(1, round(HELD_OUT * preferences))
     margin = 1.96 * math.sqrt(0.25 / held_out)  # half of the 95 % interval of a share near one half
     n = count(preferences)
-    what = "also a taste that shows in part of the pairs" if preferences >= MANY else "only a taste that shows in most pairs"
+    which = "also a taste that shows in part of the" if preferences >= MANY else "only a taste that shows in most"
     sure = f"is known to within {100 * margin:.0f} percentage points" if margin < 0.45 else "says next to nothing"
     return {
         "train": f"Train on our {n} choices",
         "enough": True,
-        "alone": f"{n} choices can teach {what}, such as shorter answers. About one in ten is held out to test the "
+        "alone": f"{n} choices can teach {which} pairs, such as shorter answers. About one in ten is held out to test the "
         f"reward model; its accuracy on those {held_out} {sure}.",
         "together": f"Beside thousands of pairs {n} choices weigh little: expect about the model that those pairs "
         "make by themselves."
@@ -357,7 +360,7 @@ class FeedbackTab:
         self.outputs = [self.empty, self.body, self.ballot, self.note, self.export]
 
     def wire(self, picker: gr.Dropdown, started: gr.State) -> None:
-        """Connect import and training; `started` changes when a run has been started, which the page must then show."""
+        """Connect import and training; `started` changes when a run has begun, which the page must then show."""
         self.upload.upload(imported, [self.upload, picker], self.note, **QUICK)
         self.ballot.started(_show_started, None, [picker, started], **QUICK)
 
