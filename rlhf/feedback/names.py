@@ -12,8 +12,8 @@ ADJECTIVES = (
 ANIMALS = (
     "Badger Bear Beaver Bison Bluebird Camel Cat Cheetah Crab Crane Cricket Crow Deer Dolphin Donkey Dormouse Eagle "
     "Falcon Ferret Finch Firefly Fox Frog Gecko Giraffe Goat Goose Hamster Hare Hedgehog Heron Horse Ibex Jackdaw "
-    "Koala Lark Lemur Lion Lizard Llama Lynx Magpie Marmot Mole Moose Newt Ocelot Octopus Otter Owl Panda Parrot Penguin "
-    "Puffin Rabbit Raven Robin Salmon Seal Squirrel Swan Tiger Turtle Walrus"
+    "Koala Lark Lemur Lion Lizard Llama Lynx Magpie Marmot Mole Moose Newt Ocelot Octopus Otter Owl Panda Parrot "
+    "Penguin Puffin Rabbit Raven Robin Salmon Seal Squirrel Swan Tiger Turtle Walrus"
 ).split()
 
 

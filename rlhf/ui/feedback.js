@@ -25,7 +25,8 @@ async function call(name, details) {
 function take(answer) {
   news = answer;
   queue = [...queue.slice(0, 1), ...answer.pairs.filter(pair => !decided.has(pair.id) && pair.id !== queue[0]?.id)];
-  setText($('.person'), 'You choose as ' + answer.name + '.');
+  setText($('.person'), 'You choose as ' + answer.name + ' \u00b7 ' + answer.own.toLocaleString('en')
+    + (answer.own === 1 ? ' choice saved' : ' choices saved'));
   const rows = $('.stands dl');
   while (rows.childElementCount < answer.tallies.length) {
     const tile = el('div');

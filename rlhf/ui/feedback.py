@@ -73,14 +73,14 @@ TEMPLATE = """
   <section class="learn">
     <div>
       <h3>Train on our choices</h3>
-      <div class="either" role="radiogroup" aria-label="What to train on">
-        <label><input type="radio" name="feedback-pairs" value="alone" checked><span>our choices alone</span></label>
-        <label><input type="radio" name="feedback-pairs" value="together"><span></span></label>
-      </div>
       <p class="gloss honest"></p>
       <p class="gloss expected"></p>
     </div>
     <div>
+      <div class="either" role="radiogroup" aria-label="What to train on">
+        <label><input type="radio" name="feedback-pairs" value="alone" checked><span>our choices alone</span></label>
+        <label><input type="radio" name="feedback-pairs" value="together"><span></span></label>
+      </div>
       <button type="button" class="train-on" disabled></button>
       <p class="note refused" role="alert" hidden></p>
     </div>
@@ -244,8 +244,8 @@ def _own_words(choices: int, preferences: int) -> str:
 
 def _people_words(people: set[str], preferences: Counter[str]) -> str:
     here = len(people - {IMPORTED})
-    by = f"By {count(here)} {'person' if here == 1 else 'people'}"
-    return f"{by}, and {count(preferences[IMPORTED])} imported." if IMPORTED in people else f"{by}."
+    by = f"By {count(here)} {'person' if here == 1 else 'people'}" if here else "Nobody has chosen yet"
+    return f"{by}; {count(preferences[IMPORTED])} were imported." if IMPORTED in people else f"{by}."
 
 
 def _agreement_words(found: Agreement | None) -> list[tuple[str, str, str]]:
@@ -272,18 +272,20 @@ def training_words(preferences: int) -> dict:
         }
     held_out = max(1, round(HELD_OUT * preferences))
     margin = 1.96 * math.sqrt(0.25 / held_out)  # half of the 95 % interval of a share near one half
-    n = count(preferences)
-    which = "also a taste that shows in part of the" if preferences >= MANY else "only a taste that shows in most"
-    sure = f"is known to within {100 * margin:.0f} percentage points" if margin < 0.45 else "says next to nothing"
+    n, few = count(preferences), preferences < MANY
     return {
         "train": f"Train on our {n} choices",
         "enough": True,
-        "alone": f"{n} choices can teach {which} pairs, such as shorter answers. About one in ten is held out to test the "
-        f"reward model; its accuracy on those {held_out} {sure}.",
-        "together": f"Beside thousands of pairs {n} choices weigh little: expect about the model that those pairs "
-        "make by themselves."
-        if preferences < MANY
-        else f"{n} choices are a small share beside thousands of pairs; they count where they disagree with those.",
+        "alone": (
+            f"{n} choices can teach {'only a taste that shows in most' if few else 'a taste that shows in some'} "
+            "pairs, such as shorter answers. About one in ten is held out to test the reward model: its accuracy on "
+            f"those {held_out} {'says next to nothing' if margin > 0.4 else f'is sure to ± {percent(margin)} only'}."
+        ),
+        "together": (
+            f"Beside thousands of pairs {n} choices weigh little: expect about the model that those pairs make alone."
+            if few
+            else f"{n} choices are a small share beside thousands of pairs, and count where people were not asked yet."
+        ),
     }
 
 
