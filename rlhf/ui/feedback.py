@@ -279,12 +279,12 @@ def training_words(preferences: int) -> dict:
         "alone": (
             f"{n} choices can teach {'only a taste that shows in most' if few else 'a taste that shows in some'} "
             "pairs, such as shorter answers. About one in ten is held out to test the reward model: its accuracy on "
-            f"those {held_out} {'says next to nothing' if margin > 0.4 else f'is sure to ± {percent(margin)} only'}."
+            f"those {count(held_out)} {f'can be off by {percent(margin)}' if margin < 0.4 else 'says next to nothing'}."
         ),
         "together": (
             f"Beside thousands of pairs {n} choices weigh little: expect about the model that those pairs make alone."
             if few
-            else f"{n} choices are a small share beside thousands of pairs, and count where people were not asked yet."
+            else f"Beside thousands of pairs {n} choices are a small share: they decide where those pairs say little."
         ),
     }
 
