@@ -25,6 +25,7 @@ from rlhf.ui import QUICK, describe, example_id, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.api import add_endpoints
 from rlhf.ui.chat import ChatTab
+from rlhf.ui.feedback import FeedbackTab
 from rlhf.ui.scores import ScoresTab
 from rlhf.ui.scripts import PLOTLY_JS
 from rlhf.ui.train import TrainTab
@@ -97,45 +98,57 @@ def build_app() -> gr.Blocks:
             with gr.Tab("Chat", id="chat"):
                 gr.HTML("<h2>Chat</h2>", elem_classes="spoken", apply_default_css=False)
                 chat = ChatTab(kept)
+            with gr.Tab("Feedback", id="feedback"):
+                gr.HTML("<h2>Feedback</h2>", elem_classes="spoken", apply_default_css=False)
+                feedback = FeedbackTab()
             with gr.Tab("Scores", id="scores"):
                 gr.HTML("<h2>Scores</h2>", elem_classes="spoken", apply_default_css=False)
                 scores = ScoresTab()
             with gr.Tab("About", id="about"):
                 gr.HTML("<h2>About</h2>", elem_classes="spoken", apply_default_css=False)
                 AboutTab()
-        _wire(demo, picker, origin, train, chat, scores)
+        _wire(demo, picker, origin, train, chat, feedback, scores)
         add_endpoints()
     return demo.queue(max_size=64, default_concurrency_limit=4, api_open=False)
 
 
 def _wire(
-    demo: gr.Blocks, picker: gr.Dropdown, origin: gr.HTML, train: TrainTab, chat: ChatTab, scores: ScoresTab
+    demo: gr.Blocks,
+    picker: gr.Dropdown,
+    origin: gr.HTML,
+    train: TrainTab,
+    chat: ChatTab,
+    feedback: FeedbackTab,
+    scores: ScoresTab,
 ) -> None:
     """Whenever the shown run changes, `show` fills every tab from that run's directory."""
 
-    def show(run_id: str | None, kept: dict) -> dict:
-        return {origin: describe(run_id), **train.show(run_id), **chat.show(run_id, kept), **scores.show(run_id)}
+    def show(run_id: str | None, kept: dict, visitor: str) -> dict:
+        tabs = [train.show(run_id), chat.show(run_id, kept), feedback.show(run_id, visitor), scores.show(run_id)]
+        return {origin: describe(run_id)} | {part: value for tab in tabs for part, value in tab.items()}
 
-    def choose(run_id: str | None, kept: dict) -> dict:
-        return {picker: gr.Dropdown(choices=run_choices(), value=run_id), **show(run_id, kept)}
+    def choose(run_id: str | None, kept: dict, visitor: str) -> dict:
+        return {picker: gr.Dropdown(choices=run_choices(), value=run_id), **show(run_id, kept, visitor)}
 
     def open_page(kept: dict, visitor: str, request: gr.Request) -> dict:
-        # A new browser gets its secret.
-        return {train.visitor: visitor or secrets.token_hex(16), **choose(_first_shown(request), kept)}
+        visitor = visitor or secrets.token_hex(16)  # a new browser gets its secret
+        return {train.visitor: visitor, **choose(_first_shown(request), kept, visitor)}
 
-    shown = [origin, *train.outputs, *chat.outputs, *scores.outputs]
-    follow = {"fn": show, "inputs": [picker, chat.kept], "outputs": shown, **QUICK}
-    demo.load(open_page, [chat.kept, train.visitor], [picker, train.visitor, *shown], **QUICK)
+    shown = [origin, *train.outputs, *chat.outputs, *feedback.outputs, *scores.outputs]
+    browser = [chat.kept, train.visitor]
+    follow = {"fn": show, "inputs": [picker, *browser], "outputs": shown, **QUICK}
+    demo.load(open_page, browser, [picker, train.visitor, *shown], **QUICK)
     picker.input(**follow)
     picker.focus(lambda: gr.Dropdown(choices=run_choices()), None, picker, **QUICK)
     train.wire(picker)
     train.started.change(**follow)
     scores.form.started.change(**follow)
     # When the run has ended, its label changes, its scores appear and its model can be talked to.
-    train.live.ended(choose, [picker, chat.kept], [picker, *shown], **QUICK)
+    train.live.ended(choose, [picker, *browser], [picker, *shown], **QUICK)
     for tab in (chat, scores):
-        tab.example.click(lambda kept: choose(example_id(), kept), chat.kept, [picker, *shown], **QUICK)
+        tab.example.click(lambda *browser: choose(example_id(), *browser), browser, [picker, *shown], **QUICK)
     chat.wire(picker)
+    feedback.wire(picker, train.started)
     scores.wire(picker, train.visitor)
 
 

@@ -11,7 +11,7 @@ from rlhf.ui import scores
 from rlhf.ui.chat import tally
 
 
-TABS = ("Train", "Chat", "Scores", "About")
+TABS = ("Train", "Chat", "Feedback", "Scores", "About")
 SIZES = {"projector": (1280, 720), "phone": (400, 800)}
 
 
@@ -51,6 +51,8 @@ def open_tab(page, site, tab, theme="light", anew=False):
         page.wait_for_selector(".chart[data-part=ppo] .main-svg", state="attached")
         page.opened = address
     page.get_by_role("tab", name=tab).click()
+    if tab == "Feedback":
+        page.wait_for_selector(".duel")
     if tab == "Scores":
         page.wait_for_selector("#lengths .main-svg")
     return page
@@ -306,6 +308,8 @@ def test_axe_finds_no_violation_in_any_tab_folded_or_unfolded(page, site, theme)
         page.get_by_role("tab", name=tab).click()
         if tab == "Chat":
             ask(page, "Hi there!")
+        if tab == "Feedback":
+            page.wait_for_selector(".duel")
         if tab == "Scores":
             page.wait_for_selector("#lengths .main-svg")
         for unfolded in (False, True) if theme == "light" else (True,):

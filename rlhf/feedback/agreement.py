@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 
 
 @dataclass
@@ -31,9 +31,11 @@ def agreement(judged: Iterable[Sequence[str]]) -> Agreement | None:
     same = twos = 0
     coincidences: Counter[tuple[str, str]] = Counter()
     for unit in units:
-        for one, other in permutations(unit, 2):
-            coincidences[one, other] += 1 / (len(unit) - 1)
-            same, twos = same + (one == other), twos + 1
+        chosen = Counter(unit)
+        for one, other in product(chosen, repeat=2):
+            ways = chosen[one] * (chosen[other] - (one == other))
+            coincidences[one, other] += ways / (len(unit) - 1)
+            same, twos = same + ways * (one == other), twos + ways
     totals: Counter[str] = Counter()
     for (one, _), count in coincidences.items():
         totals[one] += count

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf.config import EVERYDAY, FeedbackArguments
+from rlhf.data.load import load_prompts
 from rlhf.everyday import subject_of
 from rlhf.feedback.store import Pair, Store
+from rlhf.models import context_size
 from rlhf.models.generate import generate
-from rlhf.models.prompts import Prompt, PromptReader, readable
+from rlhf.models.prompts import Prompt, PromptReader, end_ids, fitting, give_chat_template, readable
 
 
 ANSWERS = 8
@@ -108,3 +111,43 @@ def add_pairs(
             (a, of_a), (b, of_b) = sides
             rows.append((prompt.raw, readable(prompt.raw).strip(), a, b, (of_a, of_b)))
     return store.add(rows)
+
+
+class Asker:
+    """Adds pairs of one model's answers to a store; the prompts of a data set take turns.
+
+    Raises:
+        BadInput: the data cannot be read, or no prompt leaves room for an answer.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, args: FeedbackArguments) -> None:
+        prompts = load_prompts(
+            args.dataset_name,
+            "reward" if args.dataset_name == EVERYDAY else "ppo",
+            args.prompt_column,
+            args.prompt_words,
+            (args.chosen_column, args.rejected_column),
+            args.as_conversations,
+        )
+        give_chat_template(tokenizer, prompts)
+        room = context_size(model) - args.response_length
+        room = room if args.max_prompt_length is None else min(room, args.max_prompt_length)
+        self.reader = PromptReader(tokenizer, room, args.chat_template_kwargs, end_ids(model, tokenizer))
+        self.prompts = spread(list(fitting(prompts, self.reader)), args.seed)
+        self.model, self.args = model, args
+        self.turn: int | None = None
+        """How many prompts have had their turn."""
+
+    def add(self, store: Store, count: int) -> list[Pair]:
+        """Put the next prompts to the model; one to which no two answers differ adds no pair."""
+        turn = len(store.pairs) if self.turn is None else self.turn
+        self.turn = turn + count
+        return add_pairs(
+            store,
+            {"base": self.model},
+            self.reader,
+            [self.prompts[number % len(self.prompts)] for number in range(turn, self.turn)],
+            response_length=self.args.response_length,
+            temperature=self.args.temperature,
+            seed=self.args.seed * 1_000_003 + turn,
+        )

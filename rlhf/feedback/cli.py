@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from itertools import count
 
-from rlhf.config import EVERYDAY, BadInput, FeedbackArguments
+from rlhf.config import BadInput, FeedbackArguments
 from rlhf.feedback.agreement import agreement
 from rlhf.feedback.store import Store
 
@@ -46,38 +46,19 @@ def feedback(what: str, args: FeedbackArguments) -> Iterator[str]:
 def _next(args: FeedbackArguments) -> Iterator[str]:
     # Takes seconds to import, and only this needs it.
     from rlhf import models
-    from rlhf.data.load import load_prompts
-    from rlhf.feedback.ask import add_pairs, spread
-    from rlhf.models.prompts import PromptReader, end_ids, fitting, give_chat_template
+    from rlhf.feedback.ask import PROMPTS_AT_ONCE, Asker
 
     model, tokenizer = models.load_policy(args.model_name_or_path)
     store = Store.open(args.store, args.model_name_or_path, models.revision(model))
     given = store.next(args.person, args.n)
     if len(given) < args.n:
-        split = "reward" if args.dataset_name == EVERYDAY else "ppo"
-        named = (args.dataset_name, split, args.prompt_column, args.prompt_words)
-        prompts = load_prompts(*named, as_conversations=args.as_conversations)
-        give_chat_template(tokenizer, prompts)
-        room = models.context_size(model) - args.response_length
-        room = room if args.max_prompt_length is None else min(room, args.max_prompt_length)
-        reader = PromptReader(tokenizer, room, args.chat_template_kwargs, end_ids(model, tokenizer))
-        prompts = spread(list(fitting(prompts, reader)), args.seed)
+        asker = Asker(model, tokenizer, args)
         for batch in count():
-            before = len(store.pairs)
-            start = before % len(prompts)
-            add_pairs(
-                store,
-                {"base": model},
-                reader,
-                (prompts + prompts)[start : start + max(args.n, 16)],
-                response_length=args.response_length,
-                temperature=args.temperature,
-                seed=args.seed * 1_000_003 + before,
-            )
+            added = asker.add(store, max(args.n, PROMPTS_AT_ONCE))
             given = store.next(args.person, args.n)
             if len(given) == args.n:
                 break
-            if len(store.pairs) == before or batch == 100:
+            if not added or batch == 100:
                 raise BadInput(f"{args.model_name_or_path} gives no two different answers that end.")
     for pair in given:
         yield json.dumps({"id": pair.id, "prompt": pair.question, "a": pair.a, "b": pair.b}, ensure_ascii=False)

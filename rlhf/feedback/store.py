@@ -36,6 +36,10 @@ MOST_CHARACTERS = 20_000
 """Of a prompt or an answer that is imported."""
 
 
+class ChosenBefore(BadInput):
+    """A person has chosen otherwise for this pair before."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two answers to one prompt."""
@@ -109,7 +113,7 @@ class Store:
         if store.info()["revision"] != revision:
             raise BadInput(
                 f"{path} holds choices between answers of {store.info()['model']}, with other weights than {model} "
-                "has now; name another folder."
+                "has now; name another folder, or move this one away."
             )
         return store
 
@@ -189,33 +193,32 @@ class Store:
         """
         with self._thread:
             self._read()
-            now, done = time.time(), sum(judge == person for _, judge in self._choices)
-            self._reserved = {pair_id: by for pair_id, by in self._reserved.items() if now - by[1] < RESERVED_SECONDS}
+            done = sum(judge == person for _, judge in self._choices)
             order = [self.pairs[pair_id] for pair_id in self.order or self.pairs if pair_id in self.pairs]
             mine = [pair for pair in order if person not in self._judges[pair.id] and pair.models[0] != IMPORTED]
             shared = [pair for pair in mine if pair.shared]
-            free = [
-                pair
-                for pair in mine
-                if not pair.shared
-                and not self._judges[pair.id]
-                and self._reserved.get(pair.id, (person,))[0] == person
-            ]
-            rest = sorted((pair for pair in mine if not pair.shared), key=lambda pair: len(self._judges[pair.id]))
+            rest = [pair for pair in mine if not pair.shared and not self._held(pair.id, person)]
+            rest.sort(key=lambda pair: len(self._judges[pair.id]))
             given: list[Pair] = []
             for number in range(done, done + count):
-                queues = (shared, free, rest) if number % EVERY == EVERY - 1 else (free, rest, shared)
+                queues = (shared, rest) if number % EVERY == EVERY - 1 else (rest, shared)
                 pair = next((pair for queue in queues for pair in queue if pair not in given), None)
                 if pair is None:
                     break
                 given.append(pair)
-            self._reserved |= {pair.id: (person, now) for pair in given}
+            self._reserved |= dict.fromkeys((pair.id for pair in given), (person, time.time()))
             return given
 
+    def _held(self, pair_id: str, person: str | None = None) -> bool:
+        """Whether somebody else is looking at the pair, and has not judged it yet."""
+        by, since = self._reserved.get(pair_id, (person, 0.0))
+        return by != person and time.time() - since < RESERVED_SECONDS and by not in self._judges[pair_id]
+
     def waiting(self) -> int:
-        """Pairs that nobody has judged yet."""
-        self._read()
-        return sum(not self._judges[pair_id] for pair_id in self.pairs)
+        """Pairs that nobody has judged yet or is looking at."""
+        with self._thread:
+            self._read()
+            return sum(not self._judges[pair_id] and not self._held(pair_id) for pair_id in self.pairs)
 
     # Choices ---------------------------------------------------------------------------------------------------------
 
@@ -223,7 +226,8 @@ class Store:
         """Record a choice; it is on disk when this returns. The same choice again changes nothing.
 
         Raises:
-            BadInput: no such pair was ever shown, the choice is none, or the person has chosen otherwise before.
+            BadInput: no such pair was ever shown, or the choice is none.
+            ChosenBefore: the person has chosen otherwise before.
         """
         if choice not in CHOICES:
             raise BadInput(f"A choice is one of {', '.join(CHOICES)}, not {str(choice)[:40]!r}.")
@@ -235,7 +239,7 @@ class Store:
                 raise BadInput(f"There is no pair {str(pair_id)[:40]!r} here; choose between those that were shown.")
             before = self._choices.get((pair_id, person))
             if before is not None and before.choice != choice:
-                raise BadInput(
+                raise ChosenBefore(
                     f"{person} has chosen {before.choice!r} for the pair {pair_id} before; take that back first."
                 )
             if before is None:
@@ -243,17 +247,24 @@ class Store:
                 self._read()
             return self._choices[pair_id, person]
 
-    def undo(self, person: str) -> Pair | None:
-        """Take back a person's latest choice; returns its pair, which comes next again. None if there is none."""
+    def undo(self, person: str, pair_id: str | None = None) -> Pair | None:
+        """Take back a person's choice for a pair, by default the latest; returns the pair, which comes next again.
+
+        None if there is no such choice, also where it was taken back before.
+        """
         with self._thread, self._lock:
             self._read()
-            mine = [choice for choice in self._choices.values() if choice.person == person]
+            mine = [
+                choice.id
+                for choice in self._choices.values()
+                if choice.person == person and pair_id in (None, choice.id)
+            ]
             if not mine:
                 return None
-            pair_id = mine[-1].id
-            self._append("choices.jsonl", [{"id": pair_id, "person": person, "choice": None, "time": time.time()}])
+            self._append("choices.jsonl", [{"id": mine[-1], "person": person, "choice": None, "time": time.time()}])
             self._read()
-            return self.pairs[pair_id]
+            self._reserved[mine[-1]] = person, time.time()
+            return self.pairs[mine[-1]]
 
     def forget(self, person: str | None) -> int:
         """Delete the choices of a person, or with None of all, from the disk; returns how many there were."""

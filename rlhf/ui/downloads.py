@@ -20,7 +20,7 @@ from rlhf.write import export
 _packing = threading.Lock()
 
 
-def _place(run: Run, cache: Path, ending: str) -> Path:
+def place(run: Run, cache: Path, ending: str) -> Path:
     """Where a download lies: under a name that an address can hold, each run's in a folder of its own."""
     folder = hashlib.sha256(os.fsencode(run.id)).hexdigest()[:16]
     return cache / "runs" / folder / (re.sub(r"[^\w .()+-]", "_", run.id) + ending)
@@ -28,7 +28,7 @@ def _place(run: Run, cache: Path, ending: str) -> Path:
 
 def zip_of(run: Run, cache: Path) -> Path:
     """A zip of a run's directory as it is now."""
-    target = _place(run, cache, ".zip")
+    target = place(run, cache, ".zip")
     with _packing:
         changed = max(path.stat().st_mtime for path in export.run_files(run))
         if not target.exists() or target.stat().st_mtime < changed:
@@ -40,7 +40,7 @@ def zip_of(run: Run, cache: Path) -> Path:
 
 def csv_of(run: Run, cache: Path) -> Path:
     """A copy of the `scores.csv` of a run's comparison: the page serves no file of a run itself."""
-    source, target = run.comparison() / "scores.csv", _place(run, cache, "-scores.csv")
+    source, target = run.comparison() / "scores.csv", place(run, cache, "-scores.csv")
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
@@ -57,15 +57,15 @@ def offer(view: gr.HTML, request: dict, make: Callable[[Run, Path], Path]) -> di
     return {"path": path.as_posix(), "name": path.name, "size": path.stat().st_size / 1e6}
 
 
-def csv_button(**kwargs: object) -> gr.HTML:
-    """Downloads the answers and scores of the run whose id is its value."""
+def download_button(label: str, make: Callable[[Run, Path], Path], **kwargs: object) -> gr.HTML:
+    """Downloads the file that `make` makes of the run whose id is its value."""
 
     def download(request: dict) -> dict:
-        return offer(button, request, csv_of)
+        return offer(button, request, make)
 
     button = gr.HTML(
-        html_template='<button type="button">Download CSV</button><span class="said" role="status"></span>',
-        js_on_load=script("csv"),
+        html_template=f'<button type="button">{label}</button><span class="said" role="status"></span>',
+        js_on_load=script("download"),
         head=HEAD,
         server_functions=[download],
         apply_default_css=False,

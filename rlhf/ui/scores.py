@@ -17,7 +17,7 @@ from rlhf.runs.directory import Run
 from rlhf.ui import QUICK, empty_state, example_id, is_active, is_comparison, shown_run
 from rlhf.ui.changes import changed_words
 from rlhf.ui.comparison_form import ComparisonForm
-from rlhf.ui.downloads import csv_button
+from rlhf.ui.downloads import csv_of, download_button
 from rlhf.ui.live import live_run
 from rlhf.ui.scripts import HEAD, figure_view, script
 from rlhf.words import minus, percent, share, signed
@@ -378,7 +378,7 @@ class ScoresTab:
                     container=False,
                 )
                 self.split = gr.Radio([], label="Questions", container=False)
-                self.download = csv_button(value=None, elem_classes="leave")
+                self.download = download_button("Download CSV", csv_of, value=None, elem_classes="leave")
         self.form = ComparisonForm()
         with gr.Column(visible=False, elem_classes="scores") as self.body:
             with gr.Row(elem_classes="numbers"):

@@ -1,4 +1,4 @@
-// The button that downloads the scores. Gradio gives it element, props and server.
+// A button that downloads a file of the shown run. Gradio gives it element, props and server.
 const button = element.querySelector('button'), said = element.querySelector('.said');
 button.addEventListener('click', async () => {
   button.disabled = true;

@@ -1,0 +1,126 @@
+"""Where people are asked on the page: one desk per model, at which pairs are kept ready by a thread in the background.
+
+A desk is opened when somebody first comes. What was asked there before is asked at once; the model is loaded in the
+meantime, and writes a few pairs at a time until enough are ready.
+"""
+
+import copy
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rlhf.config import EVERYDAY, BadInput, FeedbackArguments
+from rlhf.feedback.store import Pair, Store
+from rlhf.runs.directory import runs_root
+
+
+READY, EACH = 40, 4
+"""Pairs that are kept ready, and how many more for each person who is there."""
+HERE_SECONDS = 60.0
+"""For so long after a person's last request that person is there."""
+AT_ONCE = 4
+"""Prompts that are put to the model at a time: the first pairs are there soon, and other threads get their turn."""
+FRUITLESS = 16
+"""Batches in a row that may bring no pair, before the desk gives up."""
+AGAIN_SECONDS = 10.0
+"""After a failure the model is tried again, if somebody is there, so much later."""
+
+
+class Desk:
+    """Where people are asked about the answers of one model."""
+
+    def __init__(self, args: FeedbackArguments, load: Callable[[str], tuple]) -> None:
+        self.args, self.load = args, load
+        self.store: Store | None = Store(args.store) if Path(args.store, "store.json").exists() else None
+        """None before the first pair is made."""
+        self.doing = ""
+        """What the thread does, in words; empty while enough pairs are ready."""
+        self.error = ""
+        """Why it makes no pairs, in a sentence."""
+        self._since = self._failed = 0.0
+        self._here: dict[str, float] = {}
+        self._asked = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def ask(self, person: str, count: int) -> list[Pair]:
+        """The next pairs for a person, who from now on is there; fewer or none while they are being made."""
+        now = time.monotonic()
+        with self._starting:
+            self._here[person] = now
+            alive = self._thread is not None and self._thread.is_alive()
+            if not alive and (not self.error or now - self._failed > AGAIN_SECONDS):
+                self.error = ""
+                self._thread = threading.Thread(target=self._make_pairs, daemon=True)
+                self._thread.start()
+        self._asked.set()
+        return self.store.next(person, count) if self.store else []
+
+    def seconds(self) -> float:
+        """For how long it has been doing what it does."""
+        return time.monotonic() - self._since
+
+    def _begin(self, doing: str) -> None:
+        self.doing, self._since = doing, time.monotonic()
+
+    def _enough(self) -> int:
+        """How many pairs should be ready for the people who are there."""
+        now = time.monotonic()
+        return READY + EACH * sum(now - last < HERE_SECONDS for last in list(self._here.values()))
+
+    def _make_pairs(self) -> None:
+        try:
+            self._begin("Loading the language model")
+            # Takes seconds to import.
+            from rlhf.feedback.ask import Asker
+            from rlhf.models import revision
+
+            name = self.args.model_name_or_path
+            model, tokenizer = self.load(name)
+            opened = Store.open(self.args.store, name, revision(model))
+            self.store = self.store or opened
+            asker = Asker(model, copy.deepcopy(tokenizer), self.args)  # which may be given a chat template
+            fruitless = 0
+            while True:
+                self._asked.clear()
+                if self.store.waiting() < self._enough():
+                    self._begin("Writing the next questions’ answers")
+                while self.store.waiting() < self._enough():
+                    fruitless = 0 if asker.add(self.store, AT_ONCE) else fruitless + 1
+                    if fruitless == FRUITLESS:
+                        raise BadInput(f"{name} gives no two different answers that end, so there is no choice.")
+                self.doing = ""
+                self._asked.wait()
+        except BadInput as error:
+            self.error = str(error)
+        except Exception as error:  # whatever a library raises about a model: there is nobody else to tell
+            self.error = f"The model could not answer ({type(error).__name__}: {error})."
+        self.doing, self._failed = "", time.monotonic()
+
+
+_desks: dict[str, Desk] = {}
+_opening = threading.Lock()
+
+
+def desk(args: FeedbackArguments, load: Callable[[str], tuple]) -> Desk:
+    """The desk with the store that these settings name, the same for everybody.
+
+    Args:
+        load: makes a language model and its tokenizer of a name; called in a thread, when somebody has come.
+    """
+    with _opening:
+        if args.store not in _desks:
+            _desks[args.store] = Desk(args, load)
+        return _desks[args.store]
+
+
+def store_of(model: str, dataset_name: str = EVERYDAY) -> Path:
+    """The folder of the choices between a model's answers to the prompts of a data set."""
+    name = model if dataset_name == EVERYDAY else f"{model} on {dataset_name}"
+    safe = re.sub(r"[^A-Za-z0-9_-]+", "_", name)
+    if safe != name or len(safe) > 80:
+        safe = f"{safe[-80:]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return runs_root() / "feedback" / safe

@@ -1,0 +1,387 @@
+"""The Feedback tab: what do we prefer? Two answers, one choice; then a model can be trained on all choices.
+
+The page asks through `server_functions`, outside Gradio's queue, as `live.py` does: `look` for what comes next and how
+things stand, `choose`, `undo` and `take_away` to change that. The browser holds some pairs ahead, and sends a choice
+again until it is acknowledged; it then is on disk. A person is the mark of the browser's secret, which no other knows.
+
+Text of models and people reaches the document through `textContent` only; which model gave which answer does not.
+"""
+
+import json
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+
+from rlhf.config import EVERYDAY, BadInput, DemoArguments, FeedbackArguments, build, name_of_data
+from rlhf.feedback import Store
+from rlhf.feedback.agreement import Agreement, agreement
+from rlhf.feedback.desk import Desk, desk, store_of
+from rlhf.feedback.names import name_of
+from rlhf.feedback.store import EVERY, IMPORTED, ChosenBefore, Pair
+from rlhf.launch import jobs, limits
+from rlhf.launch.start import DATA
+from rlhf.runs.directory import RECORD, Run, find_run
+from rlhf.ui import QUICK, empty_state, note, run_choices, shown_run, voices
+from rlhf.ui.downloads import download_button, place
+from rlhf.ui.expect import expectation
+from rlhf.ui.scripts import HEAD, script
+from rlhf.words import count, number, percent
+
+
+MOST_HELD = 16
+"""The most pairs that one page is given at a time."""
+FEWEST = 10
+"""Preferences that training needs."""
+MANY = 300
+"""From so many on, a taste may be learned that shows in part of the pairs."""
+HELD_OUT = 0.1
+"""Share of the pairs on which the reward model is judged (`rlhf.data.load.EVAL_SHARE`, which is slow to import)."""
+
+TEMPLATE = """
+<section class="feedback">
+  <header class="asked">
+    <p class="verdict">Which answer is better?</p>
+    <p class="gloss"><span class="person"></span> <button type="button" class="plain forget" hidden>Delete my
+      choices</button></p>
+  </header>
+  <p class="note sure" hidden><span></span> <button type="button" class="yes">Delete them</button>
+    <button type="button" class="no">Keep them</button></p>
+  <div class="making" role="status" hidden><p class="verdict"></p><progress></progress><p class="gloss"></p></div>
+  <article class="duel" hidden>
+    <h3 class="question" dir="auto" aria-live="polite"></h3>
+    <div class="pair">
+      <div class="answer"><span class="who">A</span><p class="text" dir="auto"></p></div>
+      <div class="answer"><span class="who">B</span><p class="text" dir="auto"></p></div>
+    </div>
+    <div class="ballot" role="group" aria-label="Your choice">
+      <button type="button" data-choice="a">A is better <kbd>1</kbd></button>
+      <button type="button" data-choice="b">B is better <kbd>2</kbd></button>
+      <button type="button" data-choice="tie">Tie <kbd>0</kbd></button>
+      <button type="button" data-choice="skip">Skip <kbd>space</kbd></button>
+      <button type="button" data-choice="undo">Undo <kbd>U</kbd></button>
+    </div>
+  </article>
+  <p class="saved" role="status"></p>
+  <section class="stands">
+    <h3>How it stands</h3>
+    <dl></dl>
+  </section>
+  <section class="learn">
+    <div>
+      <h3>Train on our choices</h3>
+      <p class="gloss honest"></p>
+      <p class="gloss expected"></p>
+    </div>
+    <div>
+      <div class="either" role="radiogroup" aria-label="What to train on">
+        <label><input type="radio" name="feedback-pairs" value="alone" checked><span>our choices alone</span></label>
+        <label><input type="radio" name="feedback-pairs" value="together"><span></span></label>
+      </div>
+      <button type="button" class="train-on" disabled></button>
+      <p class="note refused" role="alert" hidden></p>
+    </div>
+  </section>
+</section>
+"""
+
+
+def ballot(**kwargs: object) -> gr.HTML:
+    """Where a person chooses; its value is {run, visitor, together}.
+
+    The event `started` is fired, with the run's id as `run`, when a run has been started from here.
+    """
+    return gr.HTML(
+        html_template=TEMPLATE,
+        js_on_load=script("feedback"),
+        head=HEAD,
+        server_functions=[look, choose, undo, take_away, expect, train],
+        apply_default_css=False,
+        **kwargs,
+    )
+
+
+# What the page asks for ----------------------------------------------------------------------------------------------
+
+
+def look(request: dict) -> dict:
+    """The next pairs for a person, and how things stand.
+
+    Args:
+        request: {"run": the shown run's id, "visitor": the browser's secret, "count": how many pairs}; the others
+            take the same and more.
+    """
+    return _answer(request, lambda at, person: {})
+
+
+def choose(request: dict) -> dict:
+    """Record the choice {"id": a pair's, "choice": a, b, tie or skip}."""
+
+    def record(at: Desk, person: str) -> dict:
+        try:
+            _store(at).choose(str(request["id"]), str(request["choice"]), person)
+        except ChosenBefore:  # in another window of the same browser
+            return {"said": "You had chosen for this question before; that choice stands. Undo takes it back."}
+        return {}
+
+    return _answer(request, record)
+
+
+def undo(request: dict) -> dict:
+    """Take back the choice for the pair {"id": ...}, which comes next again."""
+
+    def take_back(at: Desk, person: str) -> dict:
+        pair = _store(at).undo(person, str(request["id"]))
+        return {"back": _shown(pair)} if pair else {}
+
+    return _answer(request, take_back)
+
+
+def take_away(request: dict) -> dict:
+    """Delete all choices of this person."""
+    return _answer(
+        request, lambda at, person: {"said": f"{count(_store(at).forget(person))} choices of yours were deleted."}
+    )
+
+
+def expect(request: dict) -> dict:
+    """How long training takes, in words: {"alone": on people's choices alone, else with the shipped pairs too}."""
+    try:
+        run = find_run(str(request.get("run")))
+    except BadInput as error:
+        return {"expected": str(error)}
+    at, settings = _desk(run), _settings(run)
+    if request.get("alone") and at.store:
+        pairs = len(at.store.preferences()) * (1 - HELD_OUT)
+        steps = pairs / DemoArguments.reward_batch_size * DemoArguments.num_train_epochs
+        settings["reward_max_steps"] = max(1, round(steps))
+    return {"expected": expectation(settings)}
+
+
+def train(request: dict) -> dict:
+    """Start training on the choices so far; the run's id, or why none was started."""
+    try:
+        run, alone = find_run(str(request.get("run"))), bool(request.get("alone"))
+        return {"run": start(run, _store(_desk(run)), alone, str(request.get("visitor") or "")).id}
+    except BadInput as error:
+        return {"error": str(error)}
+
+
+def _answer(request: dict, act: Callable[[Desk, str], dict]) -> dict:
+    """Do something at the desk of the shown run; what came of it, and how things stand then.
+
+    {"refused": ...} says why nothing was done, {"again": ...} what is in the way of doing it.
+    """
+    try:
+        at, person = _desk(find_run(str(request["run"]))), limits.mark(str(request["visitor"]))
+        if not person:
+            raise BadInput("Your browser keeps no name for you: allow this page to store data, and reload it.")
+        wanted = min(MOST_HELD, max(1, int(request.get("count", 1))))
+        return act(at, person) | standing(at, person, wanted)
+    except BadInput as error:
+        return {"refused": str(error)}
+    except OSError as error:
+        return {"again": f"Nothing can be written on the server ({error.strerror}); free some disk space there."}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {"refused": "The page asked for something that does not exist; please reload it."}
+
+
+def _desk(run: Run) -> Desk:
+    """Where people are asked about the answers of the model that a run started from, to the prompts of its data."""
+    settings, model = run.policy_settings(), run.base_model()
+    data = str(settings.get("dataset_name") or EVERYDAY)
+    read = {name: settings[name] for name in (*DATA, "max_prompt_length", "response_length") if settings.get(name)}
+    named = {"store": str(store_of(model, data)), "model_name_or_path": model, "dataset_name": data}
+    return desk(build(FeedbackArguments, read | named), lambda name: voices.base_of(name)[:2])
+
+
+def _store(at: Desk) -> Store:
+    if at.store is None:
+        raise BadInput("The first questions are still being made; wait until they are here.")
+    return at.store
+
+
+def _shown(pair: Pair) -> dict[str, str]:
+    """What a browser learns of a pair before the choice."""
+    return {"id": pair.id, "question": pair.question, "a": pair.a, "b": pair.b}
+
+
+# How things stand ----------------------------------------------------------------------------------------------------
+
+
+def standing(at: Desk, person: str, wanted: int) -> dict:
+    """The next pairs for a person, and how things stand, in words."""
+    pairs = at.ask(person, wanted)
+    choices = at.store.choices() if at.store else []
+    own = [choice for choice in choices if choice.person == person]
+    preferences = Counter(choice.person for choice in choices if choice.choice in ("a", "b"))
+    found = agreement(at.store.by_pair().values()) if at.store else None
+    return {
+        "pairs": list(map(_shown, pairs)),
+        "doing": at.doing,
+        "seconds": at.seconds(),
+        "error": at.error,
+        "name": name_of(person),
+        "own": len(own),
+        "last": own[-1].id if own else None,
+        "tallies": [
+            ("Your choices", count(len(own)), _own_words(len(own), preferences[person])),
+            ("All choices", count(len(choices)), _people_words({choice.person for choice in choices}, preferences)),
+            *_agreement_words(found),
+        ],
+        **training_words(preferences.total()),
+    }
+
+
+def _own_words(choices: int, preferences: int) -> str:
+    if not choices:
+        return "Each is on the server’s disk before it is counted here."
+    return f"{count(preferences)} prefer one answer; ties and skips train nothing."
+
+
+def _people_words(people: set[str], preferences: Counter[str]) -> str:
+    here = len(people - {IMPORTED})
+    by = f"By {count(here)} {'person' if here == 1 else 'people'}" if here else "Nobody has chosen yet"
+    return f"{by}; {count(preferences[IMPORTED])} were imported." if IMPORTED in people else f"{by}."
+
+
+def _agreement_words(found: Agreement | None) -> list[tuple[str, str, str]]:
+    """Label, value and a sentence on each: pairs that several judged, raw agreement, alpha."""
+    several = f"Questions that several people have answered: one in {EVERY} is put to everybody."
+    same = "How often two people chose the same for the same question."
+    alpha = "Agreement beyond luck: 1 is always the same, 0 is luck. No model can learn more than people agree on."
+    values = ("0", "–", "–")
+    if found:
+        values = (count(found.pairs), percent(found.raw), "–" if found.alpha is None else number(found.alpha, 2))
+    labels = ("Judged by several", "Same choice", "Krippendorff’s alpha")
+    return list(zip(labels, values, (several, same, alpha), strict=True))
+
+
+def training_words(preferences: int) -> dict:
+    """The button's words, whether it can be pressed, and what so many preferences can show."""
+    if preferences < FEWEST:
+        more = FEWEST - preferences
+        return {
+            "train": f"Train on our {preferences} choices: {more} more needed",
+            "enough": False,
+            "alone": f"At least {FEWEST} choices of one answer over the other are needed: no ties, no skips.",
+            "together": "",
+        }
+    held_out = max(1, round(HELD_OUT * preferences))
+    margin = 1.96 * math.sqrt(0.25 / held_out)  # half of the 95 % interval of a share near one half
+    n, few = count(preferences), preferences < MANY
+    return {
+        "train": f"Train on our {n} choices",
+        "enough": True,
+        "alone": (
+            f"{n} choices can teach {'only a taste that shows in most' if few else 'a taste that shows in some'} "
+            "pairs, such as shorter answers. About one in ten is held out to test the reward model: its accuracy on "
+            f"those {count(held_out)} {f'can be off by {percent(margin)}' if margin < 0.4 else 'says next to nothing'}."
+        ),
+        "together": (
+            f"Beside thousands of pairs {n} choices weigh little: expect about the model that those pairs make alone."
+            if few
+            else f"Beside thousands of pairs {n} choices are a small share: they decide where those pairs say little."
+        ),
+    }
+
+
+# In, out, and into training ------------------------------------------------------------------------------------------
+
+
+def _lines(store: Store) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in store.preferences())
+
+
+def exported(run: Run, cache: Path) -> Path:
+    """The preferences of everybody as a file to download."""
+    text = _lines(_store(_desk(run)))
+    if not text:
+        raise BadInput("Nobody has preferred one answer to another yet.")
+    target = place(run, cache, "-choices.jsonl")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+    return target
+
+
+def imported(path: str, run_id: str | None) -> str:
+    """Take in an uploaded file of preferences, whole or not at all; what came of it, as HTML."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+        new = _store(_desk(find_run(str(run_id)))).take_in(text)
+    except UnicodeDecodeError:
+        return note("Nothing was imported: the file is no text in UTF-8. Export makes such files.")
+    except BadInput as error:
+        return note(str(error))
+    return note(f"{count(new)} preferences were imported." if new else "All of these had been imported before.")
+
+
+def _settings(run: Run) -> dict[str, object]:
+    """Those of a demo from the model that a run started from, with the prompts of its data."""
+    settings = run.policy_settings()
+    read = {name: settings[name] for name in DATA if settings.get(name)}
+    return {**read, "model_name_or_path": run.base_model(), "dataset_name": settings.get("dataset_name") or EVERYDAY}
+
+
+def start(run: Run, store: Store, alone: bool, visitor: str) -> Run:
+    """Start a demo on the choices so far; the new run keeps them in a file.
+
+    Args:
+        run: the shown run, whose base model and data are taken.
+        alone: learn from the choices alone, else from the pairs of the data too.
+        visitor: the browser's secret, see `jobs.launch`.
+
+    Raises:
+        BadInput: there are too few, or the page does not allow it.
+        UnderWay: another run is under way.
+    """
+    text = _lines(store)
+    if text.count("\n") < FEWEST:
+        raise BadInput(f"Training needs at least {FEWEST} choices of one answer over the other.")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "choices.jsonl"
+        file.write_text(text, encoding="utf-8")
+        settings = build(DemoArguments, {**_settings(run), "feedback": str(file), "feedback_only": alone})
+        return jobs.launch("demo", settings, visitor=visitor, feedback=file)
+
+
+class FeedbackTab:
+    """The tab's components and what they do; `show` fills it for a run."""
+
+    def __init__(self) -> None:
+        self.empty = gr.HTML(apply_default_css=False)
+        with gr.Column(visible=False) as self.body:
+            self.ballot = ballot(value=None, elem_id="ballot")
+            with gr.Row(elem_classes="leave feedback-files"):
+                self.note = gr.HTML(elem_id="feedback-note", apply_default_css=False)
+                self.export = download_button("Export", exported, value=None, elem_classes="leave", elem_id="export")
+                self.upload = gr.UploadButton("Import", size="sm", scale=0, min_width=0, elem_id="import")
+        self.outputs = [self.empty, self.body, self.ballot, self.note, self.export]
+
+    def wire(self, picker: gr.Dropdown, started: gr.State) -> None:
+        """Connect import and training; `started` changes when a run has begun, which the page must then show."""
+        self.upload.upload(imported, [self.upload, picker], self.note, **QUICK)
+        self.ballot.started(_show_started, None, [picker, started], **QUICK)
+
+    def show(self, run_id: str | None, visitor: str) -> dict:
+        """The values of `outputs` for this run and this browser."""
+        run = shown_run(run_id)
+        reason = "Start a run in the Train tab: here you then choose between its base model's answers."
+        if run is not None:
+            reason = voices.absent(run) if run.path == RECORD else ""
+        data = name_of_data(_settings(run)["dataset_name"]) if run else EVERYDAY
+        pairs = "the shipped pairs" if data == EVERYDAY else f"the pairs of {data}"
+        return {
+            self.empty: empty_state(reason),
+            self.body: gr.Column(visible=not reason),
+            self.ballot: {"run": run_id, "visitor": visitor, "together": f"together with {pairs}"},
+            self.note: "",
+            self.export: run_id,
+        }
+
+
+def _show_started(event: gr.EventData) -> tuple:
+    return gr.Dropdown(choices=run_choices(), value=event.run), event.run

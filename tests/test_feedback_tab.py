@@ -1,0 +1,482 @@
+"""The Feedback tab: a person's choices count once and are kept, and nobody sees what is not theirs.
+
+Everything is real: the page in a browser, the store, the embedded model that writes more pairs in the background.
+"""
+
+import dataclasses
+import json
+import threading
+import time
+import urllib.request
+import uuid
+from collections import Counter
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from processes import chromium, serving_here
+
+from rlhf import models
+from rlhf.config import BadInput, DemoArguments, FeedbackArguments
+from rlhf.feedback import Store
+from rlhf.feedback.agreement import agreement
+from rlhf.feedback.desk import Desk, desk, store_of
+from rlhf.feedback.names import name_of
+from rlhf.feedback.store import EVERY, IMPORTED
+from rlhf.launch import jobs, limits
+from rlhf.runs.directory import EXAMPLE, Run, list_runs, write_json
+from rlhf.ui import feedback
+from rlhf.words import number, percent
+
+
+OWN, GONE = "demo-20260101-000000-0001", "demo-20260101-000000-0002"
+WORDS = "<img src=x onerror=alert(1)>"
+PAIRS = 120
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, base):
+    """The served page: the example with 120 pairs, a run on data of a person's own, one whose model is gone."""
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RLHF_RUNS", str(root))
+        store = Store.open(store_of("everyday"), "everyday", models.revision(base[0]))
+        store.add(
+            (f"How {n}?\n", f"How {n}? {WORDS}", f"So {n}. {WORDS}", f"No {n}.", ("base",) * 2) for n in range(PAIRS)
+        )
+        mine = root / "mine.jsonl"
+        mine.write_text("".join(json.dumps({"prompt": f"How do I clean {n} pans?\n"}) + "\n" for n in range(30)))
+        for run_id, settings in {
+            OWN: {"model_name_or_path": "everyday", "dataset_name": str(mine)},
+            GONE: {"model_name_or_path": str(root / "gone"), "dataset_name": "everyday"},
+        }.items():
+            run = Run(root / run_id)
+            run.path.mkdir()
+            write_json(run.path / "config.json", {"kind": "demo", **settings})
+            run.set_status(state="finished", kind="demo", created=0.0)
+        with serving_here() as address:
+            yield address
+
+
+@pytest.fixture
+def store(site):
+    """The choices about the example's model, as they are on disk."""
+    return Store(store_of("everyday"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(site, browser):
+    """Opens the tab as another person; afterwards no page has had an error, and none has opened a dialog."""
+    problems, contexts = [], []
+
+    def open_tab(run="example", width=1280, height=900):
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: problems.append(dialog.message))
+        page.set_default_timeout(60_000)
+        page.goto(f"{site}/?run={run}&tab=feedback")
+        if run != GONE:
+            page.wait_for_selector(".duel")
+        return page
+
+    yield open_tab
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+def question(page):
+    return page.locator(".question").inner_text()
+
+
+def press(page, key, times=1):
+    """Choose by a key, as soon as the page takes a choice for the pair that it shows."""
+    for _ in range(times):
+        before = question(page)
+        page.wait_for_timeout(450)
+        page.keyboard.press(key)
+        page.wait_for_function("before => document.querySelector('.question').textContent !== before", arg=before)
+
+
+def saved(page, count):
+    page.locator(".person", has_text=f"· {count} choice").wait_for()
+
+
+def person_of(page):
+    secret = page.evaluate("JSON.stringify(Object.fromEntries(Object.entries(localStorage)))")
+    assert "rlhf-lab" in secret
+    return page.locator(".person").inner_text().removeprefix("You choose as ").split(" · ")[0]
+
+
+def marks_of(store, page):
+    """The person of a page, as the store knows it."""
+    return next(choice.person for choice in store.choices() if name_of(choice.person) == person_of(page))
+
+
+# A choice ------------------------------------------------------------------------------------------------------------
+
+
+def test_keys_and_clicks_choose_undo_brings_back_and_a_reload_keeps_person_and_count(visit, store):
+    page = visit()
+    first = question(page)
+    assert first.endswith(WORDS) and page.locator(".duel .text").first.inner_text().startswith("So ")
+    page.keyboard.press("1")  # nobody has read two answers yet
+    press(page, "1")
+    press(page, "2")
+    saved(page, 2)
+    page.wait_for_timeout(450)
+    page.locator("[data-choice=tie]").click()
+    saved(page, 3)
+    press(page, " ")  # what was clicked does not keep the space key
+    saved(page, 4)
+    fifth = question(page)
+    press(page, "u")
+    saved(page, 3)
+    press(page, "Backspace")
+    saved(page, 2)
+    mark = marks_of(store, page)
+    mine = [choice for choice in store.choices() if choice.person == mark]
+    assert [choice.choice for choice in mine] == ["a", "b"] and store.pairs[mine[0].id].question == first
+    press(page, "0")
+    saved(page, 3)  # before that, the browser would ask whether to leave
+    page.reload()
+    page.wait_for_selector(".duel")
+    saved(page, 3)
+    assert marks_of(store, page) == mark and question(page) != fifth
+    press(page, "u")  # a choice of before the reload
+    saved(page, 2)
+    assert question(page) not in [store.pairs[choice.id].question for choice in mine]
+
+
+def test_a_double_click_counts_once_and_so_does_a_choice_whose_answer_was_lost(visit, store):
+    page = visit()
+    page.wait_for_timeout(450)
+    page.locator("[data-choice=a]").dblclick()
+    saved(page, 1)
+    tried = []
+
+    def interfere(route):
+        if json.loads(route.request.post_data)["fn_name"] != "choose":
+            return route.continue_()
+        tried.append(route.request.post_data)
+        if len(tried) == 1:
+            return route.abort()
+        if len(tried) == 2:
+            route.fetch()  # it arrives, and the answer is lost
+            return route.abort()
+        return route.continue_()
+
+    page.route("**/component_server/**", interfere)
+    press(page, "2")
+    page.locator(".saved", has_text="Your last choice is not saved yet: leave this page open").wait_for()
+    assert "· 1 choice saved" in page.locator(".person").inner_text()
+    press(page, "1")  # the next pair is here all the same
+    saved(page, 3)
+    assert len(tried) == 4 and page.locator(".saved").inner_text() == ""
+    mark = marks_of(store, page)
+    lines = [json.loads(line) for line in (store.path / "choices.jsonl").read_text().splitlines()]
+    assert [line["choice"] for line in lines if line["person"] == mark] == ["a", "b", "a"]
+
+
+def test_keys_do_nothing_in_another_tab_or_while_somebody_types(visit):
+    page = visit()
+    press(page, "1")
+    saved(page, 1)
+    before = question(page)
+    page.wait_for_timeout(450)
+    page.locator("#run input").focus()
+    for key in "120u ":
+        page.keyboard.press(key)
+    page.get_by_role("tab", name="Chat").click()
+    page.keyboard.press("1")
+    page.get_by_label("Your question").press_sequentially("1 2 0 u")
+    page.get_by_role("tab", name="Feedback").click()
+    page.wait_for_timeout(1500)
+    assert question(page) == before and "· 1 choice" in page.locator(".person").inner_text()
+    page.locator("[data-choice=tie]").focus()
+    page.keyboard.press(" ")  # the button that has the focus
+    saved(page, 2)
+    press(page, "u")
+    assert question(page) == before
+
+
+# People --------------------------------------------------------------------------------------------------------------
+
+
+def test_two_browsers_are_two_people_who_meet_at_the_eighth_pair_and_their_agreement_is_shown(visit, store):
+    pages = [visit(), visit()]
+    seen = [set(), set()]
+    for _ in range(EVERY - 1):
+        for page, asked in zip(pages, seen, strict=True):
+            asked.add(question(page))
+            press(page, " ")
+    assert not seen[0] & seen[1] and question(pages[0]) == question(pages[1])
+    press(pages[0], "1")
+    press(pages[1], "2")
+    for page in pages:
+        saved(page, EVERY)
+    assert marks_of(store, pages[0]) != marks_of(store, pages[1])
+    found = agreement(Store(store.path).by_pair().values())
+    shown = [str(found.pairs), percent(found.raw), "–" if found.alpha is None else number(found.alpha, 2)]
+    pages[0].wait_for_function(
+        "wanted => [...document.querySelectorAll('.stands .value')].slice(2).every((node, i) => "
+        "node.textContent === wanted[i])",
+        arg=shown,
+    )
+
+
+def test_a_person_deletes_their_own_choices_and_nobody_elses(visit, store):
+    page, other = visit(), visit()
+    for one in (page, other):
+        press(one, "1", 2)
+        saved(one, 2)
+    mark, before = marks_of(store, page), store.choices()
+    page.get_by_role("button", name="Delete my choices").click()
+    assert page.locator(".sure").inner_text().startswith("Delete your 2 choices?")
+    page.get_by_role("button", name="Keep them").click()
+    page.get_by_role("button", name="Delete my choices").click()
+    page.get_by_role("button", name="Delete them").click()
+    saved(page, 0)
+    assert mark not in (store.path / "choices.jsonl").read_text()
+    assert store.choices() == [choice for choice in before if choice.person != mark]
+
+
+# By HTTP, as a browser asks ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ask(site):
+    """Call a server function of the tab: ask(name, **request)."""
+    config = json.load(urllib.request.urlopen(f"{site}/config"))
+    component = next(part["id"] for part in config["components"] if part["props"].get("elem_id") == "ballot")
+
+    def call(name, **request):
+        body = {"data": {"run": "example", **request}, "component_id": component, "fn_name": name}
+        body["session_hash"] = uuid.uuid4().hex
+        asked = urllib.request.Request(
+            f"{site}/gradio_api/component_server/", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        return json.load(urllib.request.urlopen(asked))
+
+    return call
+
+
+def test_nobody_is_given_what_another_looks_at_nor_told_who_wrote_it(ask, store):
+    given = [ask("look", visitor=f"reader {n}", count=3)["pairs"] for n in range(12)]
+    ids = [pair["id"] for pairs in given for pair in pairs]
+    assert len(ids) == len(set(ids)) == 36
+    assert {frozenset(pair) for pairs in given for pair in pairs} == {frozenset(("id", "question", "a", "b"))}
+    assert [pair["id"] for pair in ask("look", visitor="reader 0", count=3)["pairs"]] == ids[:3]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"id": "0123456789abcdef", "choice": "a"}, "There is no pair '0123456789abcdef' here"),
+        ({"choice": "a"}, "please reload it"),
+        ({"id": "x", "choice": "c"}, "A choice is one of a, b, tie, skip"),
+        ({"id": "x", "choice": "a", "visitor": ""}, "Your browser keeps no name for you"),
+        ({"id": "x", "choice": "a", "run": "gone"}, "There is no such run"),
+        ({"id": "x", "choice": "a", "count": "many"}, "please reload it"),
+    ],
+)
+def test_a_choice_for_what_was_never_asked_is_refused(ask, store, request_, message):
+    before = store.choices()
+    assert message in ask("choose", **{"visitor": "stranger", **request_})["refused"]
+    assert store.choices() == before
+
+
+def test_whoever_chooses_in_two_windows_is_told_that_the_first_choice_stands(ask, store):
+    (pair,) = ask("look", visitor="two windows")["pairs"]
+    assert ask("choose", visitor="two windows", id=pair["id"], choice="a")["own"] == 1
+    told = ask("choose", visitor="two windows", id=pair["id"], choice="b")
+    assert "that choice stands" in told["said"] and told["own"] == 1
+    for _ in range(2):  # as often as it is sent
+        assert ask("undo", visitor="two windows", id=pair["id"])["own"] == 0
+    assert ask("look", visitor="two windows")["pairs"] == [pair]
+
+
+def test_thirty_people_at_once_wait_little_and_each_choice_is_on_disk_once(ask, store, capsys):
+    waits, acknowledged = [], []
+
+    def person(name):
+        (pair,) = ask("look", visitor=name)["pairs"]
+        for turn in range(10):
+            began = time.monotonic()
+            answer = ask("choose", visitor=name, id=pair["id"], choice="ab"[turn % 2])
+            waits.append(time.monotonic() - began)
+            acknowledged.append((pair["id"], limits.mark(name)))
+            assert answer["own"] == turn + 1
+            (pair,) = answer["pairs"]
+
+    people = [threading.Thread(target=person, args=(f"pupil {n}",)) for n in range(30)]
+    for one in people:
+        one.start()
+    for one in people:
+        one.join()
+    with capsys.disabled():
+        print(f"\n30 people at once: the next pair after {1000 * np.quantile(waits, 0.95):.0f} ms (95 %)")
+    assert len(acknowledged) == 300
+    lines = map(json.loads, (store.path / "choices.jsonl").read_text().splitlines())
+    written = Counter((line["id"], line["person"]) for line in lines)
+    assert all(written[one] == 1 for one in acknowledged)
+
+
+# In and out ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_exported_can_be_imported_elsewhere_and_a_bad_line_changes_nothing(visit, store, tmp_path):
+    page = visit()
+    press(page, "1")
+    saved(page, 1)
+    with page.expect_download() as download:
+        page.locator("#export button").click()
+    text = download.value.path().read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert rows == Store(store.path).preferences() and {"prompt", "chosen", "rejected"} == set(rows[0])
+    page = visit(OWN)
+    (folder,) = (path for path in store.path.parent.iterdir() if path.name.startswith("everyday_on"))
+    other = Store(folder)
+    assert other.choices() == []
+    assert "pans" in question(page)
+    (tmp_path / "bad.jsonl").write_text(text + "{\n")
+    page.locator("#import input").set_input_files(tmp_path / "bad.jsonl")
+    page.locator("#feedback-note", has_text=f"Nothing was imported (line {len(rows) + 1}: not JSON)").wait_for()
+    assert other.choices() == []
+    (tmp_path / "pairs.xlsx").write_bytes(b"\xff\xfe")
+    page.locator("#import input").set_input_files(tmp_path / "pairs.xlsx")
+    page.locator("#feedback-note", has_text="no text in UTF-8").wait_for()
+    (tmp_path / "good.jsonl").write_text(text)
+    page.locator("#import input").set_input_files(tmp_path / "good.jsonl")
+    page.locator("#feedback-note", has_text="preferences were imported").wait_for()
+    distinct = {json.dumps(row) for row in rows}
+    assert {json.dumps(row) for row in other.preferences()} == distinct
+    page.locator(".stands", has_text=f"{len(distinct)} were imported").wait_for()
+    assert {choice.person for choice in other.choices()} == {IMPORTED}
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def test_too_few_choices_train_nothing_and_say_how_many_are_missing():
+    few, enough = feedback.training_words(6), feedback.training_words(40)
+    assert few["train"] == "Train on our 6 choices: 4 more needed" and not few["enough"]
+    assert enough["train"] == "Train on our 40 choices" and enough["enough"]
+    assert "only a taste that shows in most pairs" in enough["alone"] and "those 4 says next" in enough["alone"]
+    assert "those 100 can be off by 10 %" in feedback.training_words(1000)["alone"]
+
+
+def test_the_button_starts_a_run_and_the_train_tab_shows_it(visit, ask, monkeypatch):
+    started = []
+    monkeypatch.setattr(feedback, "start", lambda *given: started.append(given) or Run(EXAMPLE.parent / OWN))
+    for turn in range(10):
+        (pair,) = ask("look", visitor="trainer")["pairs"]
+        ask("choose", visitor="trainer", id=pair["id"], choice="ab"[turn % 2])
+    page = visit()
+    button = page.locator(".train-on:enabled", has_text="Train on our ")
+    page.locator(".expected", has_text="Takes about").wait_for()
+    page.get_by_text("together with the shipped pairs").click()
+    page.locator(".honest", has_text="Beside thousands of pairs").wait_for()
+    button.click()
+    page.wait_for_function(f"new URL(location).searchParams.get('run') === '{OWN}'")
+    assert page.get_by_role("tab", name="Train").get_attribute("aria-selected") == "true"
+    ((run, store, alone, visitor),) = started
+    assert (run.id, store.path.name, alone) == ("example", "everyday", False) and len(visitor) == 32
+
+
+@pytest.mark.skipif(
+    "feedback" not in {field.name for field in dataclasses.fields(DemoArguments)}, reason="no run learns from choices"
+)
+def test_a_run_is_started_on_the_choices_of_people(store, monkeypatch):
+    launched = []
+
+    def launch(kind, settings, visitor, feedback):
+        launched.append((kind, settings, visitor, feedback.read_text().splitlines()))
+        return Run(EXAMPLE)
+
+    monkeypatch.setattr(jobs, "launch", launch)
+    feedback.start(Run(EXAMPLE), store, True, "secret")
+    ((kind, settings, visitor, lines),) = launched
+    assert (kind, settings.model_name_or_path, settings.feedback_only, visitor) == ("demo", "everyday", True, "secret")
+    assert list(map(json.loads, lines)) == store.preferences()
+    with pytest.raises(BadInput, match="at least 10"):
+        feedback.start(Run(EXAMPLE), Store.open(store.path.parent / "empty", "everyday", "0"), True, "secret")
+
+
+# The desk ------------------------------------------------------------------------------------------------------------
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_desk_keeps_pairs_ready_and_rests(site, base, tmp_path):
+    args = FeedbackArguments(store=str(tmp_path / "store"))
+    loaded = []
+    at = desk(args, lambda name: loaded.append(name) or base)
+    assert desk(args, None) is at and loaded == []  # the model is loaded when somebody comes
+    assert at.ask("ann", 2) == [] and at.doing == "Loading the language model"
+    until(lambda: at.store and at.store.waiting() >= 44 and not at.doing)
+    made = len(at.store.pairs)
+    assert len(at.ask("ann", 2)) == 2
+    until(lambda: at.store.waiting() >= 44 and not at.doing)
+    assert made <= len(at.store.pairs) <= made + 4 and loaded == ["everyday"]
+    # After a restart what was made is asked at once, and choices that were on their way arrive.
+    again = Desk(args, lambda name: time.sleep(60))
+    (pair,) = again.ask("ann", 1)
+    assert again.store.choose(pair.id, "a", "ann")
+
+
+def test_a_model_of_which_no_two_answers_differ_is_said_to_be_one(base, tmp_path):
+    at = Desk(FeedbackArguments(store=str(tmp_path / "store"), response_length=1), lambda name: base)
+    at.ask("ann", 1)
+    until(lambda: at.error)
+    assert at.error == "everyday gives no two different answers that end, so there is no choice." and not at.doing
+
+
+def test_the_folders_of_choices_are_no_runs_and_stay_where_they_belong(site, root):
+    assert {run.id for run in list_runs()} <= {OWN, GONE}
+    for name in ("everyday", "../../etc", "/home/ann/model", "someone/model", ".", "x" * 300):
+        assert store_of(name).parent == root / "feedback" and len(store_of(name).name) < 100
+    assert store_of("a/b") != store_of("a_b") and store_of("everyday", "mine.csv") != store_of("everyday")
+
+
+# How it looks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_gone_is_one_sentence(visit):
+    page = visit(GONE)
+    page.locator(".making .verdict", has_text="No model could be loaded from").wait_for()
+    assert page.locator(".making progress").is_hidden() and page.locator(".duel").is_hidden()
+
+
+def test_on_a_phone_everything_to_choose_is_in_sight_and_nothing_overflows(visit):
+    page = visit(width=400, height=800)
+    press(page, "1")
+    page.evaluate("window.scrollTo(0, 0)")
+    for part in (
+        ".question",
+        ".duel .answer >> nth=0",
+        ".duel .answer >> nth=1",
+        "[data-choice=a]",
+        "[data-choice=undo]",
+    ):
+        box = page.locator(part).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 800, part
+    page.locator(".duel .text").first.evaluate("node => { node.textContent = 'A long answer. '.repeat(120); }")
+    page.evaluate("window.scrollTo(0, 0)")
+    box = page.locator("[data-choice=undo]").bounding_box()
+    assert box["y"] + box["height"] <= 800
+    page.get_by_role("button", name="Delete my choices").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert urlsplit(page.url).query.count("tab=feedback") == 1
