@@ -11,13 +11,16 @@ import threading
 import time
 
 import pytest
+import torch
 from processes import ROOT
 
-from rlhf.config import BadInput
+from rlhf.config import BadInput, FeedbackArguments, RewardArguments
 from rlhf.data.load import pairs_of
 from rlhf.feedback import Store
 from rlhf.feedback.agreement import agreement
-from rlhf.feedback.pairs import joined, load_choices
+from rlhf.feedback.ask import Asker
+from rlhf.feedback.pairs import joined, judged_by_probe, load_choices
+from rlhf.feedback.probe import Probe, features, standardised
 from rlhf.feedback.store import EVERY
 
 
@@ -290,6 +293,7 @@ def judged(tmp_path, few_pairs):
 @pytest.mark.process
 def test_a_reward_model_learns_from_choices_alone_or_beside_other_pairs(judged, few_pairs, command, tmp_path):
     words = ("reward", "--feedback", judged.path, "--max_steps", 1, "--dataset_name", few_pairs)
+    words += ("--feedback_prompts", 0)
     for more, name in ((("--feedback_only", "true"), "alone"), ((), "beside")):
         done = command(*words, *more, "--output_dir", name)
         assert done.returncode == 0, done.stderr[-2000:]
@@ -302,16 +306,20 @@ def test_a_reward_model_learns_from_choices_alone_or_beside_other_pairs(judged, 
     assert "Two people choose alike in 67 %" in (tmp_path / "alone" / "model" / "README.md").read_text()
 
 
-def test_choices_are_passed_over_as_often_as_asked_and_those_held_out_never(judged):
-    train, held_out, _ = load_choices(judged.path)
-    assert len(train) + len(held_out) == 120 and not set(train["prompt"]) & set(held_out["prompt"])
-    assert 0.15 < len(held_out) / 120 < 0.3
-    both = joined(train.select(range(4)), train, 3)
-    assert len(both) == 4 + 3 * len(train) and not set(both["prompt"]) & set(held_out["prompt"])
+def test_choices_are_never_learned_from_and_held_out_at_once(judged, store):
+    choices = load_choices(judged.path)
+    assert len(choices.train) + len(choices.held_out) == 120 and choices.ties is None
+    assert not set(choices.train["prompt"]) & set(choices.held_out["prompt"])
+    assert 0.15 < len(choices.held_out) / 120 < 0.3
+    for number, pair_id in enumerate(store.pairs):
+        store.choose(pair_id, "a", "ann")
+        store.choose(pair_id, "tie" if number % 2 else "b", "bob")
+    choices = load_choices(store.path)
+    assert len(choices.ties) == 16 and not set(choices.ties["prompt"]) & set(choices.held_out["prompt"])
     talk = [{"role": "user", "content": "How?"}]
-    talks = pairs_of([{"prompt": talk, "chosen": talk, "rejected": [{"role": "user", "content": "So?"}]}], "talks")
-    with pytest.raises(BadInput, match="text beside a conversation; set feedback_only"):
-        joined(talks, train, 3)
+    talks = pairs_of([{"prompt": talk, "chosen": "Yes.", "rejected": "No."}], "talks")
+    with pytest.raises(BadInput, match="text beside a conversation.; set feedback_only"):
+        joined(talks, choices.train)
 
 
 def test_a_copy_for_a_run_holds_the_choices_and_no_names(judged, tmp_path):
@@ -332,6 +340,60 @@ def test_too_few_choices_are_refused_before_a_run_is_made(store, command, tmp_pa
     count = choices.count("a")
     assert done.returncode == 2 and f"holds {count} choices that prefer an answer" in done.stderr
     assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+# What choices say of other answers -----------------------------------------------------------------------------------
+
+
+def test_a_probe_finds_a_taste_that_few_choices_tell_and_knows_where_it_is_in_doubt():
+    torch.manual_seed(0)
+    taste = torch.zeros(50)
+    taste[7] = 1
+    answers = torch.randn(400, 50)
+    answers[:, 7] = torch.rand(400).lt(0.1)  # what is liked is in one answer of ten
+    (answers,) = standardised(answers)
+    differences, worth = answers[:200] - answers[200:], answers[:, 7]
+    preferred = 0.5 + 0.5 * (worth[:200] - worth[200:]).sign()
+    assert (preferred != 0.5).sum() < 50
+    probe = Probe.fit(differences[:150], preferred[:150])
+    other = [row for row in range(150, 200) if preferred[row] != 0.5]
+    assert len(other) > 5 and all(((differences[other] @ probe.weights) > 0) == (preferred[other] == 1))
+    unseen = torch.zeros(1, 50)
+    unseen[0, 3] = differences.norm(dim=1).mean() * 10
+    assert probe.doubt(unseen) > 3 * probe.doubt(differences[:150]).max()
+
+
+def test_features_are_those_of_the_answer_alone_in_whatever_batch_it_is_read(base):
+    model, tokenizer = base
+    rows = [
+        tokenizer(text)["input_ids"] for text in ("How?\nLike so.", "How do I do that?\nNo.", "Why?\n" + "So. " * 20)
+    ]
+    starts = [len(tokenizer(text)["input_ids"]) for text in ("How?\n", "How do I do that?\n", "Why?\n")]
+    together = features(model, rows, starts)
+    assert together.shape == (3, 4 * model.config.hidden_size)
+    for row, start, mine in zip(rows, starts, together, strict=True):
+        torch.testing.assert_close(features(model, [row], [start])[0], mine, rtol=1e-4, atol=1e-4)
+    embedded = model.get_input_embeddings()(torch.tensor(rows[0][starts[0] :]))
+    place = model.transformer.wpe(torch.arange(starts[0], len(rows[0])))
+    torch.testing.assert_close(
+        together[0, -model.config.hidden_size :], (embedded + place).sum(0), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.process
+def test_choices_for_short_answers_are_extended_to_answers_that_nobody_has_judged(base, tmp_path):
+    model, tokenizer = base
+    store = Store.open(tmp_path / "short", "everyday", "0123")
+    Asker(model, tokenizer, FeedbackArguments(store=str(store.path))).add(store, 48)
+    for pair in store.pairs.values():
+        store.choose(pair.id, "a" if len(pair.a) < len(pair.b) else "b", "ann")
+    args = RewardArguments(feedback=str(store.path), feedback_only=True, feedback_prompts=64)
+    pairs = judged_by_probe(load_choices(store.path), model, tokenizer, args)
+    assert 100 < len(pairs) <= 128
+    shorter = [
+        len(chosen) < len(rejected) for chosen, rejected in zip(pairs["chosen"], pairs["rejected"], strict=True)
+    ]
+    assert sum(shorter) > 0.75 * len(shorter)
 
 
 def test_mistakes_of_a_script_get_a_sentence(command, tmp_path):

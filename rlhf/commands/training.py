@@ -24,7 +24,7 @@ from rlhf.config import (
 )
 from rlhf.data.load import fingerprint, load_preferences, load_prompts, pinned_prompts
 from rlhf.feedback.agreement import Agreement
-from rlhf.feedback.pairs import joined, load_choices
+from rlhf.feedback.pairs import joined, judged_by_probe, load_choices
 from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import PromptReader, end_ids, fitting, give_chat_template, readable
 from rlhf.models.scoring import scores_at_last_token
@@ -103,10 +103,14 @@ def _pairs(args: RewardArguments) -> tuple[Dataset, Dataset, Agreement | None]:
     named = {"columns": args.columns, "as_conversations": args.as_conversations}
     if args.feedback is None:
         return *load_preferences(args.dataset_name, **named), None
-    choices, held_out, agreed = load_choices(args.feedback, args.as_conversations)
-    if args.feedback_only:
-        return concatenate_datasets([choices] * args.feedback_epochs), held_out, agreed
-    return joined(load_preferences(args.dataset_name, **named)[0], choices, args.feedback_epochs), held_out, agreed
+    choices = load_choices(args.feedback, args.as_conversations)
+    train = [choices.train] * args.feedback_epochs
+    if args.feedback_prompts:
+        train.append(judged_by_probe(choices, *models.load_policy(args.model_name_or_path), args))
+    train = concatenate_datasets(train)
+    if not args.feedback_only:
+        train = joined(load_preferences(args.dataset_name, **named)[0], train)
+    return train, choices.held_out, choices.agreement
 
 
 def ppo(args: PPOArguments) -> dict:

@@ -221,7 +221,11 @@ class DemoArguments(
     def ppo_arguments(self, reward_dir: Path | None, output_dir: Path | None) -> PPOArguments:
         """PPO's settings within this demo."""
         return self._hand_down(
-            PPOArguments, output_dir=str(output_dir), reward_model_path=self._reward_model(reward_dir)
+            PPOArguments,
+            output_dir=str(output_dir),
+            reward_model_path=self._reward_model(reward_dir),
+            # The few choices that are held out cannot tell a good reward model from chance.
+            allow_chance_reward=self.allow_chance_reward or self.feedback is not None,
         )
 
     def compare_arguments(

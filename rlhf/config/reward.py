@@ -14,8 +14,11 @@ class FeedbackSettings(Settings):
     """Reward model: folder of people's choices (`feedback`), to learn from beside the pairs of dataset_name."""
     feedback_only: bool = False
     """Reward model: learn from people's choices alone."""
-    feedback_epochs: PositiveInt = 8
+    feedback_epochs: PositiveInt = 4
     """Reward model: passes over people's choices within each pass over the pairs of dataset_name."""
+    feedback_prompts: NonNegativeInt = 512
+    """Reward model: prompts of dataset_name to which the base model answers four times; what the choices say of these
+    answers is learned as well. 0 learns from the choices themselves only."""
 
     def check(self) -> None:
         """Check all fields, and that there are choices to learn from alone."""

@@ -1,22 +1,45 @@
 """People's choices as preference pairs for a reward model to learn from."""
 
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
 from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.config import BadInput
+from rlhf.config import BadInput, FeedbackArguments, RewardArguments
 from rlhf.data.load import hold_out, pairs_of
-from rlhf.data.rows import Unusable, check_same_kind
+from rlhf.data.rows import Unusable, as_conversation, check_same_kind
 from rlhf.feedback.agreement import Agreement, agreement
+from rlhf.feedback.ask import Asker, answers_to
+from rlhf.feedback.probe import Probe, features, standardised
 from rlhf.feedback.store import Store
+from rlhf.models.prompts import PromptReader, TemplateRefused
 
 
-FEWEST = 10
-"""Choices with a preference, below which nothing can be learned and held out."""
+FEWEST = 5
+"""Choices that prefer an answer, below which nothing can be learned and held out."""
 HELD_OUT = 0.2
 """Share of the prompts whose choices are held out: more than of a large data set, where a tenth is plenty."""
+ANSWERS = 4
+"""Sampled to each prompt, for the probe to judge in two pairs: the best with the worst, and the two between."""
 
 
-def load_choices(path: str, as_conversations: bool = False) -> tuple[Dataset, Dataset, Agreement | None]:
-    """The choices in a store -> (train, held out) with `prompt`, `chosen`, `rejected`, and how far people agree.
+@dataclass
+class Choices:
+    """What people chose, as pairs with `prompt`, `chosen`, `rejected`."""
+
+    train: Dataset
+    held_out: Dataset
+    """Of other prompts."""
+    ties: Dataset | None
+    """Pairs of which neither answer was preferred, of no prompt that is held out."""
+    agreement: Agreement | None
+
+
+def load_choices(path: str, as_conversations: bool = False) -> Choices:
+    """The choices in a store.
 
     Raises:
         BadInput: it is no store, or too few of its choices prefer an answer.
@@ -29,12 +52,18 @@ def load_choices(path: str, as_conversations: bool = False) -> tuple[Dataset, Da
             f"{FEWEST}.",
             field="feedback",
         )
-    pairs = pairs_of(rows, path, as_conversations)
-    return *hold_out(pairs, path, HELD_OUT), agreement(store.by_pair().values())
+    train, held_out = hold_out(pairs_of(rows, path, as_conversations), path, HELD_OUT)
+    tied = [store.pairs[choice.id] for choice in store.choices() if choice.choice == "tie"]
+    ties = None
+    if tied:
+        rows = [{"prompt": pair.prompt, "chosen": pair.a, "rejected": pair.b} for pair in tied]
+        ties = pairs_of(rows, path, as_conversations)
+        ties = ties.select([row for row, prompt in enumerate(ties["prompt"]) if prompt not in held_out["prompt"]])
+    return Choices(train, held_out, ties, agreement(store.by_pair().values()))
 
 
-def joined(pairs: Dataset, choices: Dataset, passes: int) -> Dataset:
-    """Pairs of a data set, and people's choices so many times over.
+def joined(pairs: Dataset, choices: Dataset) -> Dataset:
+    """Pairs of a data set, and people's choices.
 
     Raises:
         BadInput: these are texts, those conversations.
@@ -42,7 +71,64 @@ def joined(pairs: Dataset, choices: Dataset, passes: int) -> Dataset:
     try:
         check_same_kind(choices[0]["prompt"], pairs[0]["prompt"])
     except Unusable as error:
-        raise BadInput(
-            f"The choices do not go with the pairs: {error}; set feedback_only.", field="feedback"
-        ) from None
-    return concatenate_datasets([pairs.select_columns(choices.column_names), *[choices] * passes])
+        told = f"The choices do not go with the pairs ({error}); set feedback_only."
+        raise BadInput(told, field="feedback") from error
+    return concatenate_datasets([pairs.select_columns(choices.column_names), choices])
+
+
+def judged_by_probe(
+    choices: Choices, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, args: RewardArguments
+) -> Dataset:
+    """Pairs of answers that nobody has judged; in each, a probe of the choices prefers `chosen`, see `probe`.
+
+    Args:
+        model: the language model that answers, to `args.feedback_prompts` prompts.
+
+    Raises:
+        BadInput: the prompts cannot be read.
+    """
+    names = ("dataset_name", "prompt_column", "chosen_column", "rejected_column", "as_conversations", "seed")
+    same = {name: getattr(args, name) for name in (*names, "chat_template_kwargs")}
+    settings = FeedbackArguments(store=args.feedback, model_name_or_path=args.model_name_or_path, **same)
+    asker = Asker(model, copy.deepcopy(tokenizer), settings)
+    prompts = asker.prompts[: args.feedback_prompts]
+    lengths = {"response_length": settings.response_length, "temperature": settings.temperature}
+    sampled = list(answers_to(model, asker.reader, prompts, ANSWERS, **lengths, seed=args.seed))
+
+    # 1. All answers as features: the judged pairs' two sides, and those that were sampled.
+    judged = choices.train if choices.ties is None else concatenate_datasets([choices.train, choices.ties])
+    answers = [(prompt.raw, text) for prompt, texts in zip(prompts, sampled, strict=True) for text in texts]
+    talks = [(raw, text if isinstance(raw, str) else as_conversation(text, "assistant")) for raw, text in answers]
+    reader = PromptReader(asker.reader.tokenizer, None, args.chat_template_kwargs)
+    chosen, rejected, others = standardised(
+        _features(model, reader, judged["prompt"], judged["chosen"]),
+        _features(model, reader, judged["prompt"], judged["rejected"]),
+        _features(model, reader, *zip(*talks, strict=True)),
+    )
+
+    # 2. The probe learns from the judged pairs, in which a tie is half a preference.
+    preferred = torch.ones(len(judged))
+    preferred[len(choices.train) :] = 0.5
+    worth = others @ Probe.fit(chosen - rejected, preferred).weights
+
+    # 3. It judges two pairs of each prompt's answers.
+    pairs, start = [], 0
+    for prompt, texts in zip(prompts, sampled, strict=True):
+        ranked = sorted(range(len(texts)), key=lambda row: worth[start + row].item())
+        for low, high in zip(ranked[: len(texts) // 2], reversed(ranked), strict=False):
+            if texts[low] != texts[high]:
+                pairs.append({"prompt": prompt.raw, "chosen": texts[high], "rejected": texts[low]})
+        start += len(texts)
+    return pairs_of(pairs, "answers")
+
+
+def _features(
+    model: PreTrainedModel, reader: PromptReader, prompts: Sequence[str | list], answers: Sequence[str | list]
+) -> torch.Tensor:
+    """Features of answers to prompts (n, d); zeros where a chat template refuses to write one."""
+    read = reader.pairs(prompts, answers)
+    kept = [row for row, pair in enumerate(read) if not isinstance(pair, TemplateRefused)]
+    found = features(model, [read[row].ids for row in kept], [len(read[row].prompt_ids) for row in kept])
+    everything = torch.zeros(len(read), found.shape[1])
+    everything[kept] = found
+    return everything
