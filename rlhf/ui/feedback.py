@@ -25,7 +25,7 @@ from rlhf.feedback.store import EVERY, IMPORTED, ChosenBefore, Pair
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import DATA
 from rlhf.runs.directory import RECORD, Run, find_run
-from rlhf.ui import QUICK, empty_state, note, run_choices, shown_run, voices
+from rlhf.ui import QUICK, empty_state, note, shown_run, voices
 from rlhf.ui.downloads import download_button, place
 from rlhf.ui.expect import expectation
 from rlhf.ui.scripts import HEAD, script
@@ -279,7 +279,7 @@ def training_words(preferences: int) -> dict:
         "alone": (
             f"{n} choices can teach {'only a taste that shows in most' if few else 'a taste that shows in some'} "
             "pairs, such as shorter answers. About one in ten is held out to test the reward model: its accuracy on "
-            f"those {count(held_out)} {f'can be off by {percent(margin)}' if margin < 0.4 else 'says next to nothing'}."
+            f"those {held_out:,} {f'can be off by {percent(margin)}' if margin < 0.4 else 'says next to nothing'}."
         ),
         "together": (
             f"Beside thousands of pairs {n} choices weigh little: expect about the model that those pairs make alone."
@@ -361,10 +361,9 @@ class FeedbackTab:
                 self.upload = gr.UploadButton("Import", size="sm", scale=0, min_width=0, elem_id="import")
         self.outputs = [self.empty, self.body, self.ballot, self.note, self.export]
 
-    def wire(self, picker: gr.Dropdown, started: gr.State) -> None:
-        """Connect import and training; `started` changes when a run has begun, which the page must then show."""
+    def wire(self, picker: gr.Dropdown) -> None:
+        """Connect the button for imports."""
         self.upload.upload(imported, [self.upload, picker], self.note, **QUICK)
-        self.ballot.started(_show_started, None, [picker, started], **QUICK)
 
     def show(self, run_id: str | None, visitor: str) -> dict:
         """The values of `outputs` for this run and this browser."""
@@ -381,7 +380,3 @@ class FeedbackTab:
             self.note: "",
             self.export: run_id,
         }
-
-
-def _show_started(event: gr.EventData) -> tuple:
-    return gr.Dropdown(choices=run_choices(), value=event.run), event.run
