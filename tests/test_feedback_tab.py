@@ -12,6 +12,7 @@ import urllib.request
 from collections import Counter
 from urllib.parse import urlsplit
 
+import gradio as gr
 import numpy as np
 import pytest
 from processes import chromium, serving_here
@@ -24,7 +25,7 @@ from rlhf.feedback.desk import Desk, desk, store_of
 from rlhf.feedback.names import name_of
 from rlhf.feedback.store import EVERY, IMPORTED
 from rlhf.launch import jobs, limits
-from rlhf.runs.directory import EXAMPLE, Run, list_runs, write_json
+from rlhf.runs.directory import EXAMPLE, RECORD, Run, list_runs, write_json
 from rlhf.ui import feedback
 from rlhf.words import number, percent
 
@@ -371,7 +372,7 @@ def test_too_few_choices_train_nothing_and_say_how_many_are_missing():
     assert few["train"] == "Train on our 6 choices: 4 more needed" and not few["enough"]
     assert enough["train"] == "Train on our 40 choices" and enough["enough"]
     assert "only a taste that shows in most pairs" in enough["alone"] and "those 4 says next" in enough["alone"]
-    assert "those 100 can be off by 10 %" in feedback.training_words(1000)["alone"]
+    assert "those 100 can be off by 10 percentage points" in feedback.training_words(1000)["alone"]
 
 
 def test_the_button_starts_a_run_and_the_train_tab_shows_it(visit, ask, monkeypatch):
@@ -459,6 +460,15 @@ def test_a_model_that_is_gone_is_one_sentence(visit):
     page = visit(GONE)
     page.locator(".making .verdict", has_text="is neither a folder nor a Hub name").wait_for()
     assert page.locator(".making progress").is_hidden() and page.locator(".duel").is_hidden()
+
+
+def test_where_no_model_can_answer_the_tab_says_so_at_once(site):
+    with gr.Blocks():
+        tab = feedback.FeedbackTab()
+    for run, why in ((RECORD.name, "too large to ship"), (None, "Start a run in the Train tab")):
+        shown = tab.show(run, "secret")
+        assert why in shown[tab.empty] and not shown[tab.body].visible
+    assert tab.show("example", "secret")[tab.body].visible
 
 
 def test_on_a_phone_everything_to_choose_is_in_sight_and_nothing_overflows(visit):
