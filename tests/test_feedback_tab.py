@@ -130,7 +130,9 @@ def test_keys_and_clicks_choose_undo_brings_back_and_a_reload_keeps_person_and_c
     assert first.endswith(WORDS) and page.locator(".duel .text").first.inner_text().startswith("So ")
     page.wait_for_timeout(450)
     # Nobody has read the second pair's answers yet.
-    page.evaluate("for (const key of '12') document.dispatchEvent(new KeyboardEvent('keydown', {key}))")
+    page.evaluate(
+        "for (const key of '12') document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}))"
+    )
     saved(page, 1)
     press(page, "2")
     saved(page, 2)
