@@ -134,6 +134,9 @@ def _wire(
         visitor = visitor or secrets.token_hex(16)  # a new browser gets its secret
         return {train.visitor: visitor, **choose(_first_shown(request), kept, visitor)}
 
+    def begun(kept: dict, visitor: str, event: gr.EventData) -> dict:
+        return choose(event.run, kept, visitor)
+
     shown = [origin, *train.outputs, *chat.outputs, *feedback.outputs, *scores.outputs]
     browser = [chat.kept, train.visitor]
     follow = {"fn": show, "inputs": [picker, *browser], "outputs": shown, **QUICK}
@@ -143,12 +146,13 @@ def _wire(
     train.wire(picker)
     train.started.change(**follow)
     scores.form.started.change(**follow)
+    feedback.ballot.started(begun, browser, [picker, *shown], **QUICK)
     # When the run has ended, its label changes, its scores appear and its model can be talked to.
     train.live.ended(choose, [picker, *browser], [picker, *shown], **QUICK)
     for tab in (chat, scores):
         tab.example.click(lambda *browser: choose(example_id(), *browser), browser, [picker, *shown], **QUICK)
     chat.wire(picker)
-    feedback.wire(picker, train.started)
+    feedback.wire(picker)
     scores.wire(picker, train.visitor)
 
 

@@ -5,13 +5,14 @@ Everything is real: the page in a browser, the store, the embedded model that wr
 
 import dataclasses
 import json
+import random
 import threading
 import time
 import urllib.request
-import uuid
 from collections import Counter
 from urllib.parse import urlsplit
 
+import gradio as gr
 import numpy as np
 import pytest
 from processes import chromium, serving_here
@@ -24,7 +25,7 @@ from rlhf.feedback.desk import Desk, desk, store_of
 from rlhf.feedback.names import name_of
 from rlhf.feedback.store import EVERY, IMPORTED
 from rlhf.launch import jobs, limits
-from rlhf.runs.directory import EXAMPLE, Run, list_runs, write_json
+from rlhf.runs.directory import EXAMPLE, RECORD, Run, list_runs, write_json
 from rlhf.ui import feedback
 from rlhf.words import number, percent
 
@@ -127,8 +128,12 @@ def test_keys_and_clicks_choose_undo_brings_back_and_a_reload_keeps_person_and_c
     page = visit()
     first = question(page)
     assert first.endswith(WORDS) and page.locator(".duel .text").first.inner_text().startswith("So ")
-    page.keyboard.press("1")  # nobody has read two answers yet
-    press(page, "1")
+    page.wait_for_timeout(450)
+    # Nobody has read the second pair's answers yet.
+    page.evaluate(
+        "for (const key of '12') document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}))"
+    )
+    saved(page, 1)
     press(page, "2")
     saved(page, 2)
     page.wait_for_timeout(450)
@@ -259,7 +264,7 @@ def ask(site):
 
     def call(name, **request):
         body = {"data": {"run": "example", **request}, "component_id": component, "fn_name": name}
-        body["session_hash"] = uuid.uuid4().hex
+        body["session_hash"] = f"session of {request.get('visitor')}"
         asked = urllib.request.Request(
             f"{site}/gradio_api/component_server/", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -309,6 +314,7 @@ def test_thirty_people_at_once_wait_little_and_each_choice_is_on_disk_once(ask, 
     def person(name):
         (pair,) = ask("look", visitor=name)["pairs"]
         for turn in range(10):
+            time.sleep(random.uniform(0.2, 1.0))  # as fast as anybody clicks
             began = time.monotonic()
             answer = ask("choose", visitor=name, id=pair["id"], choice="ab"[turn % 2])
             waits.append(time.monotonic() - began)
@@ -347,14 +353,14 @@ def test_what_is_exported_can_be_imported_elsewhere_and_a_bad_line_changes_nothi
     assert other.choices() == []
     assert "pans" in question(page)
     (tmp_path / "bad.jsonl").write_text(text + "{\n")
-    page.locator("#import input").set_input_files(tmp_path / "bad.jsonl")
+    page.locator(".feedback-files input[type=file]").set_input_files(tmp_path / "bad.jsonl")
     page.locator("#feedback-note", has_text=f"Nothing was imported (line {len(rows) + 1}: not JSON)").wait_for()
     assert other.choices() == []
     (tmp_path / "pairs.xlsx").write_bytes(b"\xff\xfe")
-    page.locator("#import input").set_input_files(tmp_path / "pairs.xlsx")
+    page.locator(".feedback-files input[type=file]").set_input_files(tmp_path / "pairs.xlsx")
     page.locator("#feedback-note", has_text="no text in UTF-8").wait_for()
     (tmp_path / "good.jsonl").write_text(text)
-    page.locator("#import input").set_input_files(tmp_path / "good.jsonl")
+    page.locator(".feedback-files input[type=file]").set_input_files(tmp_path / "good.jsonl")
     page.locator("#feedback-note", has_text="preferences were imported").wait_for()
     distinct = {json.dumps(row) for row in rows}
     assert {json.dumps(row) for row in other.preferences()} == distinct
@@ -370,7 +376,7 @@ def test_too_few_choices_train_nothing_and_say_how_many_are_missing():
     assert few["train"] == "Train on our 6 choices: 4 more needed" and not few["enough"]
     assert enough["train"] == "Train on our 40 choices" and enough["enough"]
     assert "only a taste that shows in most pairs" in enough["alone"] and "those 4 says next" in enough["alone"]
-    assert "those 100 can be off by 10 %" in feedback.training_words(1000)["alone"]
+    assert "those 100 can be off by 10 percentage points" in feedback.training_words(1000)["alone"]
 
 
 def test_the_button_starts_a_run_and_the_train_tab_shows_it(visit, ask, monkeypatch):
@@ -430,7 +436,7 @@ def test_a_desk_keeps_pairs_ready_and_rests(site, base, tmp_path):
     made = len(at.store.pairs)
     assert len(at.ask("ann", 2)) == 2
     until(lambda: at.store.waiting() >= 44 and not at.doing)
-    assert made <= len(at.store.pairs) <= made + 4 and loaded == ["everyday"]
+    assert made <= len(at.store.pairs) <= made + 16 and loaded == ["everyday"]
     # After a restart what was made is asked at once, and choices that were on their way arrive.
     again = Desk(args, lambda name: time.sleep(60))
     (pair,) = again.ask("ann", 1)
@@ -456,8 +462,17 @@ def test_the_folders_of_choices_are_no_runs_and_stay_where_they_belong(site, roo
 
 def test_a_model_that_is_gone_is_one_sentence(visit):
     page = visit(GONE)
-    page.locator(".making .verdict", has_text="No model could be loaded from").wait_for()
+    page.locator(".making .verdict", has_text="is neither a folder nor a Hub name").wait_for()
     assert page.locator(".making progress").is_hidden() and page.locator(".duel").is_hidden()
+
+
+def test_where_no_model_can_answer_the_tab_says_so_at_once(site):
+    with gr.Blocks():
+        tab = feedback.FeedbackTab()
+    for run, why in ((RECORD.name, "too large to ship"), (None, "Start a run in the Train tab")):
+        shown = tab.show(run, "secret")
+        assert why in shown[tab.empty] and not shown[tab.body].visible
+    assert tab.show("example", "secret")[tab.body].visible
 
 
 def test_on_a_phone_everything_to_choose_is_in_sight_and_nothing_overflows(visit):

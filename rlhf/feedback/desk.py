@@ -21,9 +21,9 @@ READY, EACH = 40, 4
 """Pairs that are kept ready, and how many more for each person who is there."""
 HERE_SECONDS = 60.0
 """For so long after a person's last request that person is there."""
-AT_ONCE = 4
-"""Prompts that are put to the model at a time: the first pairs are there soon, and other threads get their turn."""
-FRUITLESS = 16
+FIRST, MORE = 4, 16
+"""Prompts that are put to the model at a time: few, so that the first pairs are there soon; many, which is faster."""
+FRUITLESS = 8
 """Batches in a row that may bring no pair, before the desk gives up."""
 AGAIN_SECONDS = 10.0
 """After a failure the model is tried again, if somebody is there, so much later."""
@@ -66,10 +66,10 @@ class Desk:
     def _begin(self, doing: str) -> None:
         self.doing, self._since = doing, time.monotonic()
 
-    def _enough(self) -> int:
-        """How many pairs should be ready for the people who are there."""
+    def _held(self) -> int:
+        """About how many pairs the people who are there look at next."""
         now = time.monotonic()
-        return READY + EACH * sum(now - last < HERE_SECONDS for last in list(self._here.values()))
+        return EACH * sum(now - last < HERE_SECONDS for last in list(self._here.values()))
 
     def _make_pairs(self) -> None:
         try:
@@ -86,12 +86,14 @@ class Desk:
             fruitless = 0
             while True:
                 self._asked.clear()
-                if self.store.waiting() < self._enough():
-                    self._begin("Writing the next questions’ answers")
-                while self.store.waiting() < self._enough():
-                    fruitless = 0 if asker.add(self.store, AT_ONCE) else fruitless + 1
+                while self.store.waiting() < READY + self._held():
+                    self._begin("Writing answers to the next questions")
+                    made = asker.add(self.store, MORE if self.store.waiting() else FIRST)
+                    fruitless = 0 if made else fruitless + 1
                     if fruitless == FRUITLESS:
                         raise BadInput(f"{name} gives no two different answers that end, so there is no choice.")
+                    if self.store.waiting() > self._held():  # no hurry: half of the time is for those who choose
+                        time.sleep(self.seconds())
                 self.doing = ""
                 self._asked.wait()
         except BadInput as error:

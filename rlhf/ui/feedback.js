@@ -17,6 +17,7 @@ async function call(name, details) {
   const answer = await Promise.race([server[name](request), wait(PATIENCE)]);
   if (!answer) throw new Error('The server does not answer.');
   if (answer.again) throw new Error(answer.again);
+  failures = 0;
   // An answer may arrive after one to a later request.
   if (request.run === of.run && answer.pairs && turn > heard) { heard = turn; take(answer); }
   return answer;
@@ -43,15 +44,15 @@ function take(answer) {
 }
 
 function show() {
-  const pair = queue[0], making = !pair && ('doing' in news || failures > 0);
+  const pair = queue[0], making = !pair && (failures || 'doing' in news || news.error);
   $('.duel').hidden = !pair;
   $('.making').hidden = !making;
   if (making) {
-    setText($('.making .verdict'), news.error || (news.doing || 'The next questions come in a moment') + '…');
+    const doing = failures ? 'Waiting for the server' : news.doing || 'The next questions come in a moment';
+    setText($('.making .verdict'), news.error || doing + '\u2026');
     $('.making progress').hidden = Boolean(news.error);
-    setText($('.making .gloss'), news.error ? '' : news.doing && news.seconds > 2
-      ? Math.round(news.seconds) + ' s so far. It is done once; what is written is kept.' : '');
-    if (news.error) setText($('.making .verdict'), news.error);
+    const long = !news.error && !failures && news.doing && news.seconds > 2;
+    setText($('.making .gloss'), long ? Math.round(news.seconds) + ' s so far. What is written is kept.' : '');
   }
   if (pair && pair.id !== shown?.id) {
     since = performance.now();
@@ -70,7 +71,6 @@ async function send() {
     const {name, details, then} = outbox[0];
     try {
       const answer = await call(name, details);
-      failures = 0;
       outbox.shift();
       then?.(answer);
       say(answer.refused || answer.said || '');
@@ -176,9 +176,12 @@ $('.train-on').addEventListener('click', async () => {
 async function look() {
   if (looking || !of.run) return;
   looking = true;
-  try { await call('look'); if (!outbox.length) failures = 0; }
-  catch { if (!queue.length) say('The server does not answer; trying again.'); }
-  finally { looking = false; }
+  try {
+    const answer = await call('look');
+    if (answer.refused) { news = {error: answer.refused}; queue = []; }
+  } catch { failures += 1; }
+  looking = false;
+  show();
 }
 // Each acknowledgement says how things stand; in between the page asks, more often while it has nothing to show.
 const timer = setInterval(() => {

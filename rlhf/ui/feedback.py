@@ -7,6 +7,7 @@ again until it is acknowledged; it then is on disk. A person is the mark of the 
 Text of models and people reaches the document through `textContent` only; which model gave which answer does not.
 """
 
+import dataclasses
 import json
 import math
 import tempfile
@@ -23,9 +24,9 @@ from rlhf.feedback.desk import Desk, desk, store_of
 from rlhf.feedback.names import name_of
 from rlhf.feedback.store import EVERY, IMPORTED, ChosenBefore, Pair
 from rlhf.launch import jobs, limits
-from rlhf.launch.start import DATA
+from rlhf.launch.start import DATA, FILLED_IN
 from rlhf.runs.directory import RECORD, Run, find_run
-from rlhf.ui import QUICK, empty_state, note, run_choices, shown_run, voices
+from rlhf.ui import QUICK, empty_state, note, shown_run, voices
 from rlhf.ui.downloads import download_button, place
 from rlhf.ui.expect import expectation
 from rlhf.ui.scripts import HEAD, script
@@ -151,11 +152,11 @@ def expect(request: dict) -> dict:
     """How long training takes, in words: {"alone": on people's choices alone, else with the shipped pairs too}."""
     try:
         run = find_run(str(request.get("run")))
+        settings, store = _settings(run), _desk(run).store
     except BadInput as error:
         return {"expected": str(error)}
-    at, settings = _desk(run), _settings(run)
-    if request.get("alone") and at.store:
-        pairs = len(at.store.preferences()) * (1 - HELD_OUT)
+    if request.get("alone") and store:
+        pairs = len(store.preferences()) * (1 - HELD_OUT)
         steps = pairs / DemoArguments.reward_batch_size * DemoArguments.num_train_epochs
         settings["reward_max_steps"] = max(1, round(steps))
     return {"expected": expectation(settings)}
@@ -272,6 +273,7 @@ def training_words(preferences: int) -> dict:
         }
     held_out = max(1, round(HELD_OUT * preferences))
     margin = 1.96 * math.sqrt(0.25 / held_out)  # half of the 95 % interval of a share near one half
+    tells = f"can be off by {100 * margin:.0f} percentage points" if margin < 0.4 else "says next to nothing"
     n, few = count(preferences), preferences < MANY
     return {
         "train": f"Train on our {n} choices",
@@ -279,7 +281,7 @@ def training_words(preferences: int) -> dict:
         "alone": (
             f"{n} choices can teach {'only a taste that shows in most' if few else 'a taste that shows in some'} "
             "pairs, such as shorter answers. About one in ten is held out to test the reward model: its accuracy on "
-            f"those {count(held_out)} {f'can be off by {percent(margin)}' if margin < 0.4 else 'says next to nothing'}."
+            f"those {held_out:,} {tells}."
         ),
         "together": (
             f"Beside thousands of pairs {n} choices weigh little: expect about the model that those pairs make alone."
@@ -321,8 +323,12 @@ def imported(path: str, run_id: str | None) -> str:
 
 def _settings(run: Run) -> dict[str, object]:
     """Those of a demo from the model that a run started from, with the prompts of its data."""
-    settings = run.policy_settings()
-    read = {name: settings[name] for name in DATA if settings.get(name)}
+    settings, names = run.policy_settings(), DATA
+    if run.base_model() != EVERYDAY and run.config().get("kind") == "demo":
+        # Another model than the embedded one needs other settings: those that it was trained with before.
+        settings, names = run.config(), {field.name for field in dataclasses.fields(DemoArguments)}
+        names -= {*FILLED_IN, *limits.NOT_OFFERED, "reward_funcs"}
+    read = {name: settings[name] for name in names if settings.get(name) is not None}
     return {**read, "model_name_or_path": run.base_model(), "dataset_name": settings.get("dataset_name") or EVERYDAY}
 
 
@@ -361,10 +367,9 @@ class FeedbackTab:
                 self.upload = gr.UploadButton("Import", size="sm", scale=0, min_width=0, elem_id="import")
         self.outputs = [self.empty, self.body, self.ballot, self.note, self.export]
 
-    def wire(self, picker: gr.Dropdown, started: gr.State) -> None:
-        """Connect import and training; `started` changes when a run has begun, which the page must then show."""
+    def wire(self, picker: gr.Dropdown) -> None:
+        """Connect the button for imports."""
         self.upload.upload(imported, [self.upload, picker], self.note, **QUICK)
-        self.ballot.started(_show_started, None, [picker, started], **QUICK)
 
     def show(self, run_id: str | None, visitor: str) -> dict:
         """The values of `outputs` for this run and this browser."""
@@ -381,7 +386,3 @@ class FeedbackTab:
             self.note: "",
             self.export: run_id,
         }
-
-
-def _show_started(event: gr.EventData) -> tuple:
-    return gr.Dropdown(choices=run_choices(), value=event.run), event.run
