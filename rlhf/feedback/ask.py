@@ -1,7 +1,8 @@
 """What people are asked: two answers to one prompt that differ as much as possible.
 
 Of pairs taken blindly nine in ten say nothing about a rare taste; so several answers are sampled to each prompt, and
-the two that have the fewest words in common are shown.
+the two that have the fewest words in common are shown. Once people have made some choices, a probe of these says which
+answers are worth asking about.
 """
 
 import itertools
@@ -15,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.config import EVERYDAY, FeedbackArguments
 from rlhf.data.load import load_prompts
 from rlhf.everyday import subject_of
-from rlhf.feedback.store import Pair, Store
+from rlhf.feedback.probe import Probe, answer_features, standardised
+from rlhf.feedback.store import Choice, Pair, Store
 from rlhf.models import context_size
 from rlhf.models.generate import generate
 from rlhf.models.prompts import Prompt, PromptReader, end_ids, fitting, give_chat_template, readable
@@ -24,6 +26,10 @@ from rlhf.models.prompts import Prompt, PromptReader, end_ids, fitting, give_cha
 ANSWERS = 8
 """Answers sampled to each prompt."""
 PROMPTS_AT_ONCE = 16
+FIRST_CHOICES = 20
+"""Choices after which people are asked what tells most, in the light of them."""
+SCREENED = 4
+"""Prompts that then have their turn for each pair that is asked."""
 
 
 def spread(prompts: list[Prompt], seed: int) -> list[Prompt]:
@@ -139,15 +145,52 @@ class Asker:
         """How many prompts have had their turn."""
 
     def add(self, store: Store, count: int) -> list[Pair]:
-        """Put the next prompts to the model; one to which no two answers differ adds no pair."""
+        """Put the next prompts to the model; one to which no two answers differ adds no pair.
+
+        Once there are choices to learn from, more prompts have their turn, and only the most telling pairs are added.
+        """
+        judged = [choice for choice in store.choices() if choice.choice != "skip"]
         turn = len(store.pairs) if self.turn is None else self.turn
-        self.turn = turn + count
-        return add_pairs(
-            store,
-            {"base": self.model},
-            self.reader,
-            [self.prompts[number % len(self.prompts)] for number in range(turn, self.turn)],
-            response_length=self.args.response_length,
-            temperature=self.args.temperature,
-            seed=self.args.seed * 1_000_003 + turn,
+        self.turn = turn + count * (SCREENED if len(judged) >= FIRST_CHOICES else 1)
+        prompts = [self.prompts[number % len(self.prompts)] for number in range(turn, self.turn)]
+        lengths = {"response_length": self.args.response_length, "temperature": self.args.temperature}
+        seed = self.args.seed * 1_000_003 + turn
+        if len(judged) < FIRST_CHOICES:
+            return add_pairs(store, {"base": self.model}, self.reader, prompts, **lengths, seed=seed)
+        sampled = list(answers_to(self.model, self.reader, prompts, ANSWERS, **lengths, seed=seed))
+        dice, rows = random.Random(seed), []
+        for prompt, both in self._most_telling(store, judged, prompts, sampled)[:count]:
+            a, b = dice.sample(both, 2)
+            rows.append((prompt.raw, readable(prompt.raw).strip(), a, b, ("base", "base")))
+        made = store.add(rows)
+        store.order = [*(pair.id for pair in made), *store.order]
+        return made
+
+    def _most_telling(
+        self, store: Store, judged: list[Choice], prompts: list[Prompt], sampled: list[list[str]]
+    ) -> list[tuple[Prompt, tuple[str, str]]]:
+        """Of each prompt's answers the two of which the choices so far say most, or least; the widest apart first.
+
+        That is the largest sum of a margin and its standard deviation: what is liked comes up again beside what is
+        not, and so does what nobody has judged (an upper confidence bound, as in bandits).
+        """
+        pairs = [store.pairs[choice.id] for choice in judged]
+        preferred = torch.tensor([{"a": 1.0, "b": 0.0, "tie": 0.5}[choice.choice] for choice in judged])
+        answers = [(prompt.raw, text) for prompt, texts in zip(prompts, sampled, strict=True) for text in texts]
+        asked = [pair.prompt for pair in pairs]
+        first, second, others = standardised(
+            answer_features(self.model, self.reader, asked, [pair.a for pair in pairs]),
+            answer_features(self.model, self.reader, asked, [pair.b for pair in pairs]),
+            answer_features(self.model, self.reader, *zip(*answers, strict=True)),
         )
+        probe = Probe.fit(first - second, preferred)
+        telling, start = [], 0
+        for prompt, texts in zip(prompts, sampled, strict=True):
+            both = [(i, j) for i, j in itertools.combinations(range(len(texts)), 2) if texts[i] != texts[j]]
+            if both:
+                difference = torch.stack([others[start + i] - others[start + j] for i, j in both])
+                worth = (difference @ probe.weights).abs() + probe.doubt(difference)
+                i, j = both[int(worth.argmax())]
+                telling.append((worth.max().item(), prompt, (texts[i], texts[j])))
+            start += len(texts)
+        return [found[1:] for found in sorted(telling, key=lambda found: -found[0])]

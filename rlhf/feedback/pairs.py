@@ -1,7 +1,6 @@
 """People's choices as preference pairs for a reward model to learn from."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +9,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import BadInput, FeedbackArguments, RewardArguments
 from rlhf.data.load import hold_out, pairs_of
-from rlhf.data.rows import Unusable, as_conversation, check_same_kind
+from rlhf.data.rows import Unusable, check_same_kind
 from rlhf.feedback.agreement import Agreement, agreement
 from rlhf.feedback.ask import Asker, answers_to
-from rlhf.feedback.probe import Probe, features, standardised
+from rlhf.feedback.probe import Probe, answer_features, standardised
 from rlhf.feedback.store import Store
-from rlhf.models.prompts import PromptReader, TemplateRefused
+from rlhf.models.prompts import PromptReader
 
 
 FEWEST = 5
@@ -98,12 +97,11 @@ def judged_by_probe(
     # 1. All answers as features: the judged pairs' two sides, and those that were sampled.
     judged = choices.train if choices.ties is None else concatenate_datasets([choices.train, choices.ties])
     answers = [(prompt.raw, text) for prompt, texts in zip(prompts, sampled, strict=True) for text in texts]
-    talks = [(raw, text if isinstance(raw, str) else as_conversation(text, "assistant")) for raw, text in answers]
     reader = PromptReader(asker.reader.tokenizer, None, args.chat_template_kwargs)
     chosen, rejected, others = standardised(
-        _features(model, reader, judged["prompt"], judged["chosen"]),
-        _features(model, reader, judged["prompt"], judged["rejected"]),
-        _features(model, reader, *zip(*talks, strict=True)),
+        answer_features(model, reader, judged["prompt"], judged["chosen"]),
+        answer_features(model, reader, judged["prompt"], judged["rejected"]),
+        answer_features(model, reader, *zip(*answers, strict=True)),
     )
 
     # 2. The probe learns from the judged pairs, in which a tie is half a preference.
@@ -120,15 +118,3 @@ def judged_by_probe(
                 pairs.append({"prompt": prompt.raw, "chosen": texts[high], "rejected": texts[low]})
         start += len(texts)
     return pairs_of(pairs, "answers")
-
-
-def _features(
-    model: PreTrainedModel, reader: PromptReader, prompts: Sequence[str | list], answers: Sequence[str | list]
-) -> torch.Tensor:
-    """Features of answers to prompts (n, d); zeros where a chat template refuses to write one."""
-    read = reader.pairs(prompts, answers)
-    kept = [row for row, pair in enumerate(read) if not isinstance(pair, TemplateRefused)]
-    found = features(model, [read[row].ids for row in kept], [len(read[row].prompt_ids) for row in kept])
-    everything = torch.zeros(len(read), found.shape[1])
-    everything[kept] = found
-    return everything

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from rlhf.models.prompts import PromptReader, TemplateRefused
+
 
 PRIOR_PRECISION = 0.01
 """Of the weights, where the features have a mean square of one divided by their number."""
@@ -53,6 +55,26 @@ def features(model: PreTrainedModel, rows: Sequence[list[int]], prompt_lengths: 
             found = torch.empty(len(rows), batch.shape[1])
         found[part] = batch
     return found
+
+
+def answer_features(
+    model: PreTrainedModel,
+    reader: PromptReader,
+    prompts: Sequence[str | list[dict]],
+    answers: Sequence[str | list[dict]],
+) -> torch.Tensor:
+    """`features` of answers to prompts (n, 4 * hidden size); zeros where a chat template refuses to write one."""
+    sides = zip(prompts, answers, strict=True)
+    messages = [
+        [{"role": "assistant", "content": answer}] if isinstance(prompt, list) and isinstance(answer, str) else answer
+        for prompt, answer in sides
+    ]
+    read = reader.pairs(prompts, messages)
+    kept = [row for row, pair in enumerate(read) if not isinstance(pair, TemplateRefused)]
+    found = features(model, [read[row].ids for row in kept], [len(read[row].prompt_ids) for row in kept])
+    everything = torch.zeros(len(read), found.shape[1])
+    everything[kept] = found
+    return everything
 
 
 def standardised(*groups: torch.Tensor) -> list[torch.Tensor]:

@@ -80,8 +80,8 @@ class Store:
         self.path = Path(path)
         self.pairs: dict[str, Pair] = {}
         """By id, in the order in which they were made."""
-        self.order: list[str] | None = None
-        """Ids of the pairs that say most first; by default the order in which they were made."""
+        self.order: list[str] = []
+        """Ids of pairs that say more than the others and come first; what all are asked about keeps its order."""
         self._choices: dict[tuple[str, str], Choice] = {}
         self._judges: dict[str, dict[str, Choice]] = defaultdict(dict)
         self._reserved: dict[str, tuple[str, float]] = {}
@@ -194,9 +194,9 @@ class Store:
         with self._thread:
             self._read()
             done = sum(judge == person for _, judge in self._choices)
-            order = [self.pairs[pair_id] for pair_id in self.order or self.pairs if pair_id in self.pairs]
+            order = [self.pairs[pair_id] for pair_id in dict.fromkeys([*self.order, *self.pairs])]
             mine = [pair for pair in order if person not in self._judges[pair.id] and pair.models[0] != IMPORTED]
-            shared = [pair for pair in mine if pair.shared]
+            shared = [pair for pair in self.pairs.values() if pair.shared and pair in mine]
             rest = [pair for pair in mine if not pair.shared and not self._held(pair.id, person)]
             rest.sort(key=lambda pair: len(self._judges[pair.id]))
             given: list[Pair] = []
