@@ -3,7 +3,6 @@
 Everything is real: the page in a browser, the store, the embedded model that writes more pairs in the background.
 """
 
-import dataclasses
 import json
 import random
 import threading
@@ -18,7 +17,7 @@ import pytest
 from processes import chromium, serving_here
 
 from rlhf import models
-from rlhf.config import BadInput, DemoArguments, FeedbackArguments
+from rlhf.config import BadInput, FeedbackArguments
 from rlhf.feedback import Store
 from rlhf.feedback.agreement import agreement
 from rlhf.feedback.desk import Desk, desk, store_of
@@ -372,11 +371,11 @@ def test_what_is_exported_can_be_imported_elsewhere_and_a_bad_line_changes_nothi
 
 
 def test_too_few_choices_train_nothing_and_say_how_many_are_missing():
-    few, enough = feedback.training_words(6), feedback.training_words(40)
-    assert few["train"] == "Train on our 6 choices: 4 more needed" and not few["enough"]
-    assert enough["train"] == "Train on our 40 choices" and enough["enough"]
-    assert "only a taste that shows in most pairs" in enough["alone"] and "those 4 says next" in enough["alone"]
-    assert "those 100 can be off by 10 percentage points" in feedback.training_words(1000)["alone"]
+    few, enough = feedback.training_words(3), feedback.training_words(20)
+    assert few["train"] == "Train on our 3 choices: 2 more needed" and not few["enough"]
+    assert enough["train"] == "Train on our 20 choices" and enough["enough"]
+    assert "a taste that shows in many answers" in enough["alone"] and "those 4 says next" in enough["alone"]
+    assert "those 100 can be off by 10 percentage points" in feedback.training_words(500)["alone"]
 
 
 def test_the_button_starts_a_run_and_the_train_tab_shows_it(visit, ask, monkeypatch):
@@ -397,22 +396,17 @@ def test_the_button_starts_a_run_and_the_train_tab_shows_it(visit, ask, monkeypa
     assert (run.id, store.path.name, alone) == ("example", "everyday", False) and len(visitor) == 32
 
 
-@pytest.mark.skipif(
-    "feedback" not in {field.name for field in dataclasses.fields(DemoArguments)}, reason="no run learns from choices"
-)
-def test_a_run_is_started_on_the_choices_of_people(store, monkeypatch):
-    launched = []
-
-    def launch(kind, settings, visitor, feedback):
-        launched.append((kind, settings, visitor, feedback.read_text().splitlines()))
-        return Run(EXAMPLE)
-
-    monkeypatch.setattr(jobs, "launch", launch)
-    feedback.start(Run(EXAMPLE), store, True, "secret")
-    ((kind, settings, visitor, lines),) = launched
-    assert (kind, settings.model_name_or_path, settings.feedback_only, visitor) == ("demo", "everyday", True, "secret")
-    assert list(map(json.loads, lines)) == store.preferences()
-    with pytest.raises(BadInput, match="at least 10"):
+def test_a_run_is_started_on_a_copy_of_the_choices_and_knows_nobody(store, root, monkeypatch):
+    begun = []
+    monkeypatch.setattr(jobs, "_begin", lambda *given: begun.append(given))
+    run = feedback.start(Run(EXAMPLE), store, True, "secret")
+    ((_, kind, settings, visitor),) = begun
+    assert (kind, settings["model_name_or_path"], settings["feedback_only"]) == ("demo", "everyday", True)
+    assert visitor == "secret" and settings["feedback"] == str(run.path / jobs.CHOICES)
+    copy = Store(settings["feedback"])
+    assert copy.preferences() == store.preferences() != []
+    assert not {choice.person for choice in copy.choices()} & {choice.person for choice in store.choices()}
+    with pytest.raises(BadInput, match="at least 5"):
         feedback.start(Run(EXAMPLE), Store.open(store.path.parent / "empty", "everyday", "0"), True, "secret")
 
 

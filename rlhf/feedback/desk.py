@@ -4,6 +4,7 @@ A desk is opened when somebody first comes. What was asked there before is asked
 meantime, and writes a few pairs at a time until enough are ready.
 """
 
+import atexit
 import copy
 import hashlib
 import re
@@ -42,7 +43,7 @@ class Desk:
         """Why it makes no pairs, in a sentence."""
         self._since = self._failed = 0.0
         self._here: dict[str, float] = {}
-        self._asked = threading.Event()
+        self._asked, self._closed = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
@@ -58,6 +59,13 @@ class Desk:
                 self._thread.start()
         self._asked.set()
         return self.store.next(person, count) if self.store else []
+
+    def close(self) -> None:
+        """Make no more pairs; waits for those that are being made."""
+        self._closed.set()
+        self._asked.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def seconds(self) -> float:
         """For how long it has been doing what it does."""
@@ -84,18 +92,19 @@ class Desk:
             self.store = self.store or opened
             asker = Asker(model, copy.deepcopy(tokenizer), self.args)  # which may be given a chat template
             fruitless = 0
-            while True:
+            while not self._closed.is_set():
                 self._asked.clear()
-                while self.store.waiting() < READY + self._held():
+                while self.store.waiting() < READY + self._held() and not self._closed.is_set():
                     self._begin("Writing answers to the next questions")
                     made = asker.add(self.store, MORE if self.store.waiting() else FIRST)
                     fruitless = 0 if made else fruitless + 1
                     if fruitless == FRUITLESS:
                         raise BadInput(f"{name} gives no two different answers that end, so there is no choice.")
                     if self.store.waiting() > self._held():  # no hurry: half of the time is for those who choose
-                        time.sleep(self.seconds())
+                        self._closed.wait(self.seconds())
                 self.doing = ""
-                self._asked.wait()
+                if not self._closed.is_set():
+                    self._asked.wait()
         except BadInput as error:
             self.error = str(error)
         except Exception as error:  # whatever a library raises about a model: there is nobody else to tell
@@ -105,6 +114,13 @@ class Desk:
 
 _desks: dict[str, Desk] = {}
 _opening = threading.Lock()
+
+
+@atexit.register
+def _close() -> None:
+    """A thread that PyTorch is at work in, when the program ends, would take it down with an error."""
+    for each in _desks.values():
+        each.close()
 
 
 def desk(args: FeedbackArguments, load: Callable[[str], tuple]) -> Desk:

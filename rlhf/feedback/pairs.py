@@ -13,14 +13,10 @@ from rlhf.data.rows import Unusable, check_same_kind
 from rlhf.feedback.agreement import Agreement, agreement
 from rlhf.feedback.ask import Asker, answers_to
 from rlhf.feedback.probe import Probe, answer_features, standardised
-from rlhf.feedback.store import Store
+from rlhf.feedback.store import FEWEST, HELD_OUT, Store
 from rlhf.models.prompts import PromptReader
 
 
-FEWEST = 5
-"""Choices that prefer an answer, below which nothing can be learned and held out."""
-HELD_OUT = 0.2
-"""Share of the prompts whose choices are held out: more than of a large data set, where a tenth is plenty."""
 ANSWERS = 4
 """Sampled to each prompt, for the probe to judge in two pairs: the best with the worst, and the two between."""
 

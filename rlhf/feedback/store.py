@@ -34,6 +34,10 @@ IMPORTED = "imported"
 """Who made the choices that were imported."""
 MOST_CHARACTERS = 20_000
 """Of a prompt or an answer that is imported."""
+FEWEST = 5
+"""Choices that prefer an answer, below which nothing can be learned and held out."""
+HELD_OUT = 0.2
+"""Share of the prompts whose choices are held out from training: of a large data set a tenth is plenty."""
 
 
 class ChosenBefore(BadInput):
@@ -194,10 +198,14 @@ class Store:
         with self._thread:
             self._read()
             done = sum(judge == person for _, judge in self._choices)
-            order = [self.pairs[pair_id] for pair_id in dict.fromkeys([*self.order, *self.pairs])]
-            mine = [pair for pair in order if person not in self._judges[pair.id] and pair.models[0] != IMPORTED]
-            shared = [pair for pair in self.pairs.values() if pair.shared and pair in mine]
-            rest = [pair for pair in mine if not pair.shared and not self._held(pair.id, person)]
+            mine = {
+                pair.id: pair
+                for pair in self.pairs.values()
+                if person not in self._judges[pair.id] and pair.models[0] != IMPORTED
+            }
+            shared = [pair for pair in mine.values() if pair.shared]
+            order = (mine[pair_id] for pair_id in dict.fromkeys([*self.order, *mine]) if pair_id in mine)
+            rest = [pair for pair in order if not pair.shared and not self._held(pair.id, person)]
             rest.sort(key=lambda pair: len(self._judges[pair.id]))
             given: list[Pair] = []
             for number in range(done, done + count):

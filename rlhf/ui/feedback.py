@@ -10,7 +10,6 @@ Text of models and people reaches the document through `textContent` only; which
 import dataclasses
 import json
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from rlhf.feedback import Store
 from rlhf.feedback.agreement import Agreement, agreement
 from rlhf.feedback.desk import Desk, desk, store_of
 from rlhf.feedback.names import name_of
-from rlhf.feedback.store import EVERY, IMPORTED, ChosenBefore, Pair
+from rlhf.feedback.store import EVERY, FEWEST, HELD_OUT, IMPORTED, ChosenBefore, Pair
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import DATA, FILLED_IN
 from rlhf.runs.directory import RECORD, Run, find_run
@@ -35,12 +34,8 @@ from rlhf.words import count, number, percent
 
 MOST_HELD = 16
 """The most pairs that one page is given at a time."""
-FEWEST = 10
-"""Preferences that training needs."""
 MANY = 300
-"""From so many on, a taste may be learned that shows in part of the pairs."""
-HELD_OUT = 0.1
-"""Share of the pairs on which the reward model is judged (`rlhf.data.load.EVAL_SHARE`, which is slow to import)."""
+"""From so many on, a taste may be learned that shows in few of the answers."""
 
 TEMPLATE = """
 <section class="feedback">
@@ -156,7 +151,8 @@ def expect(request: dict) -> dict:
     except BadInput as error:
         return {"expected": str(error)}
     if request.get("alone") and store:
-        pairs = len(store.preferences()) * (1 - HELD_OUT)
+        learned = len(store.preferences()) * (1 - HELD_OUT) * DemoArguments.feedback_epochs
+        pairs = learned + 2 * DemoArguments.feedback_prompts
         steps = pairs / DemoArguments.reward_batch_size * DemoArguments.num_train_epochs
         settings["reward_max_steps"] = max(1, round(steps))
     return {"expected": expectation(settings)}
@@ -279,9 +275,8 @@ def training_words(preferences: int) -> dict:
         "train": f"Train on our {n} choices",
         "enough": True,
         "alone": (
-            f"{n} choices can teach {'only a taste that shows in most' if few else 'a taste that shows in some'} "
-            "pairs, such as shorter answers. About one in ten is held out to test the reward model: its accuracy on "
-            f"those {held_out:,} {tells}."
+            f"{n} choices can teach a taste that shows in {'many' if few else 'some'} answers, such as shorter ones. "
+            f"One in five is held out to test the reward model: its accuracy on those {held_out:,} {tells}."
         ),
         "together": (
             f"Beside thousands of pairs {n} choices weigh little: expect about the model that those pairs make alone."
@@ -294,13 +289,10 @@ def training_words(preferences: int) -> dict:
 # In, out, and into training ------------------------------------------------------------------------------------------
 
 
-def _lines(store: Store) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in store.preferences())
-
-
 def exported(run: Run, cache: Path) -> Path:
     """The preferences of everybody as a file to download."""
-    text = _lines(_store(_desk(run)))
+    rows = _store(_desk(run)).preferences()
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if not text:
         raise BadInput("Nobody has preferred one answer to another yet.")
     target = place(run, cache, "-choices.jsonl")
@@ -333,7 +325,7 @@ def _settings(run: Run) -> dict[str, object]:
 
 
 def start(run: Run, store: Store, alone: bool, visitor: str) -> Run:
-    """Start a demo on the choices so far; the new run keeps them in a file.
+    """Start a demo on the choices so far; the new run keeps a copy of them.
 
     Args:
         run: the shown run, whose base model and data are taken.
@@ -344,14 +336,10 @@ def start(run: Run, store: Store, alone: bool, visitor: str) -> Run:
         BadInput: there are too few, or the page does not allow it.
         UnderWay: another run is under way.
     """
-    text = _lines(store)
-    if text.count("\n") < FEWEST:
+    if len(store.preferences()) < FEWEST:
         raise BadInput(f"Training needs at least {FEWEST} choices of one answer over the other.")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "choices.jsonl"
-        file.write_text(text, encoding="utf-8")
-        settings = build(DemoArguments, {**_settings(run), "feedback": str(file), "feedback_only": alone})
-        return jobs.launch("demo", settings, visitor=visitor, feedback=file)
+    settings = build(DemoArguments, {**_settings(run), "feedback": str(store.path), "feedback_only": alone})
+    return jobs.launch("demo", settings, visitor=visitor, choices=store)
 
 
 class FeedbackTab:
