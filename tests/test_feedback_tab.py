@@ -244,9 +244,9 @@ def test_a_person_deletes_their_own_choices_and_nobody_elses(visit, store):
     mark, before = marks_of(store, page), store.choices()
     page.get_by_role("button", name="Delete my choices").click()
     assert page.locator(".sure").inner_text().startswith("Delete your 2 choices?")
-    page.get_by_role("button", name="Keep them").click()
+    page.get_by_role("button", name="No, keep").click()
     page.get_by_role("button", name="Delete my choices").click()
-    page.get_by_role("button", name="Delete them").click()
+    page.get_by_role("button", name="Yes, delete").click()
     saved(page, 0)
     assert mark not in (store.path / "choices.jsonl").read_text()
     assert store.choices() == [choice for choice in before if choice.person != mark]

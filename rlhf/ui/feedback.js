@@ -146,7 +146,7 @@ $('.sure .yes').addEventListener('click', () => {
   unsure();
   outbox.splice(busy ? 1 : 0);
   made = [];
-  post('take_away', {}, () => { decided.clear(); look(); });
+  post('take_away', {}, answer => { decided.clear(); if (answer.pairs) take(answer); });
 });
 
 // Training
@@ -174,7 +174,7 @@ $('.train-on').addEventListener('click', async () => {
 });
 
 async function look() {
-  if (looking || !of.run) return;
+  if (looking || busy || !of.run) return;  // what is being sent brings how things stand
   looking = true;
   try {
     const answer = await call('look');

@@ -44,8 +44,8 @@ TEMPLATE = """
     <p class="gloss"><span class="person"></span> <button type="button" class="plain forget" hidden>Delete my
       choices</button></p>
   </header>
-  <p class="note sure" hidden><span></span> <button type="button" class="yes">Delete them</button>
-    <button type="button" class="no">Keep them</button></p>
+  <p class="note sure" hidden><span></span> <button type="button" class="yes">Yes, delete</button>
+    <button type="button" class="no">No, keep</button></p>
   <div class="making" role="status" hidden><p class="verdict"></p><progress></progress><p class="gloss"></p></div>
   <article class="duel" hidden>
     <h3 class="question" dir="auto" aria-live="polite"></h3>
