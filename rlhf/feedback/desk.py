@@ -26,6 +26,8 @@ FIRST, MORE = 4, 16
 """Prompts that are put to the model at a time: few, so that the first pairs are there soon; many, which is faster."""
 FRUITLESS = 8
 """Batches in a row that may bring no pair, before the desk gives up."""
+CLOSING_SECONDS = 10.0
+"""A batch of pairs takes a few seconds; a model that is being downloaded is not waited for."""
 AGAIN_SECONDS = 10.0
 """After a failure the model is tried again, if somebody is there, so much later."""
 
@@ -61,11 +63,11 @@ class Desk:
         return self.store.next(person, count) if self.store else []
 
     def close(self) -> None:
-        """Make no more pairs; waits for those that are being made."""
+        """Make no more pairs; waits for those that are being made, but not long."""
         self._closed.set()
         self._asked.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSING_SECONDS)
 
     def seconds(self) -> float:
         """For how long it has been doing what it does."""

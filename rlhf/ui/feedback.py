@@ -236,7 +236,7 @@ def standing(at: Desk, person: str, wanted: int) -> dict:
 def _own_words(choices: int, preferences: int) -> str:
     if not choices:
         return "Each is on the server’s disk before it is counted here."
-    return f"{count(preferences)} prefer one answer; ties and skips train nothing."
+    return f"{count(preferences)} prefer one answer. A tie says what does not matter, a skip nothing."
 
 
 def _people_words(people: set[str], preferences: Counter[str]) -> str:
