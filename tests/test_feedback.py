@@ -16,6 +16,7 @@ from processes import ROOT
 
 from rlhf.config import BadInput, FeedbackArguments, RewardArguments
 from rlhf.data.load import pairs_of
+from rlhf.everyday import grade
 from rlhf.feedback import Store
 from rlhf.feedback.agreement import agreement
 from rlhf.feedback.ask import Asker
@@ -246,6 +247,14 @@ def test_an_import_is_taken_whole_or_not_at_all(store, line, message):
     assert store.preferences() == [] and sorted(path.name for path in store.path.iterdir()) == before
 
 
+def test_a_store_that_is_full_takes_nothing_in(store, monkeypatch):
+    monkeypatch.setattr("rlhf.feedback.store.MOST_PAIRS", 41)
+    assert store.take_in(GOOD) == 1 and not store.has_room()
+    with pytest.raises(BadInput, match="41 pairs are the most, and there are 41"):
+        store.take_in(GOOD.replace("How", "Why"))
+    assert len(Store(store.path).pairs) == 41 and store.take_in(GOOD) == 0
+
+
 # By script ----------------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +387,27 @@ def test_features_are_those_of_the_answer_alone_in_whatever_batch_it_is_read(bas
     torch.testing.assert_close(
         together[0, -model.config.hidden_size :], (embedded + place).sum(0), rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.process
+def test_once_there_are_choices_people_are_asked_about_what_tells_most(base, tmp_path):
+    """One answer of ten is rude; a class that cares about nothing else is soon asked about little else."""
+    model, tokenizer = base
+    store = Store.open(tmp_path / "polite", "everyday", "0123")
+    asker = Asker(model, tokenizer, FeedbackArguments(store=str(store.path)))
+
+    def courtesies(pair):
+        return [grade(pair.question, answer).courtesy for answer in (pair.a, pair.b)]
+
+    blindly = asker.add(store, 48)
+    for pair in blindly:
+        a, b = courtesies(pair)
+        store.choose(pair.id, "tie" if a == b else "a" if a > b else "b", "ann")
+    tellingly = asker.add(store, 16)
+    shares = [sum(a != b for a, b in map(courtesies, pairs)) / len(pairs) for pairs in (blindly, tellingly)]
+    assert len(tellingly) == 16 and shares[0] < 0.35 and shares[1] > 2 * shares[0]
+    (first,) = store.next("bob")
+    assert first in tellingly
 
 
 @pytest.mark.process

@@ -20,6 +20,8 @@ from rlhf.runs.directory import runs_root
 
 READY, EACH = 40, 4
 """Pairs that are kept ready, and how many more for each person who is there."""
+MOST_HERE = 100
+"""People that are counted: whoever makes up more gets no more work done for them."""
 HERE_SECONDS = 60.0
 """For so long after a person's last request that person is there."""
 FIRST, MORE = 4, 16
@@ -79,7 +81,13 @@ class Desk:
     def _held(self) -> int:
         """About how many pairs the people who are there look at next."""
         now = time.monotonic()
-        return EACH * sum(now - last < HERE_SECONDS for last in list(self._here.values()))
+        self._here = {person: last for person, last in list(self._here.items()) if now - last < HERE_SECONDS}
+        return EACH * min(MOST_HERE, len(self._here))
+
+    def _wants_more(self) -> bool:
+        """Whether more pairs should be made."""
+        few = self.store.waiting() < READY + self._held()
+        return few and self.store.has_room() and not self._closed.is_set()
 
     def _make_pairs(self) -> None:
         try:
@@ -96,7 +104,7 @@ class Desk:
             fruitless = 0
             while not self._closed.is_set():
                 self._asked.clear()
-                while self.store.waiting() < READY + self._held() and not self._closed.is_set():
+                while self._wants_more():
                     self._begin("Writing answers to the next questions")
                     made = asker.add(self.store, MORE if self.store.waiting() else FIRST)
                     fruitless = 0 if made else fruitless + 1

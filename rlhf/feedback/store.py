@@ -32,6 +32,8 @@ RESERVED_SECONDS = 300.0
 """For so long a pair that somebody is looking at is not given to others."""
 IMPORTED = "imported"
 """Who made the choices that were imported."""
+MOST_PAIRS = 50_000
+"""In one store, which is held in memory."""
 MOST_CHARACTERS = 20_000
 """Of a prompt or an answer that is imported."""
 FEWEST = 5
@@ -222,6 +224,10 @@ class Store:
         by, since = self._reserved.get(pair_id, (person, 0.0))
         return by != person and time.time() - since < RESERVED_SECONDS and by not in self._judges[pair_id]
 
+    def has_room(self) -> bool:
+        """Whether more pairs may be added."""
+        return len(self.pairs) < MOST_PAIRS
+
     def waiting(self) -> int:
         """Pairs that nobody has judged yet or is looking at."""
         with self._thread:
@@ -355,6 +361,9 @@ class Store:
                 if (question, chosen, rejected) not in known:
                     known.add((question, chosen, rejected))
                     made.append(Pair(secrets.token_hex(8), prompt, question, chosen, rejected, (IMPORTED, IMPORTED)))
+            if made and len(self.pairs) + len(made) > MOST_PAIRS:
+                there = f"{MOST_PAIRS:,} pairs are the most, and there are {len(self.pairs):,}"
+                raise BadInput(f"Nothing was imported: {there}.")
             self._append("pairs.jsonl", map(asdict, made))
             self._append("choices.jsonl", (asdict(Choice(pair.id, IMPORTED, "a", now)) for pair in made))
             self._read()
