@@ -312,7 +312,9 @@ def test_a_reward_model_learns_from_choices_alone_or_beside_other_pairs(judged, 
         assert measured["agreement"]["raw"] == pytest.approx(2 / 3) and measured["agreement"]["pairs"] == 60
         first = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])
         assert first["agreement"] == pytest.approx(2 / 3)
-    assert "Two people choose alike in 67 %" in (tmp_path / "alone" / "model" / "README.md").read_text()
+    alone, beside = ((tmp_path / name / "model" / "README.md").read_text() for name in ("alone", "beside"))
+    assert "Two people choose alike in 67 %" in alone and "people's choices between two answers" in alone
+    assert "simulated" not in alone and few_pairs.name not in alone and few_pairs.name in beside
 
 
 def test_choices_are_never_learned_from_and_held_out_at_once(judged, store):

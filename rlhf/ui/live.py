@@ -217,7 +217,8 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
 
 def _graded(samples: list[dict], run: Run) -> list[dict]:
     """The samples; where a reward model guesses at the embedded world's rubric, each with its grade by that."""
-    if run.policy_settings().get("dataset_name", EVERYDAY) != EVERYDAY or run.reward_funcs():
+    own_taste = run.config().get("feedback_only") or run.reward_funcs()
+    if own_taste or run.policy_settings().get("dataset_name", EVERYDAY) != EVERYDAY:
         return samples
     graded = []
     for sample in samples:

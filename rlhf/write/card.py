@@ -31,7 +31,7 @@ _PROGRESS = (
 )
 _NOT_IN_THE_TABLE = {
     "output_dir", "model_name_or_path", "reward_model_path", "reward_funcs", "dataset_name", "resume_from_checkpoint",
-    "seed",
+    "seed", "feedback",
 }  # fmt: skip
 """Settings that are no row of the card's table: paths, and what stands in its text."""
 _TAGS = {"ppo": ["rlhf", "ppo"], "dpo": ["rlhf", "dpo", "trl"], "reward": ["rlhf", "reward-model", "trl"]}
@@ -68,7 +68,8 @@ def model_card(folder: Path) -> str:
         f"card_{kind}.md.j2",
         metadata=metadata.to_yaml(),
         run_id=_whole(run).id,
-        config=config,
+        config={"feedback": None, "feedback_only": False, **config},
+        simulated=not (config.get("feedback_only") or _whole(run).config().get("feedback_only")),
         base_on_hub=base_on_hub,
         base_name=Path(base).name,
         data_on_hub=data_on_hub,
