@@ -311,6 +311,10 @@ def test_the_head_of_the_page_says_whose_preferences_they_are(root):
     assert describe(own.id) == f"{own.id}, seed 0, simulated people"
     other = finished_copy(root / "demo-20260101-000000-0002", dataset_name="mine.jsonl")
     assert describe(other.id) == f"{other.id}, seed 0"
+    alone = finished_copy(root / "demo-20260101-000000-0003", feedback="choices", feedback_only=True)
+    assert describe(alone.id) == f"{alone.id}, seed 0, your own choices"
+    both = finished_copy(root / "demo-20260101-000000-0004", feedback="choices")
+    assert describe(both.id) == f"{both.id}, seed 0, your own choices, simulated people"
 
 
 # In a browser --------------------------------------------------------------------------------------------------------

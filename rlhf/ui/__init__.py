@@ -56,10 +56,11 @@ def describe(run_id: str | None) -> str:
     if run.path == runs.RECORD:
         return f"Recipe <code>smollm2-135m-instruct</code>, seed {seed}, without its models"
     simulated = kind in KINDS and KINDS[kind].reads_pairs and config.get("dataset_name") == EVERYDAY
-    simulated = simulated and not config.get("feedback_only")
-    people = "preferences of simulated people" if is_example(run) else "simulated people"
+    people = ["your own choices"] if config.get("feedback") else []
+    if simulated and not config.get("feedback_only"):
+        people.append("preferences of simulated people" if is_example(run) else "simulated people")
     name = "Example run" if is_example(run) else escape(run.id)
-    return f"{name}, seed {seed}{f', {people}' if simulated else ''}"
+    return ", ".join([name, f"seed {seed}", *people])
 
 
 def shown_run(run_id: str | None) -> Run | None:
