@@ -8,7 +8,7 @@ import sys
 import warnings
 
 import pytest
-from processes import ROOT, keep_signals, print_warning
+from processes import ROOT, chromium, keep_signals, print_warning
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -91,6 +91,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser for all tests of a file; the test is skipped without one."""
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from processes import chromium, fill_unfolded, free_port, serving_here
+from processes import fill_unfolded, free_port, serving_here
 from scipy import stats
 from starlette.middleware import Middleware
 
@@ -331,12 +331,6 @@ def test_foreign_hosts_large_bodies_and_run_files_are_refused(site):
     assert large.getresponse().status == 413
     assert status_of(f"{address}/gradio_api/file={root / LIVE_ID / 'config.json'}") in (403, 404)
     assert status_of(f"{address}/gradio_api/monitoring/summary") in (403, 404)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -329,7 +329,7 @@ def test_choices_are_never_learned_from_and_held_out_at_once(judged, store):
     assert len(choices.ties) == 16 and not set(choices.ties["prompt"]) & set(choices.held_out["prompt"])
     talk = [{"role": "user", "content": "How?"}]
     talks = pairs_of([{"prompt": talk, "chosen": "Yes.", "rejected": "No."}], "talks")
-    with pytest.raises(BadInput, match="text beside a conversation.; set feedback_only"):
+    with pytest.raises(BadInput, match="text beside a conversation.; name the data"):
         joined(talks, choices.train)
 
 

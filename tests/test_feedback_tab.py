@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import gradio as gr
 import numpy as np
 import pytest
-from processes import chromium, serving_here
+from processes import serving_here
 
 from rlhf import models
 from rlhf.config import BadInput, FeedbackArguments
@@ -62,12 +62,6 @@ def site(tmp_path_factory, base):
 def store(site):
     """The choices about the example's model, as they are on disk."""
     return Store(store_of("everyday"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -104,10 +104,9 @@ def _pairs(args: RewardArguments) -> tuple[Dataset, Dataset, Agreement | None]:
     if args.feedback is None:
         return *load_preferences(args.dataset_name, **named), None
     choices = load_choices(args.feedback, args.as_conversations)
-    train = [choices.train] * args.feedback_epochs
+    train = concatenate_datasets([choices.train] * args.feedback_epochs)
     if args.feedback_prompts:
-        train.append(judged_by_probe(choices, *models.load_policy(args.model_name_or_path), args))
-    train = concatenate_datasets(train)
+        train = joined(judged_by_probe(choices, *models.load_policy(args.model_name_or_path), args), train)
     if not args.feedback_only:
         train = joined(load_preferences(args.dataset_name, **named)[0], train)
     return train, choices.held_out, choices.agreement

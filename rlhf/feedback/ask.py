@@ -28,6 +28,8 @@ ANSWERS = 8
 PROMPTS_AT_ONCE = 16
 FIRST_CHOICES = 20
 """Choices after which people are asked what tells most, in the light of them."""
+REMEMBERED = 400
+"""The latest choices, which the probe learns from: it learns anew for each batch of pairs."""
 SCREENED = 4
 """Prompts that then have their turn for each pair that is asked."""
 
@@ -149,7 +151,7 @@ class Asker:
 
         Once there are choices to learn from, more prompts have their turn, and only the most telling pairs are added.
         """
-        judged = [choice for choice in store.choices() if choice.choice != "skip"]
+        judged = [choice for choice in store.choices() if choice.choice != "skip"][-REMEMBERED:]
         turn = len(store.pairs) if self.turn is None else self.turn
         self.turn = turn + count * (SCREENED if len(judged) >= FIRST_CHOICES else 1)
         prompts = [self.prompts[number % len(self.prompts)] for number in range(turn, self.turn)]
@@ -177,6 +179,8 @@ class Asker:
         pairs = [store.pairs[choice.id] for choice in judged]
         preferred = torch.tensor([{"a": 1.0, "b": 0.0, "tie": 0.5}[choice.choice] for choice in judged])
         answers = [(prompt.raw, text) for prompt, texts in zip(prompts, sampled, strict=True) for text in texts]
+        if not answers:
+            return []
         asked = [pair.prompt for pair in pairs]
         first, second, others = standardised(
             answer_features(self.model, self.reader, asked, [pair.a for pair in pairs]),

@@ -14,11 +14,14 @@ from rlhf.feedback.agreement import Agreement, agreement
 from rlhf.feedback.ask import Asker, answers_to
 from rlhf.feedback.probe import Probe, answer_features, standardised
 from rlhf.feedback.store import FEWEST, HELD_OUT, Store
-from rlhf.models.prompts import PromptReader
+from rlhf.models.prompts import PromptReader, readable
 
 
 ANSWERS = 4
 """Sampled to each prompt, for the probe to judge in two pairs: the best with the worst, and the two between."""
+
+PROBED = 1_000
+"""Preferences, and ties, that the probe learns from at most; so many are enough without it."""
 
 
 @dataclass
@@ -53,7 +56,10 @@ def load_choices(path: str, as_conversations: bool = False) -> Choices:
     if tied:
         rows = [{"prompt": pair.prompt, "chosen": pair.a, "rejected": pair.b} for pair in tied]
         ties = pairs_of(rows, path, as_conversations)
-        ties = ties.select([row for row, prompt in enumerate(ties["prompt"]) if prompt not in held_out["prompt"]])
+        apart = set(map(readable, held_out["prompt"]))
+        ties = ties.select(
+            [row for row, prompt in enumerate(ties["prompt"]) if readable(prompt) not in apart][:PROBED]
+        )
     return Choices(train, held_out, ties, agreement(store.by_pair().values()))
 
 
@@ -66,8 +72,8 @@ def joined(pairs: Dataset, choices: Dataset) -> Dataset:
     try:
         check_same_kind(choices[0]["prompt"], pairs[0]["prompt"])
     except Unusable as error:
-        told = f"The choices do not go with the pairs ({error}); set feedback_only."
-        raise BadInput(told, field="feedback") from error
+        told = f"The choices do not go with dataset_name ({error}); name the data that their questions came from."
+        raise BadInput(told, field="dataset_name") from error
     return concatenate_datasets([pairs.select_columns(choices.column_names), choices])
 
 
@@ -80,7 +86,7 @@ def judged_by_probe(
         model: the language model that answers, to `args.feedback_prompts` prompts.
 
     Raises:
-        BadInput: the prompts cannot be read.
+        BadInput: the prompts cannot be read, or no answer to them ends.
     """
     names = ("dataset_name", "prompt_column", "chosen_column", "rejected_column", "as_conversations", "seed")
     same = {name: getattr(args, name) for name in (*names, "chat_template_kwargs")}
@@ -91,8 +97,15 @@ def judged_by_probe(
     sampled = list(answers_to(model, asker.reader, prompts, ANSWERS, **lengths, seed=args.seed))
 
     # 1. All answers as features: the judged pairs' two sides, and those that were sampled.
-    judged = choices.train if choices.ties is None else concatenate_datasets([choices.train, choices.ties])
+    preferred = choices.train.select(range(min(PROBED, len(choices.train))))
+    judged = preferred if choices.ties is None else concatenate_datasets([preferred, choices.ties])
     answers = [(prompt.raw, text) for prompt, texts in zip(prompts, sampled, strict=True) for text in texts]
+    if not answers:
+        raise BadInput(
+            f"{args.model_name_or_path} gives no answers that end; set feedback_prompts to 0, to learn from the choices "
+            "themselves only.",
+            field="feedback_prompts",
+        )
     reader = PromptReader(asker.reader.tokenizer, None, args.chat_template_kwargs)
     chosen, rejected, others = standardised(
         answer_features(model, reader, judged["prompt"], judged["chosen"]),
@@ -101,9 +114,9 @@ def judged_by_probe(
     )
 
     # 2. The probe learns from the judged pairs, in which a tie is half a preference.
-    preferred = torch.ones(len(judged))
-    preferred[len(choices.train) :] = 0.5
-    worth = others @ Probe.fit(chosen - rejected, preferred).weights
+    shares = torch.ones(len(judged))
+    shares[len(preferred) :] = 0.5
+    worth = others @ Probe.fit(chosen - rejected, shares).weights
 
     # 3. It judges two pairs of each prompt's answers.
     pairs, start = [], 0

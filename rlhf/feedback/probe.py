@@ -63,7 +63,11 @@ def answer_features(
     prompts: Sequence[str | list[dict]],
     answers: Sequence[str | list[dict]],
 ) -> torch.Tensor:
-    """`features` of answers to prompts (n, 4 * hidden size); zeros where a chat template refuses to write one."""
+    """`features` of answers to prompts (n, 4 * hidden size); zeros where a chat template refuses to write one.
+
+    Raises:
+        TemplateRefused: it refuses all.
+    """
     sides = zip(prompts, answers, strict=True)
     messages = [
         [{"role": "assistant", "content": answer}] if isinstance(prompt, list) and isinstance(answer, str) else answer
@@ -71,6 +75,8 @@ def answer_features(
     ]
     read = reader.pairs(prompts, messages)
     kept = [row for row, pair in enumerate(read) if not isinstance(pair, TemplateRefused)]
+    if not kept:
+        raise read[0]
     found = features(model, [read[row].ids for row in kept], [len(read[row].prompt_ids) for row in kept])
     everything = torch.zeros(len(read), found.shape[1])
     everything[kept] = found
@@ -90,8 +96,10 @@ class Probe:
 
     weights: torch.Tensor
     """The mode (d,): a feature's worth."""
+    learned: torch.Tensor
+    """Directions of which the pairs say something, orthonormal (d, k); of all others the prior is what is known."""
     root: torch.Tensor
-    """Cholesky factor of the posterior's precision (d, d)."""
+    """Cholesky factor of the posterior's precision along these (k, k)."""
 
     @classmethod
     def fit(cls, differences: torch.Tensor, preferred: torch.Tensor) -> "Probe":
@@ -101,16 +109,21 @@ class Probe:
             differences: features of the first answer minus those of the second (n, d).
             preferred: 1 where the first was chosen, 0 where the second was, 1/2 for a tie (n,).
         """
-        weights = torch.zeros(differences.shape[1])
+        learned = torch.linalg.qr(differences.T).Q  # the mode lies in the span of the pairs, of which there are fewer
+        along = differences @ learned
+        weights = torch.zeros(along.shape[1])
         prior = PRIOR_PRECISION * torch.eye(len(weights))
         for _ in range(STEPS):
-            share = torch.sigmoid(differences @ weights)
-            gradient = differences.T @ (share - preferred) + PRIOR_PRECISION * weights
+            share = torch.sigmoid(along @ weights)
+            gradient = along.T @ (share - preferred) + PRIOR_PRECISION * weights
             weight = (share * (1 - share)).clamp_min(1e-4)
-            precision = differences.T @ (differences * weight[:, None]) + prior
+            precision = along.T @ (along * weight[:, None]) + prior
             weights = weights - torch.linalg.solve(precision, gradient)
-        return cls(weights, torch.linalg.cholesky(precision))
+        return cls(learned @ weights, learned, torch.linalg.cholesky(precision))
 
     def doubt(self, differences: torch.Tensor) -> torch.Tensor:
         """Standard deviation of these pairs' margins (n,): how little is known about which answer is better."""
-        return torch.linalg.solve_triangular(self.root, differences.T, upper=False).norm(dim=0)
+        along = differences @ self.learned
+        within = torch.linalg.solve_triangular(self.root, along.T, upper=False).square().sum(0)
+        beside = (differences.square().sum(1) - along.square().sum(1)).clamp_min(0) / PRIOR_PRECISION
+        return (within + beside).sqrt()

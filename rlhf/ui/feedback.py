@@ -339,6 +339,8 @@ def start(run: Run, store: Store, alone: bool, visitor: str) -> Run:
     if len(store.preferences()) < FEWEST:
         raise BadInput(f"Training needs at least {FEWEST} choices of one answer over the other.")
     settings = build(DemoArguments, {**_settings(run), "feedback": str(store.path), "feedback_only": alone})
+    if settings.model_name_or_path != EVERYDAY:  # a larger model takes minutes to answer 512 prompts
+        settings.feedback_prompts = 64
     return jobs.launch("demo", settings, visitor=visitor, choices=store)
 
 
