@@ -18,7 +18,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from processes import fill_unfolded, free_port, serving_here
+from processes import fill_unfolded, forget, free_port, serving_here
 from scipy import stats
 from starlette.middleware import Middleware
 
@@ -333,16 +333,23 @@ def test_foreign_hosts_large_bodies_and_run_files_are_refused(site):
     assert status_of(f"{address}/gradio_api/monitoring/summary") in (403, 404)
 
 
-@pytest.fixture
-def page(site, browser):
-    page = browser.new_page(viewport={"width": 1280, "height": 720})
+@pytest.fixture(scope="module")
+def window(browser):
+    """A page for all tests of this file, with a list of what went wrong in it."""
+    page = browser.new_page()
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("dialog", lambda dialog: page.problems.append("a dialog opened"))
     page.set_default_timeout(60_000)
-    yield page
-    assert page.problems == []
-    page.close()
+    return page
+
+
+@pytest.fixture
+def page(site, window):
+    window.set_viewport_size({"width": 1280, "height": 720})
+    yield window
+    forget(window, site[0])
+    assert window.problems == []
 
 
 PPO_PLOT = ".chart[data-part=ppo] .plot"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import gradio as gr
 import numpy as np
 import pytest
-from processes import serving_here
+from processes import forget, serving_here
 
 from rlhf import models
 from rlhf.config import BadInput, FeedbackArguments
@@ -64,25 +64,35 @@ def store(site):
     return Store(store_of("everyday"))
 
 
-@pytest.fixture
-def visit(site, browser):
-    """Opens the tab as another person; afterwards no page has had an error, and none has opened a dialog."""
-    problems, contexts = [], []
-
-    def open_tab(run="example", width=1280, height=900):
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}))
-        page = contexts[-1].new_page()
+@pytest.fixture(scope="module")
+def windows(browser):
+    """Pages of two browsers, with a list of what went wrong in them."""
+    problems, pages = [], [browser.new_context().new_page() for _ in range(2)]
+    for page in pages:
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("dialog", lambda dialog: problems.append(dialog.message))
         page.set_default_timeout(60_000)
+    return pages, problems
+
+
+@pytest.fixture
+def visit(site, windows):
+    """Opens the tab as another person; afterwards no page has had an error, and none has opened a dialog."""
+    pages, problems = windows
+    free = iter(pages)
+
+    def open_tab(run="example", width=1280, height=900):
+        page = next(free)
+        page.set_viewport_size({"width": width, "height": height})
         page.goto(f"{site}/?run={run}&tab=feedback")
         if run != GONE:
             page.wait_for_selector(".duel")
         return page
 
     yield open_tab
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.unroute_all()
+        forget(page, site)
     assert problems == []
 
 
