@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write REPORT.md from a demo run", description="Write REPORT.md.")
     report.add_argument("run", help="directory of a finished demo run")
     report.add_argument("--sweep", help="directory of a KL sweep, for over-optimisation (default: RUN/sweep)")
+    report.add_argument("--methods", help="directory of a comparison of methods (default: RUN/methods)")
     report.add_argument("--output_file", default="REPORT.md", help="(default: REPORT.md)")
     return top
 
@@ -114,7 +115,9 @@ def run_command(name: str, given: dict[str, object]) -> None:
     if name == "report":
         from rlhf.write.report import write_report
 
-        print(write_report(Path(given["run"]), Path(given["output_file"]), Path(given["sweep"] or given["run"])))
+        run = Path(given["run"])
+        sweep, methods = Path(given["sweep"] or run), Path(given["methods"] or run / "methods")
+        print(write_report(run, Path(given["output_file"]), sweep, methods))
     elif name in KINDS:
         make_run(name, settings(given))
     else:

@@ -76,7 +76,7 @@ def serving_here():
 
 
 def forget(page, address):
-    """Leave the page and what it has stored there, but not the code it has read, which is half of what loading costs."""
+    """Leave the page and what it has stored, but not the code it has read, which is half of what loading costs."""
     page.goto("about:blank")
     session = page.context.new_cdp_session(page)
     session.send("Storage.clearDataForOrigin", {"origin": address.rstrip("/"), "storageTypes": "all"})

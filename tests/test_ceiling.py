@@ -214,7 +214,7 @@ def test_the_scores_say_the_share_and_how_answers_begin(demo):
 
 
 def test_report_and_card_say_the_share_and_do_without(demo, tmp_path):
-    text = write_report(demo.path, tmp_path / "REPORT.md", demo.path / "sweep").read_text()
+    text = write_report(demo.path, tmp_path / "REPORT.md", demo.path / "sweep", demo.path / "methods").read_text()
     possible = share(demo.summary()["splits"]["test"]["against_base"]["ppo"]["share"]["score"])
     assert f"| share of the largest gain in score that any policy could have at this KL | {possible} |" in text
     assert "from 128 answers of the base model to each of 60 test prompts" in text and "at most 0.6 |" in text

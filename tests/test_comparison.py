@@ -66,6 +66,14 @@ def test_the_gain_is_that_of_each_prompt():
     json.dumps(against)
 
 
+def test_a_model_is_held_against_the_best_of_n_as_well():
+    models = {"base": (0, 0, 0), "ppo": (1.0, 0.2, 0), "best-of-4": (0.5, 0.3, 0)}
+    given = list(rows(models))
+    found = summarize(given, "base")["test"]["against_base"]
+    wins = {key: interval["value"] for key, interval in found["ppo"]["best_of"]["best-of-4"].items()}
+    assert wins["score"] > 0.5 > wins["gold"] and found["best-of-4"]["best_of"] == {}
+
+
 def test_without_a_gold_scorer_there_is_no_gold():
     found = found_for(1.0, 0.0, 0, gold=False)
     assert found["against_base"]["ppo"]["gold"] is None and found["models"]["ppo"]["gold_mean"] is None

@@ -80,7 +80,7 @@ def test_the_benchmark_beside_busy_loops_ends_them_and_its_table_enters_the_repo
     left_out = shutil.ignore_patterns("model", "samples.jsonl", "compare")
     demo = shutil.copytree(ROOT / "assets" / "example", tmp_path / "demo", ignore=left_out)
     shutil.copy(tmp_path / "busy.json", demo)
-    text = write_report(demo, tmp_path / "REPORT.md", demo / "sweep").read_text()
+    text = write_report(demo, tmp_path / "REPORT.md", demo / "sweep", demo / "methods").read_text()
     start = text.index("| threads |")
     header, rule, *rows = text[start : text.index("\n\n", start)].splitlines()
     assert header == "| threads | idle | 1 busy loop |" and rule == "|---|---|---|"

@@ -92,7 +92,7 @@ def test_no_prompt_and_no_answer_breaks_the_report(demo, tmp_path):
             row |= {"prompt": HOSTILE, "response": HOSTILE}
 
     rewrite(demo, change_summary, change_row)
-    text = write_report(demo, tmp_path / "REPORT.md", demo / "sweep").read_text()
+    text = write_report(demo, tmp_path / "REPORT.md", demo / "sweep", demo / "methods").read_text()
     rows, plain = cells(text), " ".join(HOSTILE.split())
     assert [plain, plain, plain, "\N{MINUS SIGN}4.8"] in rows
     [answers] = [row for row in rows if row[0] == plain and len(row) == 3]
@@ -121,7 +121,7 @@ def test_data_without_a_gold_score_have_a_report_too(demo, tmp_path):
     sweep = json.loads((demo / "sweep" / "sweep.json").read_text())
     sweep |= {"fit": None, "points": [point | {"gold": None} for point in sweep["points"]]}
     (demo / "sweep" / "sweep.json").write_text(json.dumps(sweep))
-    text = write_report(demo, tmp_path / "REPORT.md", demo / "sweep").read_text()
+    text = write_report(demo, tmp_path / "REPORT.md", demo / "sweep", demo / "methods").read_text()
     assert "- Preferences: `me/pairs`." in text and "these data have no gold score" in text
     assert "rubric" not in text and "annotators are simulated" not in text
     assert not any("gold" in cell for row in cells(text) for cell in row)
@@ -132,4 +132,4 @@ def test_data_without_a_gold_score_have_a_report_too(demo, tmp_path):
 def test_a_report_needs_a_run_that_trained_its_own_reward_model(demo, tmp_path):
     rewrite(demo, lambda summary: summary["seconds"].pop("reward"), lambda row: None)
     with pytest.raises(BadInput, match="no finished demo run with its own reward model"):
-        write_report(demo, tmp_path / "REPORT.md", demo / "sweep")
+        write_report(demo, tmp_path / "REPORT.md", demo / "sweep", demo / "methods")

@@ -22,6 +22,8 @@ COLUMNS = (
 NUMBERS = ("score", "gold", "kl", "tokens", "ended", "base_nll")
 FEW_PROMPTS = 20
 """With fewer, bootstrap intervals over prompts are too narrow to be trusted."""
+BEST_OF = "best-of-"
+"""What the names of the baselines begin with that need no training."""
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t")
 _REWARD = "rewards/"
 
@@ -149,12 +151,25 @@ def _against(base: _Rows, other: _Rows) -> dict:
     }
 
 
+def _against_best_of(models: dict[str, _Rows], other: _Rows) -> dict:
+    """Win rates, by score and gold score, of one model against each best-of-n: one answer against the best of n."""
+    return {
+        name: {
+            measure: stats.paired(rows.column(measure), other.column(measure)).win_rate.as_dict()
+            for measure in ("score", "gold")
+            if rows.has(measure)
+        }
+        for name, rows in models.items()
+        if name.startswith(BEST_OF) and rows is not other
+    }
+
+
 def summarize(rows: Iterable[dict], base: str) -> dict:
     """Describe each split's models, and compare each with the one called `base`, from the rows of `scores.csv`.
 
     Returns:
-        {split: {"models": {model: ...}, "against_base": {model: {"score", "gold", "length"}}}}, with None for gold
-        where the data have no gold scorer.
+        {split: {"models": {model: ...}, "against_base": {model: {"score", "gold", "length", "best_of"}}}}, with None
+        for gold where the data have no gold scorer.
 
     Raises:
         BadInput: two models of a split did not answer the same prompts in the same order.
@@ -170,7 +185,9 @@ def summarize(rows: Iterable[dict], base: str) -> dict:
         split: {
             "models": {name: of_model.describe() for name, of_model in models.items()},
             "against_base": {
-                name: _against(models[base], of_model) for name, of_model in models.items() if name != base
+                name: _against(models[base], of_model) | {"best_of": _against_best_of(models, of_model)}
+                for name, of_model in models.items()
+                if name != base
             },
         }
         for split, models in splits.items()

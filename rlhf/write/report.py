@@ -1,6 +1,7 @@
 """REPORT.md from a finished demo run: every number is read from its files, none is typed by hand."""
 
 from pathlib import Path
+from statistics import mean
 
 import matplotlib
 import numpy as np
@@ -10,8 +11,8 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
 
 from rlhf.compare.ceiling import Ceiling  # noqa: E402
-from rlhf.compare.stats import CHANCE_LOSS, Overoptimization  # noqa: E402
-from rlhf.compare.table import read_rows  # noqa: E402
+from rlhf.compare.stats import CHANCE_LOSS, Overoptimization, across  # noqa: E402
+from rlhf.compare.table import BEST_OF, read_rows  # noqa: E402
 from rlhf.config import BadInput  # noqa: E402
 from rlhf.metrics import ACCURACY, ENTROPY, EPISODE, KL, LOSS, MEAN_LENGTH, SCORE, STEP  # noqa: E402
 from rlhf.runs.directory import Run, read_json  # noqa: E402
@@ -20,6 +21,8 @@ from rlhf.write.templates import render  # noqa: E402
 
 BASE, PPO, GOLD, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#6b7280", "#1f2328"
 """Okabe and Ito's colours."""
+METHODS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Theirs again, for one method after the other."""
 SHOWN_PROMPTS = 8
 _STYLE = {
     "axes.spines.top": False,
@@ -33,10 +36,11 @@ _STYLE = {
 }
 
 
-def write_report(run_path: Path, output_file: Path, sweep_path: Path) -> Path:
+def write_report(run_path: Path, output_file: Path, sweep_path: Path, methods_path: Path) -> Path:
     """Write the report of a finished demo run, with its figures in `assets/report/` beside it.
 
-    A sweep adds a section on over-optimisation; without one at `sweep_path` the report has none. What `python -m rlhf
+    A sweep adds a section on over-optimisation, a comparison of methods another; without them at `sweep_path` and
+    `methods_path` the report has none. What `python -m rlhf
     bench ppo --busy 2 --json RUN/busy.json` has measured adds a table of speeds on a busy machine.
 
     Raises:
@@ -58,7 +62,10 @@ def write_report(run_path: Path, output_file: Path, sweep_path: Path) -> Path:
         sweep = Run(sweep_path).sweep()
         if sweep:
             _sweep_figure(sweep, figures / "sweep.svg")
-    output_file.write_text(_text(run, summary, rows, sweep), encoding="utf-8")
+        methods = _methods(Run(methods_path))
+        if methods:
+            _methods_figure(methods, figures / "methods.svg")
+    output_file.write_text(_text(run, summary, rows, sweep, methods), encoding="utf-8")
     return output_file
 
 
@@ -156,11 +163,8 @@ def _sweep_figure(sweep: dict, path: Path) -> None:
         axis.set_title(title)
         axis.set_xlabel("KL from the base model, nats per response")
     if sweep.get("ceiling"):
-        ceiling = Ceiling.read(sweep["ceiling"])
         for axis, (key, _, _) in zip(axes[0], panels, strict=True):
-            curve = getattr(ceiling, key)
-            axis.plot(ceiling.kl, curve.value, color=INK, linewidth=1.2, label="the most that is possible")
-            axis.fill_between(ceiling.kl, curve.ci_low, curve.ci_high, color=INK, alpha=0.1, linewidth=0)
+            _ceiling_line(axis, Ceiling.read(sweep["ceiling"]), key)
     if fit:
         curve = Overoptimization(**fit)
         kl = np.linspace(0, max(point["kl"]["value"] for point in points), 200)
@@ -168,6 +172,78 @@ def _sweep_figure(sweep: dict, path: Path) -> None:
         if curve.turnover_kl is not None and curve.turnover_kl <= kl[-1]:
             axes[0, 1].axvline(curve.turnover_kl, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     axes[0, 0].legend(frameon=False, loc="lower right")
+    _save(figure, path)
+
+
+def _ceiling_line(axis: plt.Axes, ceiling: Ceiling, measure: str) -> None:
+    curve = getattr(ceiling, measure)
+    axis.plot(ceiling.kl, curve.value, color=INK, linewidth=1.2, label="the most that is possible")
+    axis.fill_between(ceiling.kl, curve.ci_low, curve.ci_high, color=INK, alpha=0.1, linewidth=0)
+
+
+def _methods(comparison: Run) -> dict:
+    """A comparison of methods by name: the numbers of each training of it (ppo, ppo-seed-1, ...), and their means.
+
+    Of several trainings the interval is Student's t over them, of one its own over prompts.
+    """
+    splits = comparison.summary().get("splits")
+    if not splits:
+        return {}
+    methods: dict[str, dict] = {}
+    base = splits["test"]["models"]["base"]
+    measure = "score" if base["gold_mean"] is None else "gold"
+    for name, against in splits["test"]["against_base"].items():
+        method = methods.setdefault(name.partition("-seed-")[0], {"trainings": []})
+        other = splits["unseen"]["against_base"][name] if "unseen" in splits else {}
+        method["trainings"].append(
+            {
+                **{key: splits["test"]["models"][name][key] for key in ("kl", "unique")},
+                **{key: against[key] and against[key]["gain"] for key in ("score", "gold")},
+                "unseen": other.get("gold") and other["gold"]["gain"],
+                **{key: against[key] for key in ("best_of", "share")},
+            }
+        )
+    for name, method in methods.items():
+        trainings = method["trainings"]
+        for key in ("score", "gold", "unseen"):
+            found = [training[key] for training in trainings]
+            several = len(found) > 1 and found[0]
+            method[key] = across([gain["value"] for gain in found]).as_dict() if several else found[0]
+        method |= {
+            "baseline": name.startswith(BEST_OF),
+            "kl": mean(training["kl"]["value"] for training in trainings),
+            "unique": mean(training["unique"] for training in trainings),
+            "share": mean(training["share"]["score"]["value"] for training in trainings),
+            "bounds": {training["share"]["score"]["bound"] for training in trainings} - {""},
+            "wins": {
+                best_of: mean(training["best_of"][best_of][measure]["value"] for training in trainings)
+                for best_of in trainings[0]["best_of"]
+            },
+        }
+    return {"methods": methods, "ceiling": comparison.ceiling(), "base": base, "has_gold": measure == "gold"}
+
+
+def _methods_figure(methods: dict, path: Path) -> None:
+    """Every training over its KL, with its intervals over prompts, and the line of what is possible."""
+    panels = (("score", "Gain in score"), ("gold", "Gain in gold score"))[: 1 + methods["has_gold"]]
+    size = (4.5 * len(panels), 3.6)
+    figure, [axes] = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharex=True, squeeze=False)
+    colors = iter(METHODS)
+    for name, method in methods["methods"].items():
+        label, marker, color = (None, "x", GREY) if method["baseline"] else (name, "o", next(colors))
+        kl = np.array([training["kl"]["value"] for training in method["trainings"]])
+        for axis, (key, title) in zip(axes, panels, strict=True):
+            gains = [training[key] for training in method["trainings"]]
+            gain, low, high = (np.array([each[end] for each in gains]) for end in ("value", "ci_low", "ci_high"))
+            bars = (gain - low, high - gain)
+            axis.errorbar(kl, gain, bars, fmt=marker, color=color, markersize=5, elinewidth=0.8, label=label)
+            if method["baseline"]:
+                axis.annotate(name, (kl[0], gain[0]), (5, -10), textcoords="offset points", color=GREY, fontsize=8)
+            axis.set_title(title)
+            axis.set_xlabel("KL from the base model, nats per response")
+    for axis, (key, _) in zip(axes, panels, strict=True):
+        _ceiling_line(axis, Ceiling.read(methods["ceiling"]), key)
+    axes[0].legend(frameon=False, loc="lower right")
     _save(figure, path)
 
 
@@ -179,7 +255,7 @@ def _gains(rows: list[dict]) -> np.ndarray:
     return np.array([np.mean(sides["ppo"]) - np.mean(sides["base"]) for sides in scores.values()])
 
 
-def _text(run: Run, summary: dict, rows: list[dict], sweep: dict) -> str:
+def _text(run: Run, summary: dict, rows: list[dict], sweep: dict, methods: dict) -> str:
     test, unseen = summary["splits"]["test"], summary["splits"].get("unseen")
     metrics = [row for row in run.stages()["ppo"].metrics() if SCORE in row]  # without evaluations
     first, last = ({"episode": row[EPISODE], "score": row[SCORE], "kl": row[KL]} for row in (metrics[0], metrics[-1]))
@@ -199,6 +275,7 @@ def _text(run: Run, summary: dict, rows: list[dict], sweep: dict) -> str:
         examples=_examples(rows),
         sweep={"ceiling": None, **sweep} if sweep else {},
         ceiling=run.ceiling() if "share" in test["against_base"]["ppo"] else None,
+        methods=methods,
         best=max(trained, key=lambda point: point["gold"]["value"], default=None),
         seconds=summary["seconds"],
         busy=read_json(run.path / "busy.json"),
