@@ -294,7 +294,7 @@ def main() -> None:
     tempfile.tempdir = str(folder)  # Gradio's folder lies within it
     os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))  # Gradio loads it and has it list its fonts
     demo = build_app()
-    threading.Thread(target=lambda: (warm_up(), jobs.prepare()), daemon=True).start()
+    threading.Thread(target=lambda: (jobs.advance(), warm_up(), jobs.prepare()), daemon=True).start()
     demo.launch(**launch_options())
 
 

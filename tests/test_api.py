@@ -65,8 +65,9 @@ def test_the_same_seed_gives_the_same_answers(lab):
 def test_a_second_run_waits_and_a_run_can_be_stopped(lab, few_pairs):
     settings = {"max_steps": 2000, "seed": 4, "dataset_name": str(few_pairs)}
     run = lab.predict("reward", json.dumps(settings), api_name="/start")
-    with pytest.raises(AppError, match=r"Reward model · .* is still under way; stop it, or wait "):
-        lab.predict("reward", "{}", api_name="/start")
+    second = lab.predict("reward", "{}", api_name="/start")
+    assert lab.predict(second, api_name="/status")["state"] == "waiting"
+    assert lab.predict(second, api_name="/stop") == "stopped"
     assert state_after(lab, run, ("queued",)) == "running"
     assert lab.predict(run, api_name="/stop") == "stopping"
     assert state_after(lab, run, ("running", "stopping")) == "stopped"

@@ -2,8 +2,12 @@
 
 A run is a process of its own, in its own session and with its output in a file, so that closing the page or the app
 loses nothing. It steps back: on two cores the page stays live beside it. One process is kept ready for the next run.
+
+One run has the machine at a time. The others wait in their directories, all settings written, in the order in which
+they were started: the queue is nothing but these directories, and so outlives the page.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -38,6 +42,8 @@ PASSED_ON = (
     "SPACE_ID", "RLHF_",
 )  # fmt: skip
 """Prefixes of the environment variables that a training process on a Space inherits: no token, no secret."""
+TWICE_SECONDS = 5.0
+"""The same run started again within so many seconds is a double click."""
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
@@ -109,7 +115,9 @@ def launch(
     upload: Path | None = None,
     choices: Store | None = None,
 ) -> Run:
-    """Start a run of this kind in a new directory and return at once.
+    """Start a run of this kind in a new directory and return at once; it waits for its turn if another is under way.
+
+    The same run started twice in a moment, as by a double click, is one run.
 
     Args:
         settings: all settings but output_dir, of the class that `KINDS` names.
@@ -119,16 +127,23 @@ def launch(
         choices: people's, to train on, of which the directory keeps a copy without names.
 
     Raises:
-        BadInput: the page does not allow these settings.
-        UnderWay: another run is under way.
+        BadInput: the page does not allow these settings, or too many runs are waiting.
+        UnderWay: another run has the GPU that is asked for within a call, where nothing can wait.
     """
     limits.check(asdict(settings))
     if upload:
         limits.check_upload(upload)
+    asked = _fingerprint(kind, asdict(settings), list(questions), str(upload), visitor)
     with _launching:  # so that two people who press at once cannot both find the machine free
-        current = active_run()
-        if current is not None:
-            raise UnderWay(current, visitor)
+        current, queue = active_run(), waiting()
+        ahead = [current, *queue] if current else queue
+        if ahead and limits.on_zero_gpu():
+            raise UnderWay(ahead[0], visitor)
+        if ahead:
+            last = ahead[-1]
+            if last.status().get("asked") == asked and time.time() - last.created() < TWICE_SECONDS:
+                return last
+            limits.check_queue([run.status() for run in queue], visitor)
         if limits.on_space():
             make_room(limits.MOST_BYTES, keep=limits.trained_models(asdict(settings)))
         run = Run(new_run_path(kind))
@@ -145,15 +160,39 @@ def launch(
             choices.copy_to(run.path / CHOICES)
             settings = replace(settings, feedback=str(run.path / CHOICES))
         write_json(run.path / "config.json", {"kind": kind, **asdict(settings)})  # the process adds its versions
-        _begin(run, kind, asdict(settings), visitor)
+        asked_for = {"kind": kind, "created": time.time(), "owner": limits.mark(visitor), "asked": asked}
+        run.set_status(state="waiting", **asked_for, step=0, total_steps=0, message="Waiting for its turn")
+        _begin_next()
     return run
 
 
-def _begin(run: Run, kind: str, settings: dict[str, object], visitor: str) -> None:
-    """Have a process work on a run whose directory is made."""
-    queued = {"state": "queued", "kind": kind, "created": time.time(), "owner": limits.mark(visitor)}
-    run.set_status(**queued, step=0, total_steps=0, message="Starting")
-    work = json.dumps({"kind": kind, "settings": settings, "log": str(run.path / "train.log")})
+def _fingerprint(*asked: object) -> str:
+    """Stands for what was asked for, and by whom."""
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+
+
+def waiting() -> list[Run]:
+    """The runs that wait for their turn, the next one first."""
+    return sorted((run for run in list_runs() if run.status().get("state") == "waiting"), key=Run.created)
+
+
+def advance() -> None:
+    """Begin the run that has waited longest, if the machine is free."""
+    with _launching:
+        _begin_next()
+
+
+def _begin_next() -> None:
+    if active_run() is None:
+        for run in waiting()[:1]:
+            _begin(run)
+
+
+def _begin(run: Run) -> None:
+    """Have a process work on a run whose directory holds its settings."""
+    run.set_status(state="queued", message="Starting")
+    settings = run.config()
+    work = json.dumps({"kind": settings.pop("kind"), "settings": settings, "log": str(run.path / "train.log")})
     if limits.on_zero_gpu():
         run.set_status(pid=os.getpid(), message="Waiting for a GPU")
         # The call goes by the request of who pressed the button, which the context holds: it is that person's quota.
@@ -173,8 +212,9 @@ def _hand_over(worker: subprocess.Popen, run: Run, work: str) -> None:
 
 
 def _reap(process: subprocess.Popen, run: Run) -> None:
-    """Wait for a run's process, and have the next one ready."""
+    """Wait for a run's process, then begin the next run, and have a process ready for the one after it."""
     _wait(process, run)
+    advance()
     prepare()
 
 
@@ -252,10 +292,10 @@ def _alive(run: Run) -> bool:
 
 
 def active_run() -> Run | None:
-    """The run that is under way, if any; a run whose process is gone is marked interrupted."""
+    """The run that has the machine, if any; a run whose process is gone is marked interrupted."""
     for run in list_runs():
         status = run.status()
-        if status.get("state") not in ACTIVE:
+        if status.get("state") not in ACTIVE or status["state"] == "waiting":
             continue
         if _alive(run):
             return run
@@ -267,12 +307,19 @@ def active_run() -> Run | None:
 def stop(run: Run, visitor: str = "") -> None:
     """Ask a run to save and end; one that has not begun yet ends at once, one that is stuck after a grace time.
 
+    A run that waits for its turn leaves the queue.
+
     Raises:
         BadInput: on a shared page, another visitor started it.
     """
     if run.status().get("state") in ACTIVE:
         limits.check_owner(run.status(), visitor)
-        _end(run)
+        with _launching:  # it may be about to begin
+            waits = run.status().get("state") == "waiting"
+            if waits:
+                run.finish("stopped", "It left the queue before it began.")
+        if not waits:
+            _end(run)
 
 
 def _end(run: Run) -> None:

@@ -46,6 +46,8 @@ CAPS = {
 """The most that a Space does in one run, and why."""
 MOST_ENTRIES = 8
 """Of a setting that is a list: models, kl_coef values, baselines."""
+MOST_WAITING = 3
+"""Runs that wait for their turn on a Space."""
 LONGEST_RUN = 3600.0
 """Seconds after which a Space asks a run to save and end."""
 SAVING = 20
@@ -200,6 +202,18 @@ def trained_models(settings: dict[str, object]) -> list[Path]:
 def _either(names: dict | tuple) -> str:
     *others, last = names
     return f"{', '.join(others)} or {last}"
+
+
+def check_queue(waiting: list[dict], visitor: str) -> None:
+    """Check that a visitor may add a run to those that wait, by their statuses: on a shared page one each.
+
+    Raises:
+        BadInput: theirs is among them, or a Space has too many.
+    """
+    if shared() and any(may_stop(status, visitor) for status in waiting):
+        raise BadInput("A run of yours waits already; choose it at the top, and Stop takes it out of the queue.")
+    if on_space() and len(waiting) >= MOST_WAITING:
+        raise BadInput(f"{MOST_WAITING} runs wait already, which is all this Space has room for; try again later.")
 
 
 def mark(visitor: str) -> str:

@@ -50,7 +50,7 @@ def start_run(
         upload: a file that this visitor has uploaded, to train on instead of what the settings name.
 
     Raises:
-        BadInput: a value that cannot work or is not offered here, or another run is under way.
+        BadInput: a value that cannot work or is not offered here, or too many runs are waiting.
     """
     if kind not in startable():
         raise BadInput(f"kind must be one of {', '.join(startable())}, not {kind!r}.")
@@ -109,7 +109,7 @@ def start_comparison(
         visitor: a secret of the browser that asks, see `jobs.launch`.
 
     Raises:
-        BadInput: these cannot be compared, or another run is under way.
+        BadInput: these cannot be compared, or too many runs are waiting.
     """
     # Half a surrogate pair, which a request can carry, has no place in a file.
     texts = (question.encode(errors="ignore").decode().strip() for question in questions)

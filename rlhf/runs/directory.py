@@ -35,8 +35,9 @@ from rlhf.config import ASSETS, EVERYDAY, BadInput, PPOArguments
 from rlhf.kinds import KINDS
 
 
-ACTIVE = ("queued", "running", "stopping")
-"""States of a run that has not ended; the others are stopped, finished, failed, diverged and interrupted."""
+ACTIVE = ("waiting", "queued", "running", "stopping")
+"""States of a run that has not ended: it waits for its turn, its process starts, it trains, it saves. The others are
+stopped, finished, failed, diverged and interrupted."""
 EXAMPLE = ASSETS / "example"
 """The finished demo run that is shipped with the program."""
 RECORD = ASSETS / "example-smollm2"
@@ -228,13 +229,16 @@ class Run:
         """All responses to the pinned prompts."""
         return self.tail("samples.jsonl")[0]
 
+    def created(self) -> float:
+        """When it was started; 0 where that cannot be read."""
+        created = self.status().get("created")
+        return created if isinstance(created, int | float) else 0.0
+
     def title(self) -> str:
         """Its kind and when it was made, in a few words."""
-        status = self.status()
-        created = status.get("created")
-        kind = KINDS.get(str(status.get("kind")))
-        made = time.localtime(created if isinstance(created, int | float) else 0)
-        return f"{kind.label if kind else 'Run'} · {time.strftime('%d %b %H:%M', made)}"
+        kind = KINDS.get(str(self.status().get("kind")))
+        made = time.strftime("%d %b %H:%M", time.localtime(self.created()))
+        return f"{kind.label if kind else 'Run'} · {made}"
 
     def seconds_left(self) -> float | None:
         """Seconds left in the stage under way, if that can be told."""
@@ -425,8 +429,7 @@ def _made(run: Run) -> str:
     """When a run was made, to the second: as its name says, else its status."""
     if has_own_id(run.id):
         return run.id.split("-", 1)[1]
-    created = run.status().get("created")
-    return time.strftime("%Y%m%d-%H%M%S", time.localtime(created if isinstance(created, int | float) else 0))
+    return time.strftime("%Y%m%d-%H%M%S", time.localtime(run.created()))
 
 
 def _size(folder: Path) -> int:

@@ -21,7 +21,7 @@ from rlhf.ui.scores import missing
 
 
 def start(kind: str, settings_json: str = "{}", secret: str = "") -> str:
-    """Start a run of kind "demo", "reward", "ppo", "dpo" or "sweep"; returns its id.
+    """Start a run of kind "demo", "reward", "ppo", "dpo" or "sweep"; returns its id. It waits while others run.
 
     Args:
         kind: what to train.
@@ -105,7 +105,7 @@ def _check_whole(name: str, value: object) -> None:
 
 def _status(run: Run, names: tuple[str, ...] | None = None) -> dict:
     """A run's status, or some entries of it; its process and its owner's mark are nobody's business."""
-    hidden = ("pid", "owner")
+    hidden = ("pid", "owner", "asked")
     return {name: value for name, value in run.status().items() if (name in names if names else name not in hidden)}
 
 

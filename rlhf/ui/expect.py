@@ -5,12 +5,14 @@ stage is measured by itself: optimizer steps, episodes of PPO, answers of the co
 longer than the last one as far as it has more to do.
 """
 
+import dataclasses
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from rlhf import metrics
-from rlhf.config import EVERYDAY, BadInput, DemoArguments, build
-from rlhf.kinds import KINDS
+from rlhf.config import EVERYDAY, BadInput, DemoArguments, Settings, build
+from rlhf.kinds import KINDS, startable
 from rlhf.runs.directory import EXAMPLE, Run, list_runs
 
 
@@ -101,30 +103,48 @@ def expectation(settings: dict[str, object], kind: str = "demo") -> str:
         args = build(KINDS[kind].settings, settings)
     except BadInput:
         return ""
-    if kind != "demo":
-        return _as_the_last(kind, asdict(args))
-    if args.model_name_or_path != EVERYDAY or args.dataset_name != EVERYDAY:
+    expected = _expected(kind, args)
+    if expected:
+        seconds, own = expected
+        told = "the last one on this machine" if own else "the example run, on two CPU cores"
+        return f"Takes {in_words(seconds)}, if it is as fast as {told}."
+    if kind == "demo":
         return "How long this takes with a model or data of your own, only a first run can tell: begin small."
-    measured = pace()
-    told = (
-        "as fast as the last run on this machine" if measured.own else "as fast as the example run, on two CPU cores"
-    )
-    return f"Takes {in_words(measured.seconds(args))}, if it is {told}."
+    return "How long this takes is not known yet: no run of this kind with this model and data has ended here."
 
 
-def _as_the_last(kind: str, settings: dict[str, object]) -> str:
-    """How long a run takes that is no demo, told by the last one with this model and data, in words."""
+def seconds_to_go(run: Run) -> float | None:
+    """Seconds until a run has ended that waits or is under way; None where nothing tells."""
+    kind, status = run.config().get("kind"), run.status()
+    if kind not in startable():  # a comparison
+        return run.seconds_left()
+    fields = {field.name for field in dataclasses.fields(KINDS[kind].settings)}
+    expected = _expected(kind, build(KINDS[kind].settings, {k: v for k, v in run.config().items() if k in fields}))
+    if expected is None:
+        return run.seconds_left()
+    elapsed = time.time() - status["started"] if status.get("started") else 0.0
+    return max(expected[0] - elapsed, run.seconds_left() or 0.0)
+
+
+def _expected(kind: str, args: Settings) -> tuple[float, bool] | None:
+    """Seconds that a run takes, and whether a run on this machine tells that; None where none does.
+
+    A demo is told by the pace of its parts, another run by the last one with its model and data.
+    """
+    if kind == "demo":
+        if args.model_name_or_path != EVERYDAY or args.dataset_name != EVERYDAY:
+            return None
+        measured = pace()
+        return measured.seconds(args), measured.own
+    settings = asdict(args)
     for run in _ended(kind):
         config, status = {**settings, **run.config()}, run.status()
         if any(config[name] != settings[name] for name in ("model_name_or_path", "dataset_name")):
             continue
         pairs = _pairs(run, config)
         share = _work(kind, settings, pairs) / _work(kind, config, pairs)
-        took = in_words(LOADING + share * (status["ended"] - status["created"]))
-        example = run.path.is_relative_to(EXAMPLE)
-        told = "the example run, on two CPU cores" if example else "the last one on this machine"
-        return f"Takes {took}, if it is as fast as {told}."
-    return "How long this takes is not known yet: no run of this kind with this model and data has ended here."
+        return LOADING + share * (status["ended"] - status["created"]), not run.path.is_relative_to(EXAMPLE)
+    return None
 
 
 def _ended(kind: str) -> Iterator[Run]:

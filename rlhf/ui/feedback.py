@@ -334,7 +334,7 @@ def start(run: Run, store: Store, alone: bool, visitor: str) -> Run:
 
     Raises:
         BadInput: there are too few, or the page does not allow it.
-        UnderWay: another run is under way.
+        UnderWay: another run has the GPU.
     """
     if len(store.preferences()) < FEWEST:
         raise BadInput(f"Training needs at least {FEWEST} choices of one answer over the other.")

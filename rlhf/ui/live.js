@@ -1,8 +1,8 @@
 // The live view of a run. Gradio runs this in the component, and gives it element, props, server and watch.
 const {el, setText, plot, draw, markChanges, scoreBar, number, clock, address, download} = window.lab;
 const $ = selector => element.querySelector(selector);
-const ACTIVE = ['queued', 'running', 'stopping'];
-const WORDS = {queued: 'Starting', running: 'Running', stopping: 'Stopping', stopped: 'Stopped', finished: 'Finished',
+const ACTIVE = ['waiting', 'queued', 'running', 'stopping'];
+const WORDS = {waiting: 'In line', queued: 'Starting', running: 'Running', stopping: 'Stopping', stopped: 'Stopped', finished: 'Finished',
                failed: 'Failed', diverged: 'Diverged', interrupted: 'Interrupted', none: 'No run yet'};
 let run = null, seen = {}, samples = [], steps = [], follow = true, active = false, busy = false, timer = null;
 let texts = null, others = [], over = {};

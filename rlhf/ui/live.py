@@ -23,10 +23,12 @@ from rlhf.config import EVERYDAY, BadInput, default_of, name_of_data
 from rlhf.everyday import gold_score
 from rlhf.figures import curves, scores
 from rlhf.kinds import KINDS
+from rlhf.launch import jobs
 from rlhf.runs.directory import ACTIVE, Run, Snapshot, find_run
 from rlhf.ui import run_choices, run_label
 from rlhf.ui.changes import with_changes
 from rlhf.ui.downloads import offer, zip_of
+from rlhf.ui.expect import in_words, seconds_to_go
 from rlhf.ui.headline import headline
 from rlhf.ui.scripts import PLOTLY_HEAD, script
 from rlhf.words import setting
@@ -35,6 +37,7 @@ from rlhf.write import export
 
 CHART_HEIGHT = 420
 PATH_HEIGHT = 300
+IN_LINE = "You may close this page meanwhile. Stop takes the run out of the queue."
 X = {"reward": metrics.STEP, "dpo": metrics.STEP, "ppo": metrics.EPISODE}
 """What the curves of a stage are drawn over."""
 
@@ -194,6 +197,8 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
         "samples": _graded(with_changes(samples, seen.get("samples", 0)), run),
         "seen": {"samples": len(samples)},
     }
+    if answer["state"] == "waiting":
+        answer["headline"] = {"tone": "none", "text": in_line(run), "details": IN_LINE}
     # Sent once, and again when the run has ended and its zip has grown.
     active = int(status.get("state") in ACTIVE)
     if seen.get("active") != active and run.config().get("kind") in KINDS:
@@ -213,6 +218,22 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
         answer["parts"]["ceiling"] = _path(Ceiling.read(ceiling), rows["ppo"], seen.get("ceiling"))
         answer["seen"]["ceiling"] = len(rows["ppo"])
     return answer
+
+
+def in_line(run: Run) -> str:
+    """When the turn of a run comes that waits for it."""
+    jobs.advance()  # no page that waits for the run before it may be there any more
+    current, queue = jobs.active_run(), [waiting.id for waiting in jobs.waiting()]
+    if current is None or run.id not in queue:
+        return "It starts in a moment."
+    place = queue.index(run.id)
+    before = [current, *(find_run(name) for name in queue[:place])]
+    each = [seconds_to_go(one) for one in before]
+    ended = "that has ended" if place == 0 else f"these {len(before)} have ended"
+    when = f"when {ended}" if None in each else f"in {in_words(sum(each))}"
+    if place == 0:
+        return f"Next in line, behind {current.title()}: it starts {when}."
+    return f"Number {place + 1} in line, behind {current.title()} and {place} more: it starts {when}."
 
 
 def _graded(samples: list[dict], run: Run) -> list[dict]:

@@ -147,7 +147,7 @@ class TrainTab:
         self.started = gr.State(None)
         # A secret of this browser, by which it may stop what it has started, also after the page was reloaded.
         self.visitor = gr.BrowserState("", storage_key="rlhf-lab", secret="visitor")
-        self.outputs = [self.live, self.start, self.stop, self.reward_run, self.note]
+        self.outputs = [self.live, self.stop, self.reward_run, self.note]
 
     def _form(self) -> None:
         modes = [(KINDS[kind].choice, kind) for kind in startable()]
@@ -276,7 +276,6 @@ class TrainTab:
         return {
             self.live: run_id,
             self.note: "",  # what it said was about another run, or about what has been mended
-            self.start: gr.Button(interactive=not active),
             self.stop: gr.Button(interactive=active),
             self.reward_run: gr.Dropdown(choices=[*trained, NO_MODEL], value=trained[0][1] if trained else None),
         }
@@ -390,7 +389,9 @@ def _stop(run_id: str | None, visitor: str) -> tuple:
             jobs.stop(run, visitor)
     except BadInput as error:
         return gr.skip(), {"text": str(error)}
-    return gr.Button(interactive=False), {"text": "It stops after this step, then saves what it has learned."}
+    left = run is not None and run.status().get("state") == "stopped"
+    told = run.status()["message"] if left else "It stops after this step, then saves what it has learned."
+    return gr.Button(interactive=False), {"text": told}
 
 
 def _space_note() -> str:
