@@ -173,7 +173,10 @@ function apply(news) {
   const was = active;
   active = ACTIVE.includes(news.state);
   const train = element.closest('.train');
-  if (train && active !== was) fold(active || phone.matches);
+  if (train && active !== was) {
+    train.classList.toggle('active', active);
+    fold(active || phone.matches);
+  }
   if (started) show();
   seen = news.seen;
   showState(news); showCharts(news); showSamples(news.samples);

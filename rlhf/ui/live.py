@@ -391,6 +391,8 @@ def _part(kind: str, run: Snapshot, rows: list[dict], seen: int | None) -> dict:
 
 def _waiting(run: Snapshot, part: Snapshot) -> str:
     """What an empty chart says."""
+    if run.status().get("state") == "waiting":
+        return "The curves appear here."
     if part.status().get("state") in ACTIVE:
         status = part.status()  # while the ceiling is measured, the message says so and no step is counted
         measuring = status.get("message") and not status.get("total_steps")
