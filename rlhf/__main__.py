@@ -36,14 +36,14 @@ TOOLS = {
     "push": (PushArguments, "push a run's model with its card to the Hugging Face Hub"),
     "bench": (
         BenchArguments,
-        "measure the speed of PPO, of reward training or of a comparison: alone, against TRL, or on a busy machine",
+        "measure the speed of PPO, of reward training or of a comparison, or what a reward model learns from choices",
     ),
     "pretrain": (PretrainConfig, "make the embedded base model again"),
     "preferences": (PreferencesConfig, "make the embedded preference pairs again"),
 }
 """The commands that make no run: settings, and what they do."""
 WHAT = {
-    "bench": ("what to measure", ("ppo", "reward", "compare")),
+    "bench": ("what to measure", ("ppo", "reward", "compare", "feedback")),
     "feedback": (
         "next prints pairs as JSON lines, choose and import read JSON lines, export prints what was preferred",
         ("next", "choose", "undo", "forget", "import", "export", "agreement"),
@@ -148,8 +148,13 @@ def _use_tool(name: str, named: str | None, config: object) -> None:
     elif name == "bench":
         from rlhf.bench.comparisons import bench, bench_busy, bench_compare, bench_reward
 
-        tools = {"ppo": bench_busy if config.busy else bench, "reward": bench_reward, "compare": bench_compare}
-        tools[named](config)
+        if named == "feedback":
+            from rlhf.bench.feedback import bench_feedback
+
+            bench_feedback(config)
+        else:
+            tools = {"ppo": bench_busy if config.busy else bench, "reward": bench_reward, "compare": bench_compare}
+            tools[named](config)
     elif name == "preview":
         from rlhf.data.preview import preview
 

@@ -112,7 +112,7 @@ class FeedbackArguments(PromptSettings):
 
 @dataclass
 class BenchArguments(Settings):
-    """Settings of `python -m rlhf bench ppo`: the speed of PPO, by itself, against TRL 1.12 or on a busy machine."""
+    """Settings of `python -m rlhf bench`, most of them for `bench ppo`: PPO's speed, alone or against TRL 1.12."""
 
     against: Literal["trl"] | None = None
     """"trl" alternates with TRL 1.12's PPOTrainer on the same work."""
@@ -122,7 +122,7 @@ class BenchArguments(Settings):
     seconds: PositiveInt = 8
     """With busy: how long each speed is measured, at least."""
     rounds: PositiveInt = 3
-    """Repetitions, each with another seed."""
+    """Repetitions, each with another seed; people of each taste for `bench feedback`."""
     model_name_or_path: PathOrName = EVERYDAY
     """Policy and reference; "random-gpt2" makes a full-size GPT-2 with random weights, and random prompts."""
     reward_model_path: PathOrName | None = None

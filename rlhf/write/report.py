@@ -40,7 +40,8 @@ def write_report(run_path: Path, output_file: Path, sweep_path: Path, methods_pa
     """Write the report of a finished demo run, with its figures in `assets/report/` beside it.
 
     A sweep adds a section on over-optimisation, a comparison of methods another; without them at `sweep_path` and
-    `methods_path` the report has none. What `python -m rlhf
+    `methods_path` the report has none, and neither has it one on people's choices without `bench feedback --json
+    RUN/feedback.json`. What `python -m rlhf
     bench ppo --busy 2 --json RUN/busy.json` has measured adds a table of speeds on a busy machine.
 
     Raises:
@@ -62,10 +63,13 @@ def write_report(run_path: Path, output_file: Path, sweep_path: Path, methods_pa
         sweep = Run(sweep_path).sweep()
         if sweep:
             _sweep_figure(sweep, figures / "sweep.svg")
+        choices = read_json(run_path / "feedback.json")
+        if choices:
+            _choices_figure(choices, figures / "feedback.svg")
         methods = _methods(Run(methods_path))
         if methods:
             _methods_figure(methods, figures / "methods.svg")
-    output_file.write_text(_text(run, summary, rows, sweep, methods), encoding="utf-8")
+    output_file.write_text(_text(run, summary, rows, sweep, methods, choices), encoding="utf-8")
     return output_file
 
 
@@ -247,6 +251,28 @@ def _methods_figure(methods: dict, path: Path) -> None:
     _save(figure, path)
 
 
+def _choices_figure(choices: dict, path: Path) -> None:
+    """Accuracy over the number of choices, by taste and by way to learn, with every person's own as a dot."""
+    tastes = choices["accuracy"]
+    figure, axes = plt.subplots(
+        1, len(tastes), figsize=(3 * len(tastes), 2.8), layout="constrained", sharex=True, sharey=True, squeeze=False
+    )
+    for axis, (taste, learners) in zip(axes[0], tastes.items(), strict=True):
+        for (learner, by_count), color in zip(learners.items(), (GREY, PPO), strict=True):
+            axis.plot(choices["counts"], list(map(mean, by_count)), color=color, linewidth=1.6, label=learner)
+            for count, people in zip(choices["counts"], by_count, strict=True):
+                axis.plot([count] * len(people), people, ".", color=color, markersize=4, alpha=0.5)
+        _level(axis, 0.5, "chance")
+        axis.set_xscale("log")
+        axis.set_xticks(choices["counts"], choices["counts"])
+        axis.minorticks_off()
+        axis.set_title(taste)
+        axis.set_xlabel("choices")
+    axes[0, 0].set_ylabel("accuracy on unseen pairs")
+    axes[0, 0].legend(frameon=False, loc="upper left")
+    _save(figure, path)
+
+
 def _gains(rows: list[dict]) -> np.ndarray:
     """PPO's mean score minus the base's, of each prompt (n,)."""
     scores: dict[str, dict[str, list[float]]] = {}
@@ -255,7 +281,7 @@ def _gains(rows: list[dict]) -> np.ndarray:
     return np.array([np.mean(sides["ppo"]) - np.mean(sides["base"]) for sides in scores.values()])
 
 
-def _text(run: Run, summary: dict, rows: list[dict], sweep: dict, methods: dict) -> str:
+def _text(run: Run, summary: dict, rows: list[dict], sweep: dict, methods: dict, choices: dict) -> str:
     test, unseen = summary["splits"]["test"], summary["splits"].get("unseen")
     metrics = [row for row in run.stages()["ppo"].metrics() if SCORE in row]  # without evaluations
     first, last = ({"episode": row[EPISODE], "score": row[SCORE], "kl": row[KL]} for row in (metrics[0], metrics[-1]))
@@ -276,6 +302,7 @@ def _text(run: Run, summary: dict, rows: list[dict], sweep: dict, methods: dict)
         sweep={"ceiling": None, **sweep} if sweep else {},
         ceiling=run.ceiling() if "share" in test["against_base"]["ppo"] else None,
         methods=methods,
+        choices=choices,
         best=max(trained, key=lambda point: point["gold"]["value"], default=None),
         seconds=summary["seconds"],
         busy=read_json(run.path / "busy.json"),
