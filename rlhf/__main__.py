@@ -13,6 +13,7 @@ from rlhf import threads
 from rlhf.config import (
     BadInput,
     BenchArguments,
+    Diverged,
     FailedElsewhere,
     FeedbackArguments,
     PreferencesConfig,
@@ -165,7 +166,7 @@ def exit_code(work: Callable[..., None], *arguments: object) -> int:
             work(*arguments)
     except FailedElsewhere:
         return 2
-    except BadInput as error:
+    except (BadInput, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -36,8 +36,8 @@ def recorded(run: Run) -> Iterator[None]:
         if ranks.is_main_process() and run.parent() is None:
             tqdm.write(f"Stopped. {run.saved()} The run is in {run.path}.")
     except Diverged as error:
-        run.finish("diverged", str(error))
-        raise BadInput(str(error)) from error
+        run.finish("diverged", f"{error} {run.saved()}")
+        raise
     except BadInput as error:
         run.finish("failed", str(error))
         raise

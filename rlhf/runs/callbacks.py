@@ -12,6 +12,7 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from rlhf import metrics, ranks
 from rlhf.config import Diverged
 from rlhf.runs.directory import Run
+from rlhf.runs.divergence import check_weights
 
 
 def called(run: Run) -> str:
@@ -90,6 +91,18 @@ class RunCallback(TrainerCallback):
         if not torch.nn.utils.get_total_norm(gradients).isfinite():
             raise Diverged(f"The gradient was not finite at step {state.global_step + 1}; lower learning_rate.")
 
+    def on_optimizer_step(
+        self,
+        args: object,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Check what the step has made of the weights, before any of it is saved."""
+        check_weights(optimizer, f"step {state.global_step + 1}", model)
+
     def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Stamp the step; a stop request takes effect on every rank after the same step."""
         self.bar.update(state.global_step - self.bar.n)
@@ -102,7 +115,7 @@ class RunCallback(TrainerCallback):
     def on_log(self, args: object, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: object) -> None:
         """Append a line to the curves, and check the losses."""
         self.run.log({metrics.STEP: state.global_step, **logs})
-        losses = (logs[name] for name in (metrics.LOSS, metrics.EVAL_LOSS) if name in logs)
+        losses = (logs[name] for name in (metrics.LOSS, metrics.EVAL_LOSS, "train_loss") if name in logs)
         if not all(map(math.isfinite, losses)):
             raise Diverged(f"The loss was not finite at step {state.global_step}; lower learning_rate.")
         shown = {"loss": metrics.LOSS, "accuracy": metrics.ACCURACY, "score": metrics.SCORE, "kl": metrics.KL}

@@ -252,6 +252,10 @@ class Run:
                 parts.append(f"the {'reward model' if role == 'reward' else f'{kind.upper()} model'}{at}")
         if parts:
             return f"Saved: {' and '.join(parts)}."
+        folders = (folder for stage in self.trainings().values() for folder in stage.path.glob("checkpoints/*-*"))
+        steps = [int(step) for _, _, step in (folder.name.rpartition("-") for folder in folders) if step.isdecimal()]
+        if steps:
+            return f"No model was saved; the curves and the checkpoint of step {max(steps):,} are kept."
         logged = any((stage.path / "metrics.jsonl").exists() for stage in self.trainings().values())
         return "No model was saved; the curves are kept." if logged else "There was nothing to save yet."
 
