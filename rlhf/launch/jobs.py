@@ -24,6 +24,7 @@ from rlhf.config import UPLOADED, BadInput, Settings
 from rlhf.feedback import Store
 from rlhf.launch import limits
 from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
+from rlhf.runs.disk import told
 
 
 CHOICES = "choices"
@@ -101,6 +102,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
 
 
+@told("No run was started.")
 def launch(
     kind: str,
     settings: Settings,
@@ -132,21 +134,33 @@ def launch(
         if limits.on_space():
             make_room(limits.MOST_BYTES, keep=limits.trained_models(asdict(settings)))
         run = Run(new_run_path(kind))
-        run.path.mkdir(parents=True)
-        settings = replace(settings, output_dir=str(run.path))
-        if questions:
-            file = run.path / "questions.txt"
-            file.write_text("\n".join(questions), encoding="utf-8")
-            settings = replace(settings, prompts_file=str(file))
-        if upload:
-            (run.path / UPLOADED).mkdir()
-            settings = replace(settings, dataset_name=str(shutil.copy(upload, run.path / UPLOADED)))
-        if choices:
-            choices.copy_to(run.path / CHOICES)
-            settings = replace(settings, feedback=str(run.path / CHOICES))
-        write_json(run.path / "config.json", {"kind": kind, **asdict(settings)})  # the process adds its versions
-        _begin(run, kind, asdict(settings), visitor)
+        try:
+            settings = _prepared(run, settings, questions, upload, choices)
+            write_json(run.path / "config.json", {"kind": kind, **asdict(settings)})  # the process adds its versions
+            _begin(run, kind, asdict(settings), visitor)
+        except OSError:
+            shutil.rmtree(run.path, ignore_errors=True)
+            raise
     return run
+
+
+def _prepared(
+    run: Run, settings: Settings, questions: Sequence[str], upload: Path | None, choices: Store | None
+) -> Settings:
+    """The settings of a run whose directory is made, with what it was given to read."""
+    run.path.mkdir(parents=True)
+    settings = replace(settings, output_dir=str(run.path))
+    if questions:
+        file = run.path / "questions.txt"
+        file.write_text("\n".join(questions), encoding="utf-8")
+        settings = replace(settings, prompts_file=str(file))
+    if upload:
+        (run.path / UPLOADED).mkdir()
+        settings = replace(settings, dataset_name=str(shutil.copy(upload, run.path / UPLOADED)))
+    if choices:
+        choices.copy_to(run.path / CHOICES)
+        settings = replace(settings, feedback=str(run.path / CHOICES))
+    return settings
 
 
 def _begin(run: Run, kind: str, settings: dict[str, object], visitor: str) -> None:
@@ -264,6 +278,7 @@ def active_run() -> Run | None:
     return None
 
 
+@told("The run goes on.")
 def stop(run: Run, visitor: str = "") -> None:
     """Ask a run to save and end; one that has not begun yet ends at once, one that is stuck after a grace time.
 
