@@ -278,7 +278,7 @@ def active_run() -> Run | None:
     return None
 
 
-@told("The run goes on.")
+@told()
 def stop(run: Run, visitor: str = "") -> None:
     """Ask a run to save and end; one that has not begun yet ends at once, one that is stuck after a grace time.
 
