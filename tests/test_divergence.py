@@ -175,9 +175,9 @@ def test_a_policy_that_gives_one_answer_to_all_ends_and_its_last_good_checkpoint
 
     trainer = quick(tmp_path, score=score, total_episodes=16 * 9, save_strategy="steps", save_steps=1)
     drift(trainer, token)
-    with pytest.raises(Diverged, match="^Updates 2 to 4 scored lower than the first one.*All answers are ") as ended:
+    with pytest.raises(Diverged, match="^All answers are .*Updates 2 to 4 scored lower than the first one") as ended:
         trainer.train()
-    assert ("empty" if token == EOS else "the same") in str(ended.value) and "entropy is 0 %" in str(ended.value)
+    assert ("empty" if token == EOS else "the same") in str(ended.value)
     assert [update["step"] for update in updates_of(trainer)] == [1, 2, 3, 4]
     assert [folder.name for folder in tmp_path.iterdir()] == ["checkpoint-1"]
 
@@ -213,7 +213,7 @@ def test_three_updates_in_a_row_must_have_gone_wrong():
     for number, update in enumerate([good, bad, bad, good, bad, bad], start=1):
         watch.look(update, number)
     assert watch.wrong == 2
-    with pytest.raises(Diverged, match="Updates 5 to 7 .* KL is 7.6 nats per token. Raise kl_coef or lower"):
+    with pytest.raises(Diverged, match="KL is 7.6 nats per token. Updates 5 to 7 .* Try a higher kl_coef or"):
         watch.look(bad, 7)
     assert PERSISTS == 3
 
@@ -240,6 +240,6 @@ def test_the_page_warns_while_it_happens_and_says_what_to_do(change, said, root)
     for update in (good, good | change, good):
         run.log(update)
         told.append(live.poll({"run": run.id})["warning"])
-    assert told == ["", f"{said} Raise “KL coefficient” or lower “Learning rate”.", ""]
+    assert told == ["", f"{said} Try a higher “KL coefficient” or a lower “Learning rate”.", ""]
     write_json(run.path / "status.json", {**run.status(), "state": "diverged"})
     assert warning(run.status(), [good, good | change]) == ""  # its headline says it

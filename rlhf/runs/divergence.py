@@ -21,7 +21,7 @@ COSTLY = 10.0
 """KL in nats per answer from which on its price is compared with what it has bought; below, chance decides."""
 COLLAPSED = 0.05
 """Share of the first update's entropy below which a policy hardly chooses any more."""
-FATAL = ("kl", "entropy", "empty", "same")
+FATAL = {"empty", "same", "entropy", "kl"}
 """The signs that may end a run. Good answers too may run into the limit, or cost more for a while than they gain."""
 PERSISTS = 3
 """Updates in a row after which a warning sign is no accident."""
@@ -58,27 +58,26 @@ def check_weights(optimizer: torch.optim.Optimizer, when: str, *models: nn.Modul
 def warning_signs(update: dict, first: dict) -> dict[str, str]:
     """What looks wrong in the metrics of an update of PPO, beside those of the first one: a sentence each, by name.
 
-    What the policy did from the start is no sign: some models never end an answer, and some always give the same.
+    The most telling comes first. What the policy did from the start is no sign: some models never end an answer, and
+    some always give the same.
     """
     signs = {}
-    kl, length, clipped = update.get(metrics.KL), update[metrics.MEAN_LENGTH], update[metrics.CLIPPED_RATIO]
-    if kl is not None and kl > FAR * length:
-        signs["kl"] = (
-            f"The base model would hardly ever write such answers: KL is {number(kl / length, 1)} nats per token."
-        )
-    elif kl is not None and kl > COSTLY and update[metrics.KL_PENALTY] + _gain(update, first) < 0:
-        signs["cost"] = (
-            f"The distance from the base model (KL {number(kl, 1)} nats) costs more than the score has gained."
-        )
-    entropy, began = update.get(metrics.TOKEN_ENTROPY), first.get(metrics.TOKEN_ENTROPY)
-    if entropy is not None and began is not None and entropy < COLLAPSED * began:
-        signs["entropy"] = (
-            f"The model hardly varies its words any more: entropy is {percent(entropy / began)} of what it was."
-        )
+    length, clipped = update[metrics.MEAN_LENGTH], update[metrics.CLIPPED_RATIO]
     if length == 1 and clipped == 0 and first[metrics.MEAN_LENGTH] > 1:
         signs["empty"] = "All answers are empty: the model ends them before the first word."
     elif update.get(metrics.MOST_COMMON_RATIO) == 1 and first.get(metrics.MOST_COMMON_RATIO) != 1:
         signs["same"] = "All answers are the same, whatever is asked."
+    entropy, began = update.get(metrics.TOKEN_ENTROPY), first.get(metrics.TOKEN_ENTROPY)
+    if entropy is not None and began is not None and entropy < COLLAPSED * began:
+        now = percent(entropy / began)
+        signs["entropy"] = f"The model hardly varies its words any more: entropy is {now} of what it was."
+    kl = update.get(metrics.KL)  # None without a reference
+    if kl is not None and kl > FAR * length:
+        per_token = number(kl / length, 1)
+        signs["kl"] = f"The base model would hardly ever write such answers: KL is {per_token} nats per token."
+    elif kl is not None and kl > COSTLY and update[metrics.KL_PENALTY] + _gain(update, first) < 0:
+        away = f"KL {number(kl, 1)} nats"
+        signs["cost"] = f"The distance from the base model ({away}) costs more than the score has gained."
     if clipped == 1 and first[metrics.CLIPPED_RATIO] < 0.5 and length > 1:
         signs["length"] = "No answer ends by itself any more: all run into response_length."
     return signs
@@ -90,7 +89,7 @@ def _gain(update: dict, first: dict) -> float:
     return max(update[metrics.OBJECTIVE_SCORE] - first[metrics.OBJECTIVE_SCORE], raw)
 
 
-WHAT_TO_DO = "Raise kl_coef or lower learning_rate."
+WHAT_TO_DO = "Try a higher kl_coef or a lower learning_rate."
 """Against all of the signs."""
 
 
@@ -107,18 +106,17 @@ class Watch:
         self.wrong = 0
         """Updates in a row that have gone wrong."""
 
-    def look(self, update: dict, number: int) -> None:
-        """Look at the metrics of update `number`.
+    def look(self, update: dict, at: int) -> None:
+        """Look at the metrics of update number `at`.
 
         Raises:
             Diverged: it was the last straw; the message says what was wrong with it.
         """
         self.first = self.first or update
         signs = warning_signs(update, self.first)
-        fatal = [signs[name] for name in FATAL if name in signs]
+        fatal = [sentence for name, sentence in signs.items() if name in FATAL]
         lower = all(update[score] < self.first[score] for score in (metrics.SCORE, metrics.OBJECTIVE_SCORE))
         self.wrong = self.wrong + 1 if fatal and lower else 0
         if self.wrong == PERSISTS:
-            since = number - PERSISTS + 1
-            found = " ".join(fatal)
-            raise Diverged(f"Updates {since} to {number} scored lower than the first one. {found} {WHAT_TO_DO}")
+            since = at - PERSISTS + 1
+            raise Diverged(f"{fatal[0]} Updates {since} to {at} scored lower than the first one. {WHAT_TO_DO}")

@@ -50,7 +50,8 @@ def warning(status: dict, rows: list[dict]) -> str:
     if not updates or status.get("state") in ENDED_BADLY:
         return ""
     signs, kind = warning_signs(updates[-1], updates[0]), KINDS.get(str(status.get("kind")))
-    return BadInput(" ".join([*signs.values(), WHAT_TO_DO])).with_labels(kind.front if kind else {}) if signs else ""
+    told = f"{next(iter(signs.values()))} {WHAT_TO_DO}" if signs else ""
+    return BadInput(told).with_labels(kind.front if kind else {})
 
 
 def _verdict(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
