@@ -21,7 +21,7 @@ from rlhf import threads
 from rlhf.config import BadInput
 from rlhf.launch import jobs, limits
 from rlhf.runs import directory as runs
-from rlhf.runs.disk import trouble
+from rlhf.runs.disk import ask_for, trouble
 from rlhf.ui import QUICK, describe, example_id, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.api import add_endpoints
@@ -247,9 +247,11 @@ class BodyLimit:
             await send(message)
 
         try:
+            if uploads:  # Gradio would leave as much of it as there is room for
+                ask_for(int(size), Path(tempfile.gettempdir()))
             await self.app(scope, counted, with_headers)
         except Exception as error:
-            found = trouble(error)  # of an upload, for which there is no room
+            found = trouble(error)
             if begun or not found:
                 raise
             await PlainTextResponse(f"{found[0]}: {found[1]}, and try again.", 507)(scope, receive, send)

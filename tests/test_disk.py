@@ -94,7 +94,7 @@ PPO = (
 @pytest.mark.parametrize(
     ("text", "number", "after", "told", "kept"),
     [
-        ("metrics.jsonl", errno.EIO, 0, "The disk has failed", "There was nothing to save yet."),
+        ("metrics.jsonl", errno.EIO, 0, "The disk reports an error", "There was nothing to save yet."),
         ("samples.jsonl", errno.ENOSPC, 0, FULL, "There was nothing to save yet."),
         ("status.json", errno.EROFS, 3, "The disk is read-only", "the curves and the checkpoint of step 1 are kept."),
         (".checkpoint-2", errno.ENOSPC, 2, FULL, "the curves and the checkpoint of step 1 are kept."),
@@ -110,7 +110,7 @@ def test_a_write_that_fails_ends_the_run_and_what_is_whole_is_kept(
     assert done.returncode == 2 and "Traceback" not in done.stderr
     status = Run("run").status()
     assert status["state"] == "failed" and status["message"].endswith(kept), status
-    assert status["message"].startswith(f"{told} in the middle of the run: ")
+    assert status["message"].startswith(told) and " in the middle of the run: " in status["message"]
     assert not list(tmp_path.rglob("checkpoints/.*")) and not list(tmp_path.rglob(".model"))
     weights = list(tmp_path.rglob("model.safetensors"))
     assert all(tensor.isfinite().all() for file in weights for tensor in load_file(file).values())
@@ -188,6 +188,18 @@ def test_start_stop_and_download_answer_in_a_sentence_and_leave_nothing_behind(r
     run.set_status(state="running", pid=os.getpid())
     refuse("status.json")
     assert train._stop(run.id, "")[1]["text"] == f"{FULL}: free some space, and try again."
+
+
+def test_an_upload_larger_than_the_room_is_not_begun(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000))
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    request = {"type": "http", "path": "/gradio_api/upload", "headers": [(b"content-length", b"2000")]}
+    asyncio.run(BodyLimit(None)(request, None, send))
+    assert sent[0]["status"] == 507 and sent[1]["body"].startswith(b"The disk is full")
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -135,32 +135,24 @@ def launch(
             make_room(limits.MOST_BYTES, keep=limits.trained_models(asdict(settings)))
         run = Run(new_run_path(kind))
         try:
-            settings = _prepared(run, settings, questions, upload, choices)
+            run.path.mkdir(parents=True)
+            settings = replace(settings, output_dir=str(run.path))
+            if questions:
+                file = run.path / "questions.txt"
+                file.write_text("\n".join(questions), encoding="utf-8")
+                settings = replace(settings, prompts_file=str(file))
+            if upload:
+                (run.path / UPLOADED).mkdir()
+                settings = replace(settings, dataset_name=str(shutil.copy(upload, run.path / UPLOADED)))
+            if choices:
+                choices.copy_to(run.path / CHOICES)
+                settings = replace(settings, feedback=str(run.path / CHOICES))
             write_json(run.path / "config.json", {"kind": kind, **asdict(settings)})  # the process adds its versions
             _begin(run, kind, asdict(settings), visitor)
         except OSError:
             shutil.rmtree(run.path, ignore_errors=True)
             raise
     return run
-
-
-def _prepared(
-    run: Run, settings: Settings, questions: Sequence[str], upload: Path | None, choices: Store | None
-) -> Settings:
-    """The settings of a run whose directory is made, with what it was given to read."""
-    run.path.mkdir(parents=True)
-    settings = replace(settings, output_dir=str(run.path))
-    if questions:
-        file = run.path / "questions.txt"
-        file.write_text("\n".join(questions), encoding="utf-8")
-        settings = replace(settings, prompts_file=str(file))
-    if upload:
-        (run.path / UPLOADED).mkdir()
-        settings = replace(settings, dataset_name=str(shutil.copy(upload, run.path / UPLOADED)))
-    if choices:
-        choices.copy_to(run.path / CHOICES)
-        settings = replace(settings, feedback=str(run.path / CHOICES))
-    return settings
 
 
 def _begin(run: Run, kind: str, settings: dict[str, object], visitor: str) -> None:

@@ -17,7 +17,7 @@ TROUBLE = {
     errno.EDQUOT: ("Your share of the disk is used up", _FREE),
     errno.EFBIG: ("The disk takes no file of this size", _FREE),
     errno.EROFS: ("The disk is read-only", "choose a folder that can be written"),
-    errno.EIO: ("The disk has failed", "check it, or choose another one"),
+    errno.EIO: ("The disk reports an error (input/output error)", "check it, or choose another one"),
 }
 """What an error of the operating system says of the disk, and what to do."""
 
