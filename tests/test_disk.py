@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from app import BodyLimit
+from rlhf.commands.lifecycle import recorded
 from rlhf.config import BadInput, RewardArguments
 from rlhf.launch import jobs
 from rlhf.runs import directory, disk
@@ -114,6 +115,18 @@ def test_a_write_that_fails_ends_the_run_and_what_is_whole_is_kept(
     assert not list(tmp_path.rglob("checkpoints/.*")) and not list(tmp_path.rglob(".model"))
     weights = list(tmp_path.rglob("model.safetensors"))
     assert all(tensor.isfinite().all() for file in weights for tensor in load_file(file).values())
+
+
+def test_a_demo_says_what_all_its_stages_have_kept(tmp_path):
+    demo = Run.create(tmp_path / "demo", "demo", {})
+    reward, ppo = (Run.create(demo.path / kind, kind, {}) for kind in ("reward", "ppo"))
+    (reward.path / "model").mkdir()
+    (reward.path / "model" / "config.json").touch()
+    with pytest.raises(BadInput, match="^The disk is full in the middle .* Saved: the reward model.$"):
+        with recorded(demo), recorded(ppo):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert demo.status()["message"].endswith(" Saved: the reward model.")
+    assert ppo.status()["message"].endswith(" There was nothing to save yet.")
 
 
 def test_no_save_is_begun_without_room_for_it(command, tmp_path, monkeypatch):

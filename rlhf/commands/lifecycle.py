@@ -51,6 +51,8 @@ def recorded(run: Run) -> Iterator[None]:
             run.sweep_checkpoints()
             message = f"{what} in the middle of the run: {todo}, and start it again. {run.saved()}"
             run.finish("failed", message)
+            if run.parent() is not None:  # it has kept other things
+                raise
             raise BadInput(message) from error
         said = " ".join(str(error).split())[:300]
         run.finish("failed", f"{run.title()} broke off: {type(error).__name__} said “{said}”. {run.saved()}")
