@@ -21,6 +21,7 @@ from rlhf import threads
 from rlhf.config import BadInput
 from rlhf.launch import jobs, limits
 from rlhf.runs import directory as runs
+from rlhf.runs.disk import ask_for, trouble
 from rlhf.ui import QUICK, describe, example_id, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.api import add_endpoints
@@ -208,7 +209,10 @@ def hosts() -> list[str]:
 
 
 class BodyLimit:
-    """ASGI middleware: refuses large requests, however they are sent, and adds two headers to every answer."""
+    """ASGI middleware: refuses large requests, however they are sent, and says so where the disk takes no more.
+
+    It also adds two headers to every answer.
+    """
 
     def __init__(self, app: Callable) -> None:
         self.app = app
@@ -232,13 +236,25 @@ class BodyLimit:
             # A chunked body that grows too long ends here, as if the sender had disconnected.
             return message if taken <= most else {"type": "http.disconnect"}
 
+        begun = False
+
         async def with_headers(message: dict) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 safe = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
                 message = {**message, "headers": [*message["headers"], *safe]}
             await send(message)
 
-        return await self.app(scope, counted, with_headers)
+        try:
+            if uploads:  # Gradio would leave as much of it as there is room for
+                ask_for(int(size), Path(tempfile.gettempdir()))
+            await self.app(scope, counted, with_headers)
+        except Exception as error:
+            found = trouble(error)
+            if begun or not found:
+                raise
+            await PlainTextResponse(f"{found[0]}: {found[1]}, and try again.", 507)(scope, receive, send)
 
 
 def launch_options() -> dict:

@@ -13,6 +13,7 @@ from rlhf import threads
 from rlhf.config import (
     BadInput,
     BenchArguments,
+    Diverged,
     FailedElsewhere,
     FeedbackArguments,
     PreferencesConfig,
@@ -27,6 +28,7 @@ from rlhf.config import (
 from rlhf.config.recipes import names, read_recipe, read_settings
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import Run
+from rlhf.runs.disk import told
 from rlhf.write import tables
 
 
@@ -169,11 +171,11 @@ def _use_tool(name: str, named: str | None, config: object) -> None:
 def exit_code(work: Callable[..., None], *arguments: object) -> int:
     """Do some work; returns the process's exit code. A mistake is one sentence on standard error, and code 2."""
     try:
-        with _joined():
+        with told(), _joined():
             work(*arguments)
     except FailedElsewhere:
         return 2
-    except BadInput as error:
+    except (BadInput, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -34,12 +34,18 @@ SCORE, SCORE_STD = "objective/scores_raw", "objective/scores_std"
 """Mean and standard deviation of the score as the rewards gave it, before normalisation and penalties."""
 KL = "objective/kl"
 """Nats per response, from the sampled tokens."""
+OBJECTIVE_SCORE, KL_PENALTY = "objective/scores", "objective/non_score_reward"
+"""Means of the two parts of what is maximised: the score after normalisation and penalties, and minus kl_coef x KL."""
+TOKEN_ENTROPY = "policy/entropy_avg"
+"""Nats, of the distribution of a token."""
 ENTROPY = "objective/entropy"
 """Minus the log-probability of the sampled response, in nats per response."""
 MEAN_LENGTH = "completions/mean_length"
 """Tokens per response."""
 CLIPPED_RATIO = "completions/clipped_ratio"
 """Share of the responses that ran into the length limit."""
+MOST_COMMON_RATIO = "completions/most_common_ratio"
+"""Share of the responses that are the most frequent one: 1 where all are the same."""
 
 
 def rewards_of(row: dict) -> dict[str, str]:

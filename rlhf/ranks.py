@@ -14,7 +14,7 @@ import torch
 from accelerate import PartialState
 from torch import distributed, nn
 
-from rlhf.config import BadInput, FailedElsewhere
+from rlhf.config import BadInput, Diverged, FailedElsewhere
 
 
 def world_size() -> int:
@@ -151,7 +151,7 @@ def fail_together(*alike: type[Exception]) -> Iterator[None]:
     except Exception as error:
         if world_size() == 1 or isinstance(error, alike):
             raise
-        message = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+        message = str(error) if isinstance(error, BadInput | Diverged) else f"{type(error).__name__}: {error}"
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = distributed.TCPStore(address, port, timeout=timedelta(seconds=10))
         key = f"rlhf/failure/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"

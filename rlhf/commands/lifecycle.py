@@ -19,6 +19,7 @@ from rlhf.config import (
 )
 from rlhf.rewards import digests, keep
 from rlhf.runs.directory import Run, WatchedRun, catch_signals
+from rlhf.runs.disk import trouble
 
 
 class Stopped(Exception):  # noqa: N818  (a request, not an error)
@@ -36,28 +37,39 @@ def recorded(run: Run) -> Iterator[None]:
         if ranks.is_main_process() and run.parent() is None:
             tqdm.write(f"Stopped. {run.saved()} The run is in {run.path}.")
     except Diverged as error:
-        run.finish("diverged", str(error))
-        raise BadInput(str(error)) from error
+        run.finish("diverged", f"{error} {run.saved()}")
+        raise
     except BadInput as error:
         run.finish("failed", str(error))
         raise
     except KeyboardInterrupt:
         run.finish("interrupted", "Interrupted before it could save.")
         raise
-    except (MemoryError, torch.OutOfMemoryError, OSError) as error:
-        what = f"A file could not be read or written ({error.strerror or error})"
-        todo = "free some space or check the permissions"
-        if not isinstance(error, OSError):
-            what, todo = "Memory ran out", "lower the batch size or response_length, or take a smaller model"
-        message = f"{what} in the middle of the run: {todo}, and start it again. {run.saved()}"
-        run.finish("failed", message)
-        raise BadInput(message) from error
     except Exception as error:
+        if known := _why(error):
+            what, todo = known
+            run.sweep_checkpoints()
+            message = f"{what} in the middle of the run: {todo}, and start it again. {run.saved()}"
+            run.finish("failed", message)
+            if run.parent() is not None:  # it has kept other things
+                raise
+            raise BadInput(message) from error
         said = " ".join(str(error).split())[:300]
         run.finish("failed", f"{run.title()} broke off: {type(error).__name__} said “{said}”. {run.saved()}")
         raise
     else:
         run.finish("finished")
+
+
+def _why(error: Exception) -> tuple[str, str] | None:
+    """What the machine lacked, and what to do; None for a mistake in the program."""
+    if found := trouble(error):
+        return found
+    if isinstance(error, OSError):
+        return f"A file could not be read or written ({error.strerror or error})", "check the permissions"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "Memory ran out", "lower the batch size or response_length, or take a smaller model"
+    return None
 
 
 def open_run(

@@ -32,6 +32,7 @@ from rlhf.ppo import PPOConfig, PPOTrainer
 from rlhf.runs import checkpoint
 from rlhf.runs.callbacks import EveryFewSteps, RunCallback, tracker
 from rlhf.runs.directory import Run, read_json, write_json
+from rlhf.runs.disk import whole
 from rlhf.words import interval
 from rlhf.write.card import write_card
 
@@ -79,8 +80,9 @@ def reward(args: RewardArguments) -> dict:
             return {}
         # 3. Save, then measure on all held-out pairs.
         run.set_status(message="Saving, then measuring on the held-out pairs")
-        model.save_pretrained(run.path / "model")
-        tokenizer.save_pretrained(run.path / "model")
+        with whole(run.path / "model") as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
         measured = report(model, held_out, gold) | {"agreement": agreed and asdict(agreed)}
         write_json(run.path / "summary.json", {"reward_model": measured})
         write_card(run.path / "model")
@@ -164,7 +166,8 @@ def ppo(args: PPOArguments) -> dict:
         failure = _train(trainer, resumed)
         # 4. Save.
         trainer.model = models.merged(trainer.model)
-        trainer.save_model(run.path / "model")
+        with whole(run.path / "model") as folder:
+            trainer.save_model(folder)
         if ranks.is_main_process():
             write_card(run.path / "model")
         if failure:
@@ -230,8 +233,9 @@ def dpo(args: DPOArguments) -> dict:
             policy, tokenizer, args, train, held_out, run.path / "checkpoints", [callback, *trackers], adapters
         )
         # 3. Save.
-        policy.save_pretrained(run.path / "model")
-        tokenizer.save_pretrained(run.path / "model")
+        with whole(run.path / "model") as folder:
+            policy.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
         write_card(run.path / "model")
         if run.stop_requested():
             raise Stopped

@@ -37,7 +37,7 @@ class BadInput(ValueError):
 
 
 class Diverged(RuntimeError):
-    """A loss, score or gradient became NaN or infinite in training; the message names it and the step."""
+    """A training has gone wrong for good; the message names what first did, and the step."""
 
 
 class FailedElsewhere(BadInput):

@@ -16,6 +16,7 @@ from pathlib import Path
 from rlhf.config import EVERYDAY, BadInput, FeedbackArguments
 from rlhf.feedback.store import Pair, Store
 from rlhf.runs.directory import runs_root
+from rlhf.runs.disk import trouble
 
 
 READY, EACH = 40, 4
@@ -118,7 +119,8 @@ class Desk:
         except BadInput as error:
             self.error = str(error)
         except Exception as error:  # whatever a library raises about a model: there is nobody else to tell
-            self.error = f"The model could not answer ({type(error).__name__}: {error})."
+            why = ": ".join(trouble(error) or (type(error).__name__, str(error)))
+            self.error = f"The model could not answer ({why})."
         self.doing, self._failed = "", time.monotonic()
 
 

@@ -28,6 +28,7 @@ from rlhf.config import UPLOADED, BadInput, Settings
 from rlhf.feedback import Store
 from rlhf.launch import limits
 from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
+from rlhf.runs.disk import told
 
 
 CHOICES = "choices"
@@ -107,6 +108,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
 
 
+@told("No run was started.")
 def launch(
     kind: str,
     settings: Settings,
@@ -147,21 +149,25 @@ def launch(
         if limits.on_space():
             make_room(limits.MOST_BYTES, keep=limits.trained_models(asdict(settings)))
         run = Run(new_run_path(kind))
-        run.path.mkdir(parents=True)
-        settings = replace(settings, output_dir=str(run.path))
-        if questions:
-            file = run.path / "questions.txt"
-            file.write_text("\n".join(questions), encoding="utf-8")
-            settings = replace(settings, prompts_file=str(file))
-        if upload:
-            (run.path / UPLOADED).mkdir()
-            settings = replace(settings, dataset_name=str(shutil.copy(upload, run.path / UPLOADED)))
-        if choices:
-            choices.copy_to(run.path / CHOICES)
-            settings = replace(settings, feedback=str(run.path / CHOICES))
-        write_json(run.path / "config.json", {"kind": kind, **asdict(settings)})  # the process adds its versions
-        asked_for = {"kind": kind, "created": time.time(), "owner": limits.mark(visitor), "asked": asked}
-        run.set_status(state="waiting", **asked_for, step=0, total_steps=0, message="Waiting for its turn")
+        try:
+            run.path.mkdir(parents=True)
+            settings = replace(settings, output_dir=str(run.path))
+            if questions:
+                file = run.path / "questions.txt"
+                file.write_text("\n".join(questions), encoding="utf-8")
+                settings = replace(settings, prompts_file=str(file))
+            if upload:
+                (run.path / UPLOADED).mkdir()
+                settings = replace(settings, dataset_name=str(shutil.copy(upload, run.path / UPLOADED)))
+            if choices:
+                choices.copy_to(run.path / CHOICES)
+                settings = replace(settings, feedback=str(run.path / CHOICES))
+            write_json(run.path / "config.json", {"kind": kind, **asdict(settings)})  # the process adds its versions
+            asked_for = {"kind": kind, "created": time.time(), "owner": limits.mark(visitor), "asked": asked}
+            run.set_status(state="waiting", **asked_for, step=0, total_steps=0, message="Waiting for its turn")
+        except OSError:
+            shutil.rmtree(run.path, ignore_errors=True)
+            raise
         _begin_next()
     return run
 
@@ -304,6 +310,7 @@ def active_run() -> Run | None:
     return None
 
 
+@told()
 def stop(run: Run, visitor: str = "") -> None:
     """Ask a run to save and end; one that has not begun yet ends at once, one that is stuck after a grace time.
 

@@ -30,6 +30,7 @@ from rlhf.models.generate import Generation
 from rlhf.models.prompts import Prompt
 from rlhf.models.scoring import RewardScores
 from rlhf.ppo.metrics import LearningStats, update_metrics
+from rlhf.runs.divergence import check_finite, check_weights
 
 
 if TYPE_CHECKING:
@@ -68,6 +69,14 @@ class Rollout:
     def logprobs(self) -> torch.Tensor:
         """Log-probabilities under the policy that sampled: the old policy of the ratio."""
         return self.generation.logprobs
+
+    def measured(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What the models and the rewards gave, by name; behind a response's end anything may stand."""
+        yield "A log-probability", self.logprobs[self.mask]
+        yield "A score", self.raw_scores
+        yield "A log-probability of the reference", self.ref_logprobs[self.mask]
+        if self.values is not None:
+            yield "A value of the critic", self.values[self.mask]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -226,7 +235,8 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
     """Answer `prompts` (those of all ranks) and learn from the answers; returns the update's metrics.
 
     Raises:
-        Diverged: a score or a gradient is not finite; the weights are as they were before that step.
+        Diverged: a score, a log-probability, a value, a gradient or a weight is not finite; but for a weight, all
+            weights are as they were before that step.
     """
     args, actor_critic, update = trainer.args, trainer.actor_critic, trainer.state.global_step + 1
     clock = [_now(args.device)]
@@ -242,10 +252,9 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
     rollout.ref_logprobs, rollout.exact_kl = actor_critic.reference_logprobs(rollout)  # (B, T), (B, T)
     if actor_critic.critic is not None:
         rollout.values = actor_critic.values(rollout)  # (B, T), the old values that the value loss is clipped around
+    check_finite(rollout.measured(), f"update {update}")
 
     # 3. Rewards: the score at the last token, minus the KL penalty at every token.
-    if not torch.isfinite(ranks.gather(rollout.raw_scores)).all():
-        raise Diverged(f"A score was not finite at update {update}.")
     # PPOConfig takes scores as they are; the commands measure them in standard deviations of the reference's.
     shift, scale = trainer.score_stats.normalization(args.reward_normalization, ranks.gather(rollout.raw_scores))
     scores, score_rewards = (rollout.raw_scores - shift) / scale, score_rewards / scale
@@ -336,6 +345,7 @@ def ppo_update(trainer: "PPOTrainer", prompts: list[Prompt]) -> dict[str, float]
         epoch = stats.end_epoch()
         if args.early_stopping and epoch["k3"] > 1.5 * args.target_kl:
             break
+    check_weights(trainer.optimizer, f"update {update}", trainer.model, trainer.value_model)
     clock.append(_now(args.device))
 
     # 6. Report, and let the KL coefficient follow the KL if it is to.

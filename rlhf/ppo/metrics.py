@@ -4,7 +4,7 @@
 `rlhf/metrics.py`.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,7 @@ def update_metrics(
     raw_scores, scores = gather(rollout.raw_scores), gather(rollout.scores)
     non_score = gather(rollout.non_score_rewards.sum(dim=1))
     sequence_nll = gather(-(generation.logprobs * mask).sum(dim=1))
+    responses = ranks.gather_list([tuple(response) for response in generation.lists()])
     read_tokens = sum(ranks.all_gather_object(sum(map(len, rollout.rows))))  # prompts and responses
     learned = stats.means()
     ratios = torch.tensor([float(step["ratio"] / step["num_tokens"]) for step in stats.steps])
@@ -88,10 +89,10 @@ def update_metrics(
         # TRL calls this entropy: its expectation is the entropy of the policy over whole responses.
         metrics.ENTROPY: sequence_nll.mean().item(),
         # What is maximised is the sum of the two: the score as shaped below, and minus kl_coef times the KL.
-        "objective/non_score_reward": non_score.mean().item(),
+        metrics.KL_PENALTY: non_score.mean().item(),
         "objective/rlhf_reward": (scores + non_score).mean().item(),
         # After normalisation, clipping and the penalty for not ending; SCORE is before all of these.
-        "objective/scores": scores.mean().item(),
+        metrics.OBJECTIVE_SCORE: scores.mean().item(),
         metrics.SCORE: raw_scores.mean().item(),
         metrics.SCORE_STD: raw_scores.std(correction=0).item(),
         "objective/scores_clipped": 0.0 if clipped is None else gather(clipped).float().mean().item(),
@@ -101,7 +102,7 @@ def update_metrics(
         # How far the update's steps have moved the policy from the one that sampled, means over tokens and steps.
         "policy/approxkl_avg": learned["k2"],
         "policy/clipfrac_avg": learned["policy_clipped"],
-        "policy/entropy_avg": learned["entropy"],  # of a token's distribution, unlike ENTROPY
+        metrics.TOKEN_ENTROPY: learned["entropy"],  # of a token's distribution, unlike ENTROPY
         "policy/epochs_run": stats.epochs,  # fewer than num_ppo_epochs after early stopping
         "loss/policy_avg": learned["policy_loss"],
         # Should stay near 1; its variance is that of the optimizer steps' means.
@@ -110,6 +111,7 @@ def update_metrics(
         "val/num_eos_tokens": int(ended.sum()),
         **(_critic(rollout, learned) if rollout.values is not None else {}),
         **_lengths(lengths.float(), ended),
+        metrics.MOST_COMMON_RATIO: Counter(responses).most_common(1)[0][1] / len(responses),
         # Before clipping, the mean over optimizer steps.
         "grad_norm": sum(float(step["grad_norm"]) for step in stats.steps) / len(stats.steps),
         "lr": trainer.lr_scheduler.get_last_lr()[0],

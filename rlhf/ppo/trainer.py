@@ -45,6 +45,7 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import ValueHead, new_value_model
 from rlhf.ppo.logprobs import ActorCritic
 from rlhf.runs import checkpoint
+from rlhf.runs.divergence import Watch
 
 
 class PPOTrainer(Trainer):
@@ -153,7 +154,7 @@ class PPOTrainer(Trainer):
             self._checkpoint_activations()
         self.create_optimizer_and_scheduler(args.num_total_batches)
         self.state.max_steps = args.num_total_batches
-        self.kl_coef, self.score_stats = args.kl_coef, ScoreStats()
+        self.kl_coef, self.score_stats, self.watch = args.kl_coef, ScoreStats(), Watch()
         self.base_eval_scores: dict[str, torch.Tensor] = {}
 
     # Construction --------------------------------------------------------------------------------------------------
@@ -251,7 +252,7 @@ class PPOTrainer(Trainer):
         Returns the number of updates, the loss of the last one, and its metrics; `state.log_history` has them all.
 
         Raises:
-            Diverged: a loss or a gradient is no longer finite; the model is left as it was before that step.
+            Diverged: a number is no longer finite, see `ppo_update`, or the policy has collapsed, see `Watch`.
         """
         if resume_from_checkpoint is True:
             folder = Path(self.args.output_dir)
@@ -303,13 +304,14 @@ class PPOTrainer(Trainer):
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
         if self.control.should_log:
             self.log(dict(metrics))
+        self.watch.look(metrics, self.state.global_step)
         every = max(1, self.state.max_steps // max(1, self.args.num_sample_generations))
         wanted = self.args.log_completions and self.args.num_sample_generations and self.eval_prompts
         if wanted and ranks.is_main_process() and (self.state.global_step - 1) % every == 0:
             self.generate_completions()
         if self.control.should_evaluate:
             self.evaluate()
-        if self.control.should_save:
+        if self.control.should_save and not self.watch.wrong:  # or it would be the newest, from which a run resumes
             self.save_checkpoint()
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 

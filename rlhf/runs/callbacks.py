@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,8 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from rlhf import metrics, ranks
 from rlhf.config import Diverged
 from rlhf.runs.directory import Run
+from rlhf.runs.disk import ask_for
+from rlhf.runs.divergence import check_weights
 
 
 def called(run: Run) -> str:
@@ -90,27 +92,63 @@ class RunCallback(TrainerCallback):
         if not torch.nn.utils.get_total_norm(gradients).isfinite():
             raise Diverged(f"The gradient was not finite at step {state.global_step + 1}; lower learning_rate.")
 
-    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Stamp the step; a stop request takes effect on every rank after the same step."""
+    def on_optimizer_step(
+        self,
+        args: object,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Check what the step has made of the weights, before any of it is saved."""
+        check_weights(optimizer, f"step {state.global_step + 1}", model)
+
+    def on_step_end(
+        self,
+        args: object,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Stamp the step, and ask for the room that a checkpoint takes.
+
+        A stop request takes effect on every rank after the same step.
+        """
         self.bar.update(state.global_step - self.bar.n)
         self.run.progress(
             state.global_step, state.max_steps, f"{self.label}: {self.unit} {state.global_step} of {state.max_steps}"
         )
+        if control.should_save:
+            ask_for(3 * _bytes(p for p in model.parameters() if p.requires_grad), self.run.path)  # with Adam's moments
         if ranks.any_rank(self.run.stop_requested()):
             control.should_training_stop = True
 
     def on_log(self, args: object, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: object) -> None:
         """Append a line to the curves, and check the losses."""
         self.run.log({metrics.STEP: state.global_step, **logs})
-        losses = (logs[name] for name in (metrics.LOSS, metrics.EVAL_LOSS) if name in logs)
+        losses = (logs[name] for name in (metrics.LOSS, metrics.EVAL_LOSS, "train_loss") if name in logs)
         if not all(map(math.isfinite, losses)):
             raise Diverged(f"The loss was not finite at step {state.global_step}; lower learning_rate.")
         shown = {"loss": metrics.LOSS, "accuracy": metrics.ACCURACY, "score": metrics.SCORE, "kl": metrics.KL}
         self.bar.set_postfix({name: f"{logs[key]:.3f}" for name, key in shown.items() if key in logs})
 
-    def on_train_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Close the progress bar."""
+    def on_train_end(
+        self,
+        args: object,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Close the progress bar, and ask for the room that the model takes."""
         self.bar.close()
+        ask_for(_bytes(model.parameters()), self.run.path)
+
+
+def _bytes(weights: Iterable[torch.Tensor]) -> int:
+    return sum(weight.nbytes for weight in weights)
 
 
 class EveryFewSteps(TrainerCallback):

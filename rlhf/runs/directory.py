@@ -33,6 +33,7 @@ from pathlib import Path
 from rlhf import rewards
 from rlhf.config import ASSETS, EVERYDAY, BadInput, PPOArguments
 from rlhf.kinds import KINDS
+from rlhf.runs.disk import trouble
 
 
 ACTIVE = ("waiting", "queued", "running", "stopping")
@@ -42,6 +43,8 @@ EXAMPLE = ASSETS / "example"
 """The finished demo run that is shipped with the program."""
 RECORD = ASSETS / "example-smollm2"
 """Another, of a model that is too large to ship: its curves, samples and scores, without weights."""
+WRITTEN_LAST = ("MANIFEST.json", "trainer_state.json")
+"""The file that is written last into a checkpoint of PPO, and of Transformers."""
 VOLUME = Path("/data")
 """Where a Space has its persistent disk, if it has one."""
 _RUN_ID = re.compile(r"^[a-z]+-\d{8}-\d{6}-[0-9a-f]{4}$")
@@ -93,8 +96,15 @@ def write_json(path: Path, value: object) -> None:
     """Replace a JSON file in one step, so that a reader never sees half of it."""
     # Threads may write at once: who stops a run, and who waits for its process.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    temporary.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _while_it_is_held(lambda: temporary.replace(path))
+    try:
+        temporary.write_text(_as_text(value), encoding="utf-8")
+        _while_it_is_held(lambda: temporary.replace(path))
+    finally:
+        temporary.unlink(missing_ok=True)  # part of a file, where the disk is full
+
+
+def _as_text(value: object) -> str:
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n"
 
 
 def _while_it_is_held(action: Callable[[], object]) -> object:
@@ -122,6 +132,10 @@ def _object(text: bytes) -> dict:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+_unwritten: dict[Path, dict] = {}
+"""Last statuses of runs, as this process knows them, that could not be written."""
 
 
 class Run:
@@ -169,7 +183,8 @@ class Run:
 
     def status(self) -> dict:
         """The last written status; empty when this is no run directory."""
-        return read_json(self.path / "status.json")
+        written, last = read_json(self.path / "status.json"), _unwritten.get(self.path, {})
+        return last if last and written.get("created") in (None, last.get("created")) else written
 
     def set_status(self, **changes: object) -> None:
         """Change entries of the status and stamp it."""
@@ -191,8 +206,23 @@ class Run:
         self.set_status(state=state, step=step, total_steps=total_steps, message=message, seconds_left=left)
 
     def finish(self, state: str, message: str = "") -> None:
-        """The last status: finished, stopped, failed or diverged."""
-        self.set_status(state=state, message=message, seconds_left=0, ended=time.time())
+        """The last status: finished, stopped, failed or diverged.
+
+        A full disk still takes what fits into the blocks of the old one. Where not even that can be written, this
+        process at least remembers it, so that its page does not call the run running for ever.
+        """
+        last = {"state": state, "message": message, "seconds_left": 0, "ended": time.time()}
+        try:
+            self.set_status(**last)
+        except OSError as error:
+            last = {**self.status(), **last}
+            try:
+                with (self.path / "status.json").open("r+", encoding="utf-8") as file:
+                    file.write(_as_text(last))
+                    file.truncate()
+            except OSError:
+                why, _ = trouble(error) or ("Nothing can be written to its folder", "")
+                _unwritten[self.path] = last | {"message": message if why in message else f"{why}. {message}"}
 
     def log(self, metrics: dict) -> None:
         """Append one line of metrics; numbers that are not finite become null."""
@@ -256,8 +286,25 @@ class Run:
                 parts.append(f"the {'reward model' if role == 'reward' else f'{kind.upper()} model'}{at}")
         if parts:
             return f"Saved: {' and '.join(parts)}."
+        steps = [int(folder.name.split("-")[1]) for folder, whole in self._checkpoints() if whole]
+        if steps:
+            return f"No model was saved; the curves and the checkpoint of step {max(steps):,} are kept."
         logged = any((stage.path / "metrics.jsonl").exists() for stage in self.trainings().values())
         return "No model was saved; the curves are kept." if logged else "There was nothing to save yet."
+
+    def _checkpoints(self) -> list[tuple[Path, bool]]:
+        """Folders of the checkpoints of its stages, and whether each was written to its end."""
+        folders = [f for stage in self.trainings().values() for f in stage.path.glob("checkpoints/*checkpoint-*")]
+        return [
+            (folder, folder.name[0] != "." and any((folder / name).exists() for name in WRITTEN_LAST))
+            for folder in folders
+        ]
+
+    def sweep_checkpoints(self) -> None:
+        """Delete those that were not written to their end, which makes room on a full disk."""
+        for folder, whole in self._checkpoints():
+            if not whole:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def request_stop(self) -> None:
         """Ask the process to save and end after the step it is in."""

@@ -13,6 +13,7 @@ import gradio as gr
 
 from rlhf.config import BadInput
 from rlhf.runs.directory import Run, find_run
+from rlhf.runs.disk import told
 from rlhf.ui.scripts import HEAD, script
 from rlhf.write import export
 
@@ -50,7 +51,8 @@ def csv_of(run: Run, cache: Path) -> Path:
 def offer(view: gr.HTML, request: dict, make: Callable[[Run, Path], Path]) -> dict:
     """What `lab.download` fetches: the file that `make` makes of the run {"run": id}. Gradio clears it in an hour."""
     try:
-        path = make(find_run(str(request.get("run"))), Path(view.GRADIO_CACHE))
+        with told("The run itself is as it was."):
+            path = make(find_run(str(request.get("run"))), Path(view.GRADIO_CACHE))
     except BadInput as error:
         return {"error": str(error)}
     view.temp_files.add(str(path))

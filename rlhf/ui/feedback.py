@@ -25,6 +25,7 @@ from rlhf.feedback.store import EVERY, FEWEST, HELD_OUT, IMPORTED, ChosenBefore,
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import DATA, FILLED_IN
 from rlhf.runs.directory import RECORD, Run, find_run
+from rlhf.runs.disk import told
 from rlhf.ui import QUICK, empty_state, note, shown_run, voices
 from rlhf.ui.downloads import download_button, place
 from rlhf.ui.expect import expectation
@@ -305,7 +306,8 @@ def imported(path: str, run_id: str | None) -> str:
     """Take in an uploaded file of preferences, whole or not at all; what came of it, as HTML."""
     try:
         text = Path(path).read_bytes().decode("utf-8")
-        new = _store(_desk(find_run(str(run_id)))).take_in(text)
+        with told("Nothing was imported."):
+            new = _store(_desk(find_run(str(run_id)))).take_in(text)
     except UnicodeDecodeError:
         return note("Nothing was imported: the file is no text in UTF-8. Export makes such files.")
     except BadInput as error:

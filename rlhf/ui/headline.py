@@ -11,8 +11,11 @@ from scipy import stats
 
 from rlhf import metrics
 from rlhf.compare.stats import Interval, accuracy
+from rlhf.config import BadInput
 from rlhf.figures.curves import first_and_last, latest, recent
+from rlhf.kinds import KINDS
 from rlhf.runs.directory import ACTIVE
+from rlhf.runs.divergence import WHAT_TO_DO, warning_signs
 from rlhf.words import number, percent, signed
 
 
@@ -34,6 +37,21 @@ def headline(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
     if status.get("state") == "stopped" and said["text"] != status.get("message"):  # it says what was kept
         said["details"] = f"{status.get('message') or ''} {said['details']}".strip()
     return said
+
+
+def warning(status: dict, rows: list[dict]) -> str:
+    """What looks wrong in the newest update of PPO and what to do, with settings under their labels; empty if nothing.
+
+    A run that ended badly says so in its headline.
+    """
+    read = (metrics.SCORE, metrics.SCORE_STD, metrics.OBJECTIVE_SCORE, metrics.KL_PENALTY)
+    read += (metrics.MEAN_LENGTH, metrics.CLIPPED_RATIO)
+    updates = [row for row in rows if all(row.get(name) is not None for name in read)]
+    if not updates or status.get("state") in ENDED_BADLY:
+        return ""
+    signs, kind = warning_signs(updates[-1], updates[0]), KINDS.get(str(status.get("kind")))
+    told = f"{next(iter(signs.values()))} {WHAT_TO_DO}" if signs else ""
+    return BadInput(told).with_labels(kind.front if kind else {})
 
 
 def _verdict(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:

@@ -78,6 +78,8 @@ function showState(news) {
   verdict.dataset.tone = news.headline.tone;
   setText(verdict, news.headline.text);
   setText($('.details'), news.headline.details);
+  $('.warning').hidden = !news.warning;
+  setText($('.warning'), news.warning);
 }
 
 function extend(figure, {points, ends}) {

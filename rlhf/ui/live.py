@@ -29,7 +29,7 @@ from rlhf.ui import run_choices, run_label
 from rlhf.ui.changes import with_changes
 from rlhf.ui.downloads import offer, zip_of
 from rlhf.ui.expect import in_words, seconds_to_go
-from rlhf.ui.headline import headline
+from rlhf.ui.headline import headline, warning
 from rlhf.ui.scripts import PLOTLY_HEAD, script
 from rlhf.words import setting
 from rlhf.write import export
@@ -43,7 +43,8 @@ X = {"reward": metrics.STEP, "dpo": metrics.STEP, "ppo": metrics.EPISODE}
 
 TEMPLATE = """
 <section class="live">
-  <div><p class="verdict" role="status"></p><p class="gloss details"></p></div>
+  <div><p class="verdict" role="status"></p><p class="gloss details"></p>
+    <p class="note warning" role="status" hidden></p></div>
   <div class="progress">
     <span class="pill"></span><ol class="phases"></ol><span class="clock"></span>
   </div>
@@ -176,6 +177,7 @@ def _nothing() -> dict:
         "left": None,
         "speed": None,
         "headline": {"tone": "none", "text": text, "details": ""},
+        "warning": "",
         "parts": {"reward": waiting, "ppo": waiting},
         "samples": [],
         "seen": {},
@@ -193,6 +195,7 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
         "state": status.get("state", "none"),
         "phases": _phases(run),
         "headline": headline(status, rows),
+        "warning": warning(status, rows.get("ppo", [])),
         "parts": {},
         "samples": _graded(with_changes(samples, seen.get("samples", 0)), run),
         "seen": {"samples": len(samples)},

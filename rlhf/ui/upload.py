@@ -10,6 +10,7 @@ from gradio.components import Component
 from rlhf.config import BadInput, ColumnSettings, PreviewArguments
 from rlhf.kinds import KINDS
 from rlhf.launch import limits
+from rlhf.runs.disk import told
 from rlhf.ui import note, remarks
 
 
@@ -88,7 +89,7 @@ class OwnData:
                 changes[column] = gr.Dropdown(choices=choices, value=values[column], allow_custom_value=True)
             settings = PreviewArguments(**{setting: values[column] for setting, column in self.columns.items()})
             model = values[self.forms[values[self.mode]].knobs["model_name_or_path"]].strip()
-            with remarks() as told:
+            with told("The file was not read."), remarks() as remarked:
                 data = preview_any(path, model, columns=settings.columns)
         except BadInput as error:
             return {**changes, self.shown: note(str(error).replace(path, name))}
@@ -100,7 +101,7 @@ class OwnData:
             listed = [*limits.ALLOWED_DATASETS, *values[self.files]]
             changes[knob] = gr.Dropdown(choices=listed, value=name) if isinstance(knob, gr.Dropdown) else name
         more = MORE_COLUMNS if len(choices) > 1 else ""
-        said = (NOW if pairs else PROMPTS).format(name=escape(name), more=more) + note(" ".join(told))
+        said = (NOW if pairs else PROMPTS).format(name=escape(name), more=more) + note(" ".join(remarked))
         return {**changes, self.shown: said + self.table(data)}
 
     def chosen_columns(self, values: dict[Component, object]) -> dict[str, object]:
