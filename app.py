@@ -21,7 +21,7 @@ from rlhf import threads
 from rlhf.config import BadInput
 from rlhf.launch import jobs, limits
 from rlhf.runs import directory as runs
-from rlhf.ui import QUICK, describe, example_id, run_choices
+from rlhf.ui import FOREIGN, QUICK, describe, empty_state, example_id, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.api import add_endpoints
 from rlhf.ui.chat import ChatTab
@@ -34,6 +34,7 @@ from rlhf.ui.voices import warm_up
 
 STYLE = Path(__file__).parent / "rlhf" / "ui" / "style.css"
 LOCAL_HOSTS = ["127.0.0.1", "localhost", "testserver"]
+DAMAGED = "A file of this run is damaged, so there is nothing to show here. Choose another run above."
 MAX_BODY = 2_000_000
 """Bytes of a request that uploads nothing; nothing on the page sends more."""
 AROUND_A_FILE = 10_000
@@ -124,8 +125,13 @@ def _wire(
     """Whenever the shown run changes, `show` fills every tab from that run's directory."""
 
     def show(run_id: str | None, kept: dict, visitor: str) -> dict:
-        tabs = [train.show(run_id), chat.show(run_id, kept), feedback.show(run_id, visitor), scores.show(run_id)]
-        return {origin: describe(run_id)} | {part: value for tab in tabs for part, value in tab.items()}
+        values = {origin: describe(run_id), **train.show(run_id)}
+        for tab, *of_browser in ((chat, kept), (feedback, visitor), (scores,)):
+            try:
+                values |= tab.show(run_id, *of_browser)
+            except FOREIGN:  # damaged files of one run take nothing else from the page
+                values |= {**tab.show(None, *of_browser), tab.empty: empty_state(DAMAGED)}
+        return values
 
     def choose(run_id: str | None, kept: dict, visitor: str) -> dict:
         return {picker: gr.Dropdown(choices=run_choices(), value=run_id), **show(run_id, kept, visitor)}

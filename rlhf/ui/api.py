@@ -105,7 +105,7 @@ def _check_whole(name: str, value: object) -> None:
 
 def _status(run: Run, names: tuple[str, ...] | None = None) -> dict:
     """A run's status, or some entries of it; its process and its owner's mark are nobody's business."""
-    hidden = ("pid", "owner")
+    hidden = ("pid", "began", "owner")
     return {name: value for name, value in run.status().items() if (name in names if names else name not in hidden)}
 
 

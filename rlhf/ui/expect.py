@@ -6,12 +6,14 @@ longer than the last one as far as it has more to do.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from rlhf import metrics
 from rlhf.config import EVERYDAY, BadInput, DemoArguments, build
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import EXAMPLE, Run, list_runs
+from rlhf.ui import FOREIGN
 
 
 LOADING = 8.0
@@ -55,8 +57,9 @@ def pace() -> Pace:
     )
     for run in (*own, Run(EXAMPLE)):
         config = run.config()
-        if config.get("model_name_or_path") == EVERYDAY and (measured := _measured(run, config)):
-            return measured
+        with suppress(*FOREIGN):
+            if config.get("model_name_or_path") == EVERYDAY and (measured := _measured(run, config)):
+                return measured
     return Pace(fixed=LOADING, step=0.3, episode=0.014, answer=0.01, own=False)  # the example run is not there
 
 
@@ -118,12 +121,13 @@ def _as_the_last(kind: str, settings: dict[str, object]) -> str:
         config, status = {**settings, **run.config()}, run.status()
         if any(config[name] != settings[name] for name in ("model_name_or_path", "dataset_name")):
             continue
-        pairs = _pairs(run, config)
-        share = _work(kind, settings, pairs) / _work(kind, config, pairs)
-        took = in_words(LOADING + share * (status["ended"] - status["created"]))
         example = run.path.is_relative_to(EXAMPLE)
         told = "the example run, on two CPU cores" if example else "the last one on this machine"
-        return f"Takes {took}, if it is as fast as {told}."
+        with suppress(*FOREIGN):
+            pairs = _pairs(run, config)
+            share = _work(kind, settings, pairs) / _work(kind, config, pairs)
+            took = in_words(LOADING + share * (status["ended"] - status["created"]))
+            return f"Takes {took}, if it is as fast as {told}."
     return "How long this takes is not known yet: no run of this kind with this model and data has ended here."
 
 

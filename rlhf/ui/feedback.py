@@ -25,7 +25,7 @@ from rlhf.feedback.store import EVERY, FEWEST, HELD_OUT, IMPORTED, ChosenBefore,
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import DATA, FILLED_IN
 from rlhf.runs.directory import RECORD, Run, find_run
-from rlhf.ui import QUICK, empty_state, note, shown_run, voices
+from rlhf.ui import QUICK, empty_state, note, served, shown_run, voices
 from rlhf.ui.downloads import download_button, place
 from rlhf.ui.expect import expectation
 from rlhf.ui.scripts import HEAD, script
@@ -143,6 +143,7 @@ def take_away(request: dict) -> dict:
     )
 
 
+@served
 def expect(request: dict) -> dict:
     """How long training takes, in words: {"alone": on people's choices alone, else with the shipped pairs too}."""
     try:
@@ -158,6 +159,7 @@ def expect(request: dict) -> dict:
     return {"expected": expectation(settings)}
 
 
+@served
 def train(request: dict) -> dict:
     """Start training on the choices so far; the run's id, or why none was started."""
     try:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import typing
+from contextlib import suppress
 from html import escape
 
 import gradio as gr
@@ -15,7 +16,18 @@ from rlhf.kinds import KINDS, METHODS, startable
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import FILLED_IN, start_run
 from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
-from rlhf.ui import QUICK, example_id, is_active, is_example, note, remarks, run_choices, run_label, shown_run
+from rlhf.ui import (
+    FOREIGN,
+    QUICK,
+    example_id,
+    is_active,
+    is_example,
+    note,
+    remarks,
+    run_choices,
+    run_label,
+    shown_run,
+)
 from rlhf.ui.expect import expectation, preset
 from rlhf.ui.lessons import IN_OTHER_WORDS, LESSONS, lesson
 from rlhf.ui.live import live_run
@@ -379,8 +391,10 @@ def reward_runs() -> list[tuple[str, str]]:
 def _quality(run: Run) -> tuple[bool, float]:
     """Whether the reward model's training was finished, and its accuracy."""
     stage = run.stages()["reward"]
-    accuracy = (stage.summary().get("reward_model") or {}).get("accuracy") or {}
-    return stage.status().get("state") == "finished", accuracy.get("value") or 0.0
+    accuracy = 0.0
+    with suppress(*FOREIGN):  # not measured, or damaged
+        accuracy = float(stage.summary()["reward_model"]["accuracy"]["value"])
+    return stage.status().get("state") == "finished", accuracy
 
 
 def _stop(run_id: str | None, visitor: str) -> tuple:
