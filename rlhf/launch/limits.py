@@ -52,6 +52,8 @@ SAVING = 20
 """Seconds before the end of a ZeroGPU call in which a run saves what it has learned."""
 UPLOAD_ON_SPACE, UPLOAD = 2_000_000, 20_000_000
 """Bytes of a file that a person uploads, on a Space and elsewhere."""
+UPLOADS = 50
+"""Times as many bytes all uploads of an hour may have together; after that they are cleared."""
 UNPACKED = 10
 """Times as many bytes as it may have once it is unpacked: a small file can hold gigabytes of zeros."""
 MOST_BYTES = 2_000_000_000
@@ -204,7 +206,7 @@ def _either(names: dict | tuple) -> str:
 
 def mark(visitor: str) -> str:
     """What a run notes of who started it: nobody can read the visitor's secret from it."""
-    return hashlib.sha256(str(visitor).encode()).hexdigest()[:32] if visitor else ""
+    return hashlib.sha256(str(visitor).encode(errors="surrogatepass")).hexdigest()[:32] if visitor else ""
 
 
 def may_stop(status: dict, visitor: str) -> bool:

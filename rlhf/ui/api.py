@@ -1,13 +1,11 @@
 """The page without a browser: named endpoints that a notebook calls with `gradio_client`.
 
 They read and start the same run directories as the page, through the same checks; a mistake comes back as the same
-sentence, in the client's AppError.
+sentence, in the client's AppError: the page tells it for every event alike.
 """
 
-import functools
 import inspect
 import json
-from collections.abc import Callable
 
 import gradio as gr
 
@@ -109,23 +107,10 @@ def _status(run: Run, names: tuple[str, ...] | None = None) -> dict:
     return {name: value for name, value in run.status().items() if (name in names if names else name not in hidden)}
 
 
-def _told(endpoint: Callable) -> Callable:
-    """The endpoint, its mistakes told in their sentence: all else that goes wrong stays on the server."""
-
-    @functools.wraps(endpoint)
-    def call(*args: object) -> object:
-        try:
-            return endpoint(*args)
-        except BadInput as error:
-            raise gr.Error(str(error), print_exception=False) from error
-
-    return call
-
-
 def add_endpoints() -> None:
     """Add the endpoints to the page that is being built; the ones that start or load take turns with the page's."""
     turns = {one: {"concurrency_id": "start", "concurrency_limit": 1} for one in (start, compare)}
     turns[chat] = {"concurrency_id": "model", "concurrency_limit": 1}
     for endpoint in (start, compare, status, metrics, stop, runs, scores, chat):
         about = " ".join(inspect.getdoc(endpoint).split("\n\n")[0].split())
-        gr.api(_told(endpoint), api_name=endpoint.__name__, api_description=about, **turns.get(endpoint, {}))
+        gr.api(endpoint, api_name=endpoint.__name__, api_description=about, **turns.get(endpoint, {}))

@@ -25,7 +25,7 @@ from rlhf.feedback.store import EVERY, FEWEST, HELD_OUT, IMPORTED, ChosenBefore,
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import DATA, FILLED_IN
 from rlhf.runs.directory import RECORD, Run, find_run
-from rlhf.ui import QUICK, empty_state, note, served, shown_run, voices
+from rlhf.ui import FOREIGN, QUICK, empty_state, note, served, shown_run, voices
 from rlhf.ui.downloads import download_button, place
 from rlhf.ui.expect import expectation
 from rlhf.ui.scripts import HEAD, script
@@ -184,7 +184,7 @@ def _answer(request: dict, act: Callable[[Desk, str], dict]) -> dict:
         return {"refused": str(error)}
     except OSError as error:
         return {"again": f"Nothing can be written on the server ({error.strerror}); free some disk space there."}
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except FOREIGN:
         return {"refused": "The page asked for something that does not exist; please reload it."}
 
 
