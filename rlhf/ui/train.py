@@ -50,8 +50,8 @@ COMMAND_LINE = {
 """Settings for those who write their own experiments: the command line and Python have them, the page does not."""
 NAMES_FIRST = ("model_name_or_path", "dataset_name", "as_conversations", "chat_template_kwargs")
 """What all else depends on."""
-LISTED = {"model_name_or_path": tuple(limits.ALLOWED_MODELS), "dataset_name": limits.ALLOWED_DATASETS}
-"""Fields that make the program fetch what a person names: on a Space there is a list to choose from."""
+LISTED = {"model_name_or_path": limits.models, "dataset_name": limits.datasets}
+"""Fields that make the program fetch what a person names: on a page for others there is a list to choose from."""
 PRESETS = {"1": "1-minute run", "5": "5-minute run"}
 """Buttons that fill the form for a run of about so many minutes."""
 SIZED = (
@@ -69,7 +69,7 @@ class Form:
         self.kind, self.config = kind, KINDS[kind].settings
         self.knobs: dict[str, Component] = {}
         self.labels: dict[str, str] = {}
-        hidden = FILLED_IN | COMMAND_LINE | set(limits.NOT_OFFERED if limits.on_space() else ())
+        hidden = FILLED_IN | COMMAND_LINE | set(limits.NOT_OFFERED if limits.shared() else ())
         front = {**KINDS[kind].front, "seed": "Seed"}
         fields = {field.name: field for field in dataclasses.fields(self.config) if field.name not in hidden}
         if kind in LESSONS:
@@ -103,8 +103,8 @@ class Form:
         hint = typing.get_type_hints(self.config)[field.name]
         if hint is bool:
             return gr.Checkbox(field.default, **about)
-        if limits.on_space() and field.name in LISTED:
-            return gr.Dropdown(list(LISTED[field.name]), value=field.default, filterable=False, **about)
+        if limits.shared() and field.name in LISTED:
+            return gr.Dropdown(LISTED[field.name](), value=field.default, filterable=False, **about)
         if typing.get_origin(hint) is typing.Literal:
             # Estimators by the names of the methods that they make of PPO.
             names = METHODS | {"rloo": "PPO with leave-one-out (RLOO)", "gae": "PPO with a critic (GAE)"}
@@ -377,8 +377,8 @@ def _switch(kind: str) -> list:
 
 
 def _recipes_offered() -> bool:
-    """Recipes name models and data, which a public page does not fetch."""
-    return not limits.on_space()
+    """Recipes name models and data, which a page for others does not fetch."""
+    return not limits.shared()
 
 
 def reward_runs() -> list[tuple[str, str]]:
