@@ -1,12 +1,17 @@
 """The web page: `python app.py`, then http://127.0.0.1:7860. Built here from the tabs in `rlhf/ui/`, and launched."""
 
+import functools
 import ipaddress
 import os
 import re
 import secrets
+import socket
 import sys
 import tempfile
 import threading
+import time
+import traceback
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,7 +27,7 @@ from rlhf.config import BadInput
 from rlhf.launch import jobs, limits
 from rlhf.runs import directory as runs
 from rlhf.runs.disk import ask_for, trouble
-from rlhf.ui import QUICK, describe, example_id, run_choices
+from rlhf.ui import FOREIGN, QUICK, describe, empty_state, example_id, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.api import add_endpoints
 from rlhf.ui.chat import ChatTab
@@ -35,10 +40,14 @@ from rlhf.ui.voices import warm_up
 
 STYLE = Path(__file__).parent / "rlhf" / "ui" / "style.css"
 LOCAL_HOSTS = ["127.0.0.1", "localhost", "testserver"]
+DAMAGED = "A file of this run is damaged, so there is nothing to show here. Choose another run above."
 MAX_BODY = 2_000_000
 """Bytes of a request that uploads nothing; nothing on the page sends more."""
 AROUND_A_FILE = 10_000
 """Bytes that a request has beside the file that it uploads."""
+CLEARING, KEPT = 600, 3600
+"""Seconds between two looks at what was uploaded or made for a download, and after which such a file is cleared."""
+STRANGE = "The page sent something that cannot be right, or a file of this run is damaged; please reload the page."
 COLOURS = {
     "body_background_fill": "paper",
     "body_text_color": "ink",
@@ -82,7 +91,7 @@ BRAND = """
 def build_app() -> gr.Blocks:
     """The page."""
     gr.set_static_paths([PLOTLY_JS])
-    with gr.Blocks(title="RLHF Lab", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as demo:
+    with gr.Blocks(title="RLHF Lab", analytics_enabled=False, delete_cache=(CLEARING, KEPT), fill_width=True) as demo:
         with gr.Row(elem_id="top"):
             gr.HTML(BRAND, apply_default_css=False)
             with gr.Column(scale=0, min_width=360, elem_id="picked"):
@@ -110,7 +119,26 @@ def build_app() -> gr.Blocks:
                 AboutTab()
         _wire(demo, picker, origin, train, chat, feedback, scores)
         add_endpoints()
+    demo.process_api = _told(demo.process_api)
     return demo.queue(max_size=64, default_concurrency_limit=4, api_open=False)
+
+
+def _told(process_api: Callable) -> Callable:
+    """Gradio's way from a request to a handler and back; whatever was sent, a mistake is told in a sentence.
+
+    All else that goes wrong stays on the server.
+    """
+
+    @functools.wraps(process_api)
+    async def call(*args: object, **kwargs: object) -> dict:
+        try:
+            return await process_api(*args, **kwargs)
+        except BadInput as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        except FOREIGN as error:
+            raise gr.Error(STRANGE) from error
+
+    return call
 
 
 def _wire(
@@ -125,8 +153,13 @@ def _wire(
     """Whenever the shown run changes, `show` fills every tab from that run's directory."""
 
     def show(run_id: str | None, kept: dict, visitor: str) -> dict:
-        tabs = [train.show(run_id), chat.show(run_id, kept), feedback.show(run_id, visitor), scores.show(run_id)]
-        return {origin: describe(run_id)} | {part: value for tab in tabs for part, value in tab.items()}
+        values = {origin: describe(run_id), **train.show(run_id)}
+        for tab, *of_browser in ((chat, kept), (feedback, visitor), (scores,)):
+            try:
+                values |= tab.show(run_id, *of_browser)
+            except FOREIGN:  # damaged files of one run take nothing else from the page
+                values |= {**tab.show(None, *of_browser), tab.empty: empty_state(DAMAGED)}
+        return values
 
     def choose(run_id: str | None, kept: dict, visitor: str) -> dict:
         return {picker: gr.Dropdown(choices=run_choices(), value=run_id), **show(run_id, kept, visitor)}
@@ -166,9 +199,9 @@ def _first_shown(request: gr.Request) -> str | None:
 
 
 class Hosts(TrustedHostMiddleware):
-    """ASGI middleware: refuses requests to foreign host names, by which another web page could reach this one.
+    """ASGI middleware: refuses what another web page sends, to this page's name or by a name of its own.
 
-    Such an attack (DNS rebinding) needs a name. Requests to a numeric address, as health checks and people on the same
+    The latter (DNS rebinding) needs a name. Requests to a numeric address, as health checks and people on the same
     network make them, are answered.
     """
 
@@ -176,14 +209,31 @@ class Hosts(TrustedHostMiddleware):
         """Pass a request on if it is for us."""
         if scope["type"] == "lifespan" or self.allow_any:
             return await self.app(scope, receive, send)
-        try:
-            name = urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
-        except ValueError:  # brackets around what is no address
-            name = ""
+        headers = Headers(scope=scope)
+        name = _host_of(f"//{headers.get('host', '')}")
         if name in self.allowed_hosts or _is_address(name):
+            if scope.get("method") == "POST" and self._is_from_elsewhere(headers):
+                refused = PlainTextResponse("This was sent by another web page, so it is refused.", 403)
+                return await refused(scope, receive, send)
             return await self.app(scope, receive, send)
         hint = f"This page does not answer to the name {name!r}; if it is yours, start it with RLHF_HOSTS={name}."
         await PlainTextResponse(hint if name else "Invalid host header.", 400)(scope, receive, send)
+
+    def _is_from_elsewhere(self, headers: Headers) -> bool:
+        """Whether a browser says that another page sends this; a proxy may have changed the host, but not that."""
+        origin = headers.get("origin")
+        if origin is None or headers.get("sec-fetch-site") == "same-origin":
+            return False
+        own = origin.partition("://")[2] == headers["host"]
+        return not own and _host_of(origin) not in set(self.allowed_hosts) - set(LOCAL_HOSTS)
+
+
+def _host_of(address: str) -> str:
+    """The host in an address; empty if it names none."""
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:  # brackets around what is no number
+        return ""
 
 
 def _is_address(name: str) -> bool:
@@ -196,7 +246,7 @@ def _is_address(name: str) -> bool:
 
 
 def hosts() -> list[str]:
-    """Host names that the page answers to: its own, those in RLHF_HOSTS; on a Space also its own; in a classroom any.
+    """Host names that the page answers to: its own, those in RLHF_HOSTS; to others also those that they know it by.
 
     `*` stands for any name.
     """
@@ -204,18 +254,20 @@ def hosts() -> list[str]:
     if limits.on_space():
         named += os.environ.get("SPACE_HOST", "").split(",")
     elif limits.shared():
-        named = ["*"]
+        computer = socket.gethostname().lower()
+        named += [computer, f"{computer}.local", os.environ["GRADIO_SERVER_NAME"].lower()]
     return [*LOCAL_HOSTS, *filter(None, named)]
 
 
 class BodyLimit:
-    """ASGI middleware: refuses large requests, however they are sent, and says so where the disk takes no more.
+    """ASGI middleware: refuses large requests, however they are sent, and adds two headers to every answer.
 
-    It also adds two headers to every answer.
+    All uploads that may still lie there have a limit together. What Gradio's own routes fail at is answered, too.
     """
 
     def __init__(self, app: Callable) -> None:
         self.app = app
+        self.uploads: deque[tuple[float, int]] = deque()  # when each came, and its bytes
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         """Pass a request on, counting its bytes."""
@@ -225,8 +277,10 @@ class BodyLimit:
         most = limits.most_upload() + AROUND_A_FILE if uploads else MAX_BODY
         size = dict(scope["headers"]).get(b"content-length", b"0")
         if not size.isdigit() or int(size) > most:
-            await send({"type": "http.response.start", "status": 413, "headers": []})
-            return await send({"type": "http.response.body", "body": b"The request is too large."})
+            return await PlainTextResponse("The request is too large.", 413)(scope, receive, send)
+        if uploads and not self._has_room(int(size) or most):
+            full = "As much has been uploaded here as there is room for; try again in an hour."
+            return await PlainTextResponse(full, 413)(scope, receive, send)
         taken = 0
 
         async def counted() -> dict:
@@ -252,9 +306,21 @@ class BodyLimit:
             await self.app(scope, counted, with_headers)
         except Exception as error:
             found = trouble(error)
-            if begun or not found:
+            if begun or not (found or isinstance(error, FOREIGN)):
                 raise
-            await PlainTextResponse(f"{found[0]}: {found[1]}, and try again.", 507)(scope, receive, send)
+            traceback.print_exc()
+            said, code = (f"{found[0]}: {found[1]}, and try again.", 507) if found else (STRANGE, 400)
+            await PlainTextResponse(said, code)(scope, receive, with_headers)
+
+    def _has_room(self, size: int) -> bool:
+        """Whether so many bytes may be uploaded, which are then counted; a small file takes up room too."""
+        now, size = time.monotonic(), max(size, AROUND_A_FILE)
+        while self.uploads and now - self.uploads[0][0] > CLEARING + KEPT:
+            self.uploads.popleft()
+        room = size + sum(size for _, size in self.uploads) <= limits.UPLOADS * limits.most_upload()
+        if room:
+            self.uploads.append((now, size))
+        return room
 
 
 def launch_options() -> dict:
@@ -298,11 +364,19 @@ def theme() -> gr.themes.Base:
     )
 
 
+def _clear(folder: Path) -> None:
+    """Delete what a page that has ended left in its folder: Gradio clears only what it has taken in itself."""
+    for file in (*folder.iterdir(), *folder.glob("gradio/**/*")):
+        if file.is_file() and time.time() - file.stat().st_ctime > KEPT:
+            file.unlink()
+
+
 def main() -> None:
     """Serve the page on port 7860; meanwhile load the chat's models, then get a process ready for training."""
     threads.wait_briefly()  # here for Chat, and for the training processes, which inherit it
     try:
         folder = runs.page_folder()
+        _clear(folder)
         if limits.on_zero_gpu():
             jobs.gpu_call()
     except BadInput as error:
@@ -310,7 +384,8 @@ def main() -> None:
     tempfile.tempdir = str(folder)  # Gradio's folder lies within it
     os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))  # Gradio loads it and has it list its fonts
     demo = build_app()
-    threading.Thread(target=lambda: (jobs.advance(), warm_up(), jobs.prepare()), daemon=True).start()
+    threading.Thread(target=lambda: (warm_up(), jobs.prepare()), daemon=True).start()
+    threading.Thread(target=jobs.watch, daemon=True).start()
     demo.launch(**launch_options())
 
 

@@ -73,7 +73,7 @@ def test_a_page_that_is_started_again_finds_the_queue_and_goes_on(under_way):
     code = "from rlhf.launch import jobs; print([run.id for run in jobs.waiting()], jobs.active_run())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == f"[{run.id!r}] None"
-    live.poll({"run": run.id})  # whoever looks at it
+    jobs.advance()  # as `jobs.watch` does
     until(lambda: state(run) == "finished")
 
 

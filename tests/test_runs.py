@@ -40,7 +40,7 @@ def test_tail_never_sees_half_a_line(tmp_path):
     run.log({"step": 1, "loss": float("nan")})
     lines, offset = run.tail("metrics.jsonl")
     assert lines[0]["step"] == 1 and lines[0]["loss"] is None  # strict JSON
-    whole = json.dumps({"step": 2, "text": "a\u00e9b"}, ensure_ascii=False).encode() + b"\n"
+    whole = json.dumps({"step": 2, "a\u00e9b": 0.5}, ensure_ascii=False).encode() + b"\n"
     path = run.path / "metrics.jsonl"
     before = path.read_bytes()
     for cut in range(len(whole)):

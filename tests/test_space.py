@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+import gradio as gr
 import psutil
 import pytest
 import yaml
@@ -470,13 +471,55 @@ def test_on_ones_own_computer_everything_is_allowed(monkeypatch):
     monkeypatch.delenv("GRADIO_SERVER_NAME", raising=False)
     limits.check({"model_name_or_path": "/my/model", "total_episodes": 10**6, "save_steps": 1})
     limits.check_owner({"owner": "somebody"}, "")
-    assert limits.allowed("/my/model")
 
 
-def test_in_a_classroom_any_model_may_be_trained_but_only_ones_own_run_stopped(monkeypatch):
+@pytest.fixture
+def in_class(root, tmp_path, monkeypatch):
+    """As in a classroom, with a teacher's folder beside what is none of the class's business; the folder."""
     monkeypatch.delenv("SPACE_ID", raising=False)
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
-    limits.check({"model_name_or_path": "/my/model"})
+    monkeypatch.setenv("RLHF_DATA", str(tmp_path / "given"))
+    shutil.copytree(ROOT / "assets" / "base", tmp_path / "given" / "model")
+    shutil.copytree(ROOT / "assets" / "base", tmp_path / "private")
+    rows = [{"prompt": f"Say {n}.", "chosen": f"{n}!", "rejected": "No."} for n in range(10)]
+    for name in ("given/pairs.jsonl", "given/.hidden.jsonl", "exam.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "given"
+
+
+def test_in_a_classroom_models_and_data_are_those_of_a_space_and_what_the_teacher_gives(in_class):
+    mine = {"model_name_or_path": str(in_class / "model"), "dataset_name": str(in_class / "pairs.jsonl")}
+    limits.check({**mine, "total_episodes": 10**6})  # a class shares its own computer as it likes
+    limits.check({"reward_model_path": str(in_class / "model")})
+    assert "10 rows of texts" in train._preview(mine["dataset_name"], mine["model_name_or_path"])
+    outside = in_class.parent
+    for settings in (
+        {"model_name_or_path": str(outside / "private")},
+        {"model_name_or_path": f"{in_class}/../private"},
+        {"base_model_name_or_path": "someone/model"},
+        {"dataset_name": str(outside / "exam.jsonl")},
+        {"dataset_name": str(in_class / ".hidden.jsonl")},
+        {"reward_model_path": str(outside / "private")},
+        {"models": [f"ppo={outside / 'private'}"]},
+        {"prompts_file": str(in_class / "pairs.jsonl")},
+        {"save_steps": 1},
+    ):
+        with pytest.raises(BadInput, match="[Tt]his page"):
+            limits.check(settings)
+    assert "This page trains on" in train._preview(str(outside / "exam.jsonl"), "everyday")
+    assert "This page trains everyday," in train._preview("everyday", str(outside / "private"))
+
+
+def test_in_a_classroom_the_form_lists_what_the_teacher_gives_and_offers_no_recipe(in_class):
+    with gr.Blocks():
+        tab = train.TrainTab()
+    knobs = tab.forms["demo"].knobs
+    assert knobs["model_name_or_path"].choices[-1][1] == str(in_class / "model")
+    assert [value for _, value in knobs["dataset_name"].choices][-1] == str(in_class / "pairs.jsonl")
+    assert "save_steps" not in knobs and not tab.recipe.visible
+
+
+def test_in_a_classroom_only_ones_own_run_is_stopped(in_class):
     limits.check_owner({"owner": limits.mark("ann")}, "ann")
     for status, visitor in (({"owner": limits.mark("ann")}, "bob"), ({"owner": ""}, ""), ({}, "bob")):
         with pytest.raises(BadInput, match="Only the browser that started this run"):

@@ -5,6 +5,7 @@ The summary depends on nothing but this file, which is read row by row, so that 
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,8 @@ FEW_PROMPTS = 20
 """With fewer, bootstrap intervals over prompts are too narrow to be trusted."""
 BEST_OF = "best-of-"
 """What the names of the baselines begin with that need no training."""
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t")
+_FORMULA = re.compile(r"'*(?![+-]?[\d.]+$)[=+@\t\r-]")
+"""The start of a text that a spreadsheet would run, unless it is a number; or of one that looks guarded already."""
 _REWARD = "rewards/"
 
 csv.field_size_limit(2**31 - 1)  # by default a cell of more than 131,072 characters cannot be read back
@@ -56,7 +58,7 @@ class Writer:
         """Append rows; None leaves a cell empty."""
         for row in rows:
             guarded = {
-                key: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+                key: f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
                 for key, value in row.items()
             }
             self.csv.writerow(guarded)
@@ -67,7 +69,7 @@ def read_rows(path: Path) -> Iterator[dict]:
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             for name in ("prompt", "response"):
-                if row[name].startswith("'") and row[name][1:].startswith(_FORMULA_STARTS):
+                if row[name].startswith("'") and _FORMULA.match(row[name][1:]):
                     row[name] = row[name][1:]
             row["ended"] = float(row["ended"] == "True")
             numbers = (*NUMBERS, *(name for name in row if name and name.startswith(_REWARD)))

@@ -27,7 +27,7 @@ import psutil
 from rlhf.config import UPLOADED, BadInput, Settings
 from rlhf.feedback import Store
 from rlhf.launch import limits
-from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
+from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, since_boot, write_json
 from rlhf.runs.disk import told
 
 
@@ -35,6 +35,8 @@ CHOICES = "choices"
 """Folder of a run with the choices that it was trained on."""
 GRACE_SECONDS = 30.0
 """A run that was asked to stop is ended once it has done nothing for so long; while it works, it is saving."""
+SECONDS_BETWEEN_LOOKS = 3.0
+"""At processes: a run whose process is gone is said to be so within five seconds."""
 IDLE = 0.02
 """Share of a processor's time below which a process does nothing."""
 PASSED_ON = (
@@ -143,7 +145,7 @@ def launch(
             raise UnderWay(ahead[0], visitor)
         if ahead:
             last = ahead[-1]
-            if last.status().get("asked") == asked and time.time() - last.created() < TWICE_SECONDS:
+            if last.status().get("asked") == asked and time.time() - _created(last) < TWICE_SECONDS:
                 return last
             limits.check_queue([run.status() for run in queue], visitor)
         if limits.on_space():
@@ -179,7 +181,11 @@ def _fingerprint(*asked: object) -> str:
 
 def waiting() -> list[Run]:
     """The runs that wait for their turn, the next one first."""
-    return sorted((run for run in list_runs() if run.status().get("state") == "waiting"), key=Run.created)
+    return sorted((run for run in list_runs() if run.status().get("state") == "waiting"), key=_created)
+
+
+def _created(run: Run) -> float:
+    return run.status().get("created", 0.0)
 
 
 def advance() -> None:
@@ -283,31 +289,40 @@ def why_it_ended(code: int, run: Run) -> str:
     return f"The process ended with code {code}; the program's console may say why."
 
 
-def _alive(run: Run) -> bool:
+def _process(run: Run) -> psutil.Process | None:
+    """The process that works on a run; None once it is gone, also where another one has got its id since."""
     status = run.status()
     try:
         process = psutil.Process(status["pid"])
-        # A process id is used again in time: the one that wrote the status cannot be younger than the status.
-        return (
-            process.is_running()
-            and process.status() != psutil.STATUS_ZOMBIE
-            and (process.create_time() <= status["updated"] + 1)
-        )
-    except (psutil.NoSuchProcess, KeyError):
-        return False
+        ours = abs(since_boot(process) - status["began"]) < 2  # Windows counts by whole seconds
+        # A child of this process that has ended is waited for, by `_wait`, which knows how it ended.
+        ended = process.status() == psutil.STATUS_ZOMBIE and process.ppid() != os.getpid()
+    except (KeyError, psutil.Error):
+        return None
+    return process if ours and not ended else None
 
 
 def active_run() -> Run | None:
-    """The run that has the machine, if any; a run whose process is gone is marked interrupted."""
+    """The run that has the machine, if any; every run whose process is gone is marked interrupted."""
+    found = None
     for run in list_runs():
         status = run.status()
         if status.get("state") not in ACTIVE or status["state"] == "waiting":
             continue
-        if _alive(run):
-            return run
-        if time.time() - status.get("updated", 0) > 2:
-            run.finish("interrupted", "The process is gone; start the run again.")
-    return None
+        if _process(run):
+            found = found or run
+        elif not 0 <= time.time() - status.get("updated", 0) < 2:  # one that is being started has no process yet
+            why = "Its process is gone: it was ended from outside, or the computer was restarted."
+            run.finish("interrupted", f"{why} {run.saved()}")
+    return found
+
+
+def watch() -> None:
+    """Find runs whose process has ended without a word, and begin the next, also while nobody looks at the page."""
+    while True:
+        with suppress(OSError):  # a full disk, for one
+            advance()
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 @told()
@@ -335,7 +350,7 @@ def _end(run: Run) -> None:
     run.set_status(state="stopping", message="Stopping after this step" if begun else "Stopping")
     if run.status().get("pid") == os.getpid():  # it waits for a GPU, and ends when it is its turn
         return
-    if not begun and _alive(run):
+    if not begun and _process(run):
         _kill(run)
         run.finish("stopped", f"Stopped. {run.saved()}")
     else:
@@ -344,10 +359,10 @@ def _end(run: Run) -> None:
 
 def _end_if_stuck(run: Run) -> None:
     """Wait while a run saves and measures, however long that takes; end it once it does nothing any more."""
-    while _alive(run):
+    while _process(run):
         spent, written = _work(run)
         time.sleep(GRACE_SECONDS)
-        if run.status().get("state") not in ACTIVE or not _alive(run):
+        if run.status().get("state") not in ACTIVE or not _process(run):
             return
         now_spent, now_written = _work(run)
         if now_spent - spent < IDLE * GRACE_SECONDS and now_written == written:
@@ -364,11 +379,10 @@ def _work(run: Run) -> tuple[float, float]:
 
 def _processes(run: Run) -> list[psutil.Process]:
     """A run's process and all that it has started; none once it has ended."""
-    try:
-        process = psutil.Process(run.status()["pid"])
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+    with suppress(psutil.NoSuchProcess):
+        if process := _process(run):
+            return [process, *process.children(recursive=True)]
+    return []
 
 
 def _kill(run: Run) -> None:

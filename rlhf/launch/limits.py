@@ -1,6 +1,7 @@
-"""What a page allows that strangers use: which models, how much work, whose run it is. A Hugging Face Space is one.
+"""What a page allows that others use: which models, how much work, whose run it is. A Hugging Face Space is one.
 
-On a person's own computer everything is allowed. The limits are checked where a run is started and stopped
+On a person's own computer everything is allowed; in a classroom, on names and paths, what a Space allows and what lies
+in the teacher's folder `RLHF_DATA`. The limits are checked where a run is started and stopped
 (`jobs.py`), not where the form is drawn, so that a request from elsewhere meets them too.
 """
 
@@ -18,9 +19,9 @@ ALLOWED_MODELS = {
     "openai-community/gpt2": 1024,
     "HuggingFaceTB/SmolLM2-135M-Instruct": 8192,
 }
-"""Models that a Space loads, and how many tokens each can read."""
+"""Models that a page for others loads, and how many tokens each can read."""
 ALLOWED_DATASETS = (EVERYDAY, "trl-lib/ultrafeedback_binarized")
-"""Data that a Space loads."""
+"""Data that it loads."""
 NOT_OFFERED = ("output_dir", "prompts_file", "save_steps", "resume_from_checkpoint", "report_to")
 """Settings with paths of a person's own, that fill the disk, or that send numbers elsewhere."""
 _TURNS, _MEMORY = "so that others get their turn", "so that it fits into memory"
@@ -54,6 +55,8 @@ SAVING = 20
 """Seconds before the end of a ZeroGPU call in which a run saves what it has learned."""
 UPLOAD_ON_SPACE, UPLOAD = 2_000_000, 20_000_000
 """Bytes of a file that a person uploads, on a Space and elsewhere."""
+UPLOADS = 50
+"""Times as many bytes all uploads of an hour may have together; after that they are cleared."""
 UNPACKED = 10
 """Times as many bytes as it may have once it is unpacked: a small file can hold gigabytes of zeros."""
 MOST_BYTES = 2_000_000_000
@@ -99,13 +102,29 @@ def cores() -> int:
     return max(1, int(float(os.environ.get("CPU_CORES") or os.cpu_count() or 1)))
 
 
-def allowed(name: str) -> bool:
-    """Whether a model may be loaded by this name: on a Space those of the list, elsewhere any."""
-    return not on_space() or name in ALLOWED_MODELS
+def models() -> list[str]:
+    """Models that a page for others loads."""
+    return [*ALLOWED_MODELS, *filter(_is_model, _given())]
+
+
+def datasets() -> list[str]:
+    """Data that a page for others loads."""
+    return [*ALLOWED_DATASETS, *(path for path in _given() if not _is_model(path))]
+
+
+def _given() -> list[str]:
+    """What lies in the folder that a teacher allows, the environment's `RLHF_DATA`."""
+    folder = Path(os.environ.get("RLHF_DATA", "")).expanduser().resolve()
+    offered = bool(os.environ.get("RLHF_DATA")) and not on_space() and folder.is_dir()
+    return sorted(str(path) for path in folder.iterdir() if path.name[0] != ".") if offered else []
+
+
+def _is_model(path: str) -> bool:
+    return path.lower().endswith(".gguf") or any(Path(path, name).exists() for name in ("config.json", "status.json"))
 
 
 def check(settings: dict[str, object]) -> None:
-    """Check a run's settings, all or some of them by name, against what a Space allows, and any page for others.
+    """Check a run's settings, all or some of them by name, against what a page for others allows.
 
     Raises:
         BadInput: another model, other data, a path, code, or more work than there is room for.
@@ -116,31 +135,32 @@ def check(settings: dict[str, object]) -> None:
             "take built-in ones.",
             field="reward_funcs",
         )
-    if on_space():
+    if shared():
         _check_names(settings)
+    if on_space():
         _check_amounts(settings, str(settings.get("model_name_or_path", EVERYDAY)))
 
 
 def _check_names(settings: dict[str, object]) -> None:
-    models = [settings.get(name, EVERYDAY) for name in ("model_name_or_path", "base_model_name_or_path")]
-    if not all(map(allowed, models)):
+    here, known = "Space" if on_space() else "page", models()
+    if not all(settings.get(name, EVERYDAY) in known for name in ("model_name_or_path", "base_model_name_or_path")):
         raise BadInput(
-            f"This Space trains {_either(ALLOWED_MODELS)}; run the program yourself for other models.",
+            f"This {here} trains {_either(known)}; run the program yourself for other models.",
             field="model_name_or_path",
         )
     data = str(settings.get("dataset_name", EVERYDAY))
-    if data not in ALLOWED_DATASETS and not _of_compared_run(data, settings):
+    if data not in datasets() and not _of_compared_run(data, settings):
         raise BadInput(
-            f"This Space trains on {_either(ALLOWED_DATASETS)}; run the program yourself for other data.",
+            f"This {here} trains on {_either(datasets())}; run the program yourself for other data.",
             field="dataset_name",
         )
     folders = [EXAMPLE, *(run.path for run in list_runs())]
     for path in trained_models(settings):
-        if not any(map(path.is_relative_to, folders)):
-            raise BadInput("A trained model must be a run of this Space; choose one from the list.")
+        if not any(map(path.is_relative_to, folders)) and str(path) not in known:
+            raise BadInput(f"A trained model must be a run of this {here}; choose one from the list.")
     for name in NOT_OFFERED:
         if settings.get(name):
-            raise BadInput(f"{name} is not offered on this Space; run the program yourself to set it.", field=name)
+            raise BadInput(f"{name} is not offered on this {here}; run the program yourself to set it.", field=name)
 
 
 def _of_compared_run(data: str, settings: dict[str, object]) -> bool:
@@ -199,7 +219,7 @@ def trained_models(settings: dict[str, object]) -> list[Path]:
     return [Path(path).resolve() for path in (settings.get("reward_model_path"), *named) if path]
 
 
-def _either(names: dict | tuple) -> str:
+def _either(names: list[str]) -> str:
     *others, last = names
     return f"{', '.join(others)} or {last}"
 
@@ -218,7 +238,7 @@ def check_queue(waiting: list[dict], visitor: str) -> None:
 
 def mark(visitor: str) -> str:
     """What a run notes of who started it: nobody can read the visitor's secret from it."""
-    return hashlib.sha256(str(visitor).encode()).hexdigest()[:32] if visitor else ""
+    return hashlib.sha256(str(visitor).encode(errors="surrogatepass")).hexdigest()[:32] if visitor else ""
 
 
 def may_stop(status: dict, visitor: str) -> bool:

@@ -8,12 +8,15 @@ is whole and fits its tokenizer.
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 import torch
@@ -51,6 +54,10 @@ BUFFERS = (".attn.bias", ".attention.bias", ".masked_bias", ".inv_freq", ".posit
 """Ends of the names of constants that older Transformers saved with the weights: masks and positions."""
 HUB_SECONDS = 5.0
 """Timeout of that look-up."""
+TEMPLATE_SECONDS = 2.0
+"""A chat template that has not written a greeting after so long never ends."""
+MOST_LAYERS = 4096
+"""Layers, experts of a layer, or labels; published models have a few hundred."""
 
 
 @contextmanager
@@ -219,6 +226,10 @@ def read_config(path: str) -> dict:
             f"{path} needs code of its own ({foreign[0]} in its {name}), which is not run here; choose a model "
             "whose architecture is part of Transformers."
         )
+    # They are made one by one before the weights are looked at.
+    for key, value in _entries(config):
+        if isinstance(value, int | float) and value > MOST_LAYERS and re.search("layer|expert|num_labels", key):
+            raise BadInput(f"{path} cannot be a model: its {name} says {key} = {value:g}; download it again.")
     return config
 
 
@@ -279,9 +290,33 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
             raise ValueError("there is no vocabulary")  # Transformers makes an empty one where the file is missing
+        if not isinstance(tokenizer.model_max_length, int | float):
+            raise ValueError("its model_max_length is no number")
+    if tokenizer.chat_template:
+        _check_template(tokenizer, path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    """Refuse a chat template that never ends: Jinja's sandbox bounds a loop, but not loops within loops."""
+    deadline, before = time.monotonic() + TEMPLATE_SECONDS, sys.gettrace()
+
+    def watch(frame: FrameType, event: str, arg: object) -> Callable | None:
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        return watch if frame.f_code.co_filename == "<template>" else None
+
+    sys.settrace(watch)
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "Hello!"}], tokenize=False)
+    except TimeoutError:
+        raise BadInput(f"The chat template of {path} does not end; choose another model.") from None
+    except Exception:  # noqa: S110  (what it refuses is told where it is used)
+        pass
+    finally:
+        sys.settrace(before)
 
 
 def _load(

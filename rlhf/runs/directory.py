@@ -26,9 +26,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Annotated
+
+import psutil
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic_core import from_json
+from typing_extensions import TypedDict
 
 from rlhf import rewards
 from rlhf.config import ASSETS, EVERYDAY, BadInput, PPOArguments
@@ -49,6 +56,48 @@ VOLUME = Path("/data")
 """Where a Space has its persistent disk, if it has one."""
 _RUN_ID = re.compile(r"^[a-z]+-\d{8}-\d{6}-[0-9a-f]{4}$")
 _PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenizers", "numpy")
+
+_Count = Annotated[int, Field(ge=0, lt=2**31)]
+_Time = Annotated[float, Field(ge=0, lt=1e11)]
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
+
+
+@with_config(_STRICT)
+class _Status(TypedDict, total=False):
+    """What `status.json` holds, beside what only the page shows; times in seconds."""
+
+    state: str
+    kind: str
+    message: str
+    owner: str
+    pid: _Count
+    began: float
+    """When the process with this id began, counted from the computer's start: another one may get the same id."""
+    step: _Count
+    total_steps: _Count
+    created: _Time
+    started: _Time
+    updated: _Time
+    ended: _Time
+    seconds_left: float | None
+
+
+@with_config(_STRICT)
+class _Sample(TypedDict, total=False):
+    """A line of `samples.jsonl`."""
+
+    step: _Count
+    index: _Count
+    prompt: str
+    response: str
+    score: float | None
+
+
+_STATUS = TypeAdapter(_Status)
+_LINES = {
+    "metrics.jsonl": TypeAdapter(dict[str, int | float | None], config=_STRICT),
+    "samples.jsonl": TypeAdapter(_Sample),
+}
 
 
 def runs_root() -> Path:
@@ -120,22 +169,19 @@ def _while_it_is_held(action: Callable[[], object]) -> object:
 def read_json(path: Path) -> dict:
     """A JSON file's content; empty when there is none yet or it is damaged, so that one bad run hides no others."""
     try:
-        return _object(_while_it_is_held(path.read_bytes))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-
-
-def _object(text: bytes) -> dict:
-    """A JSON object; empty for anything else."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = from_json(_while_it_is_held(path.read_bytes)) if path.is_file() else {}  # a pipe would never end
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
 _unwritten: dict[Path, dict] = {}
 """Last statuses of runs, as this process knows them, that could not be written."""
+
+
+def since_boot(process: psutil.Process) -> float:
+    """When a process began, in seconds from the computer's start, which no change of the clock moves."""
+    return process.create_time() - psutil.boot_time()
 
 
 class Run:
@@ -182,12 +228,18 @@ class Run:
         return read_json(self.path / "config.json")
 
     def status(self) -> dict:
-        """The last written status; empty when this is no run directory."""
-        written, last = read_json(self.path / "status.json"), _unwritten.get(self.path, {})
+        """The last written status; empty when this is no run directory, or it holds what no run writes there."""
+        try:
+            written = _STATUS.validate_python(read_json(self.path / "status.json"))
+        except ValidationError:
+            return {}
+        last = _unwritten.get(self.path, {})
         return last if last and written.get("created") in (None, last.get("created")) else written
 
     def set_status(self, **changes: object) -> None:
-        """Change entries of the status and stamp it."""
+        """Change entries of the status and stamp it; with a process id goes the time at which that process began."""
+        if "pid" in changes:
+            changes["began"] = since_boot(psutil.Process(changes["pid"]))
         write_json(self.path / "status.json", {**self.status(), **changes, "updated": time.time()})
 
     def start(self, total_steps: int, message: str = "") -> None:
@@ -240,16 +292,34 @@ class Run:
     def tail(self, name: str, offset: int = 0) -> tuple[list[dict], int]:
         """Lines of `metrics.jsonl` or `samples.jsonl` from a byte offset on, and the offset to go on from.
 
-        A last line that is still being written is left for the next call; what is no JSON object is passed over.
+        A last line that is still being written is left for the next call; what no run writes there is passed over.
         """
         path = self.path / name
-        if not path.exists():
+        if not path.is_file():
             return [], 0
         with path.open("rb") as file:
             file.seek(offset)
             data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        return [row for row in map(_object, whole.splitlines()) if row], offset + len(whole)
+        whole, rows = data[: data.rfind(b"\n") + 1], []
+        for line in whole.splitlines():
+            with suppress(ValidationError):
+                rows.append(_LINES[name].validate_json(line))
+        return rows, offset + len(whole)
+
+    def unreadable(self) -> list[str]:
+        """What of it could not be read, in words."""
+        told = []
+        for run in (self, *(stage for stage in self.stages().values() if stage.path != self.path)):
+            inside = "" if run is self else f"{run.id}/"
+            read = {"status.json": run.status, "config.json": run.config, "summary.json": run.summary}
+            told += [inside + name for name, content in read.items() if (run.path / name).exists() and not content()]
+            for name in _LINES:
+                path = run.path / name
+                if path.exists() and not path.is_file():
+                    told.append(inside + name)
+                elif path.exists() and (lost := path.read_bytes().count(b"\n") - len(run.tail(name)[0])):
+                    told.append(f"{lost:,} {'line' if lost == 1 else 'lines'} of {inside}{name}")
+        return told
 
     def metrics(self) -> list[dict]:
         """All logged lines."""
@@ -259,16 +329,11 @@ class Run:
         """All responses to the pinned prompts."""
         return self.tail("samples.jsonl")[0]
 
-    def created(self) -> float:
-        """When it was started; 0 where that cannot be read."""
-        created = self.status().get("created")
-        return created if isinstance(created, int | float) else 0.0
-
     def title(self) -> str:
         """Its kind and when it was made, in a few words."""
-        kind = KINDS.get(str(self.status().get("kind")))
-        made = time.strftime("%d %b %H:%M", time.localtime(self.created()))
-        return f"{kind.label if kind else 'Run'} · {made}"
+        status = self.status()
+        kind, made = KINDS.get(status.get("kind")), time.localtime(status.get("created", 0))
+        return f"{kind.label if kind else 'Run'} · {time.strftime('%d %b %H:%M', made)}"
 
     def seconds_left(self) -> float | None:
         """Seconds left in the stage under way, if that can be told."""
@@ -328,7 +393,7 @@ class Run:
         A demo that was given a reward model or reward functions trains no reward model.
         """
         config = self.config()
-        kind = config.get("kind")
+        kind = str(config.get("kind"))
         if kind not in KINDS:
             return {}
         judged = config.get("reward_model_path") or config.get("reward_funcs")
@@ -464,7 +529,8 @@ def list_runs() -> Iterator[Run]:
 
 def _is_run(folder: Path) -> bool:
     """Whether a folder is a run; one that was named by this program may have just been made."""
-    return folder.is_dir() and (has_own_id(folder.name) or (folder / "status.json").exists())
+    named = folder.name.isprintable()  # a name that is no text cannot be sent to a browser
+    return named and folder.is_dir() and (has_own_id(folder.name) or (folder / "status.json").exists())
 
 
 def has_own_id(name: str) -> bool:
@@ -476,7 +542,7 @@ def _made(run: Run) -> str:
     """When a run was made, to the second: as its name says, else its status."""
     if has_own_id(run.id):
         return run.id.split("-", 1)[1]
-    return time.strftime("%Y%m%d-%H%M%S", time.localtime(run.created()))
+    return time.strftime("%Y%m%d-%H%M%S", time.localtime(run.status().get("created", 0)))
 
 
 def _size(folder: Path) -> int:
@@ -487,9 +553,10 @@ def _size(folder: Path) -> int:
 def make_room(most: int, keep: Sequence[Path] = ()) -> None:
     """Delete the models of the oldest ended runs until all runs together take up at most so many bytes.
 
-    Curves, samples and scores are kept, and so is a run that holds one of the folders `keep`, about to be used.
+    Curves, samples and scores are kept, and so is a run that holds one of the folders `keep`, about to be used. What
+    else lies in the folder of all runs, such as the page's uploads, does not count: it costs nobody a model.
     """
-    used = _size(runs_root())
+    used = sum(_size(run.path) for run in list_runs())
     for run in reversed(list(list_runs())):
         if used <= most:
             return
@@ -497,4 +564,4 @@ def make_room(most: int, keep: Sequence[Path] = ()) -> None:
             continue
         for folder in [*run.path.rglob("model"), *run.path.rglob("checkpoints")]:
             used -= _size(folder)
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # a model may lie within checkpoints

@@ -1,7 +1,9 @@
 """The page: one file per tab, the live view, and what the tabs share. It reads run directories and trains nothing."""
 
+import functools
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -21,6 +23,26 @@ Gradio's queue answers over a stream that it closes when nothing waits: over a s
 another ends was never answered."""
 
 
+FOREIGN = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+"""What is raised by requests that no page of this program sends, and by files that no run of it has written."""
+
+
+def served(answer: Callable[[dict], dict]) -> Callable[[dict], dict]:
+    """A function that a script of the page calls; what cannot be answered comes back as {"error": a sentence}."""
+
+    @functools.wraps(answer)
+    def call(request: dict) -> dict:
+        try:
+            return answer(request)
+        except BadInput as error:
+            return {"error": str(error)}
+        except FOREIGN:
+            traceback.print_exc()
+            return {"error": "There is no such thing, or a file of this run is damaged; please reload the page."}
+
+    return call
+
+
 def is_example(run: Run) -> bool:
     """Whether this is a run that is shipped with the program."""
     return run.path in (runs.EXAMPLE, runs.RECORD)
@@ -35,7 +57,7 @@ def run_choices() -> list[tuple[str, str]]:
     """(label, id) of every run that can be shown: the shipped ones, then the newest first."""
     shipped = {"Example run": runs.EXAMPLE, "Example with real English (SmolLM2)": runs.RECORD}
     examples = [(label, path.name) for label, path in shipped.items() if (path / "status.json").exists()]
-    return examples + [(run_label(run), run.id) for run in list_runs() if run.status()]
+    return examples + [(run_label(run), run.id) for run in list_runs() if (run.path / "status.json").exists()]
 
 
 def run_label(run: Run) -> str:
@@ -60,7 +82,9 @@ def describe(run_id: str | None) -> str:
     if simulated and not config.get("feedback_only"):
         people.append("preferences of simulated people" if is_example(run) else "simulated people")
     name = "Example run" if is_example(run) else escape(run.id)
-    return ", ".join([name, f"seed {seed}", *people])
+    lost = run.unreadable()
+    damaged = f"could not be read: {escape(', '.join(lost))}" if lost else ""
+    return ", ".join(filter(None, [name, f"seed {seed}", *people, damaged]))
 
 
 def shown_run(run_id: str | None) -> Run | None:

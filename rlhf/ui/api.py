@@ -1,13 +1,11 @@
 """The page without a browser: named endpoints that a notebook calls with `gradio_client`.
 
 They read and start the same run directories as the page, through the same checks; a mistake comes back as the same
-sentence, in the client's AppError.
+sentence, in the client's AppError: the page tells it for every event alike.
 """
 
-import functools
 import inspect
 import json
-from collections.abc import Callable
 
 import gradio as gr
 
@@ -105,21 +103,8 @@ def _check_whole(name: str, value: object) -> None:
 
 def _status(run: Run, names: tuple[str, ...] | None = None) -> dict:
     """A run's status, or some entries of it; its process and its owner's mark are nobody's business."""
-    hidden = ("pid", "owner", "asked")
+    hidden = ("pid", "began", "owner", "asked")
     return {name: value for name, value in run.status().items() if (name in names if names else name not in hidden)}
-
-
-def _told(endpoint: Callable) -> Callable:
-    """The endpoint, its mistakes told in their sentence: all else that goes wrong stays on the server."""
-
-    @functools.wraps(endpoint)
-    def call(*args: object) -> object:
-        try:
-            return endpoint(*args)
-        except BadInput as error:
-            raise gr.Error(str(error), print_exception=False) from error
-
-    return call
 
 
 def add_endpoints() -> None:
@@ -128,4 +113,4 @@ def add_endpoints() -> None:
     turns[chat] = {"concurrency_id": "model", "concurrency_limit": 1}
     for endpoint in (start, compare, status, metrics, stop, runs, scores, chat):
         about = " ".join(inspect.getdoc(endpoint).split("\n\n")[0].split())
-        gr.api(_told(endpoint), api_name=endpoint.__name__, api_description=about, **turns.get(endpoint, {}))
+        gr.api(endpoint, api_name=endpoint.__name__, api_description=about, **turns.get(endpoint, {}))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import gradio as gr
 
-from rlhf.config import BadInput
 from rlhf.runs.directory import Run, find_run
 from rlhf.runs.disk import told
+from rlhf.ui import served
 from rlhf.ui.scripts import HEAD, script
 from rlhf.write import export
 
@@ -50,11 +50,8 @@ def csv_of(run: Run, cache: Path) -> Path:
 
 def offer(view: gr.HTML, request: dict, make: Callable[[Run, Path], Path]) -> dict:
     """What `lab.download` fetches: the file that `make` makes of the run {"run": id}. Gradio clears it in an hour."""
-    try:
-        with told("The run itself is as it was."):
-            path = make(find_run(str(request.get("run"))), Path(view.GRADIO_CACHE))
-    except BadInput as error:
-        return {"error": str(error)}
+    with told("The run itself is as it was."):
+        path = make(find_run(str(request.get("run"))), Path(view.GRADIO_CACHE))
     view.temp_files.add(str(path))
     return {"path": path.as_posix(), "name": path.name, "size": path.stat().st_size / 1e6}
 
@@ -62,6 +59,7 @@ def offer(view: gr.HTML, request: dict, make: Callable[[Run, Path], Path]) -> di
 def download_button(label: str, make: Callable[[Run, Path], Path], **kwargs: object) -> gr.HTML:
     """Downloads the file that `make` makes of the run whose id is its value."""
 
+    @served
     def download(request: dict) -> dict:
         return offer(button, request, make)
 

@@ -8,12 +8,14 @@ longer than the last one as far as it has more to do.
 import dataclasses
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from rlhf import metrics
 from rlhf.config import EVERYDAY, BadInput, DemoArguments, Settings, build
 from rlhf.kinds import KINDS, startable
 from rlhf.runs.directory import EXAMPLE, Run, list_runs
+from rlhf.ui import FOREIGN
 
 
 LOADING = 8.0
@@ -57,8 +59,9 @@ def pace() -> Pace:
     )
     for run in (*own, Run(EXAMPLE)):
         config = run.config()
-        if config.get("model_name_or_path") == EVERYDAY and (measured := _measured(run, config)):
-            return measured
+        with suppress(*FOREIGN):
+            if config.get("model_name_or_path") == EVERYDAY and (measured := _measured(run, config)):
+                return measured
     return Pace(fixed=LOADING, step=0.3, episode=0.014, answer=0.01, own=False)  # the example run is not there
 
 
@@ -141,9 +144,10 @@ def _expected(kind: str, args: Settings) -> tuple[float, bool] | None:
         config, status = {**settings, **run.config()}, run.status()
         if any(config[name] != settings[name] for name in ("model_name_or_path", "dataset_name")):
             continue
-        pairs = _pairs(run, config)
-        share = _work(kind, settings, pairs) / _work(kind, config, pairs)
-        return LOADING + share * (status["ended"] - status["created"]), not run.path.is_relative_to(EXAMPLE)
+        with suppress(*FOREIGN):
+            pairs = _pairs(run, config)
+            share = _work(kind, settings, pairs) / _work(kind, config, pairs)
+            return LOADING + share * (status["ended"] - status["created"]), not run.path.is_relative_to(EXAMPLE)
     return None
 
 

@@ -26,7 +26,7 @@ from rlhf.launch import jobs, limits
 from rlhf.launch.start import DATA, FILLED_IN
 from rlhf.runs.directory import RECORD, Run, find_run
 from rlhf.runs.disk import told
-from rlhf.ui import QUICK, empty_state, note, shown_run, voices
+from rlhf.ui import FOREIGN, QUICK, empty_state, note, served, shown_run, voices
 from rlhf.ui.downloads import download_button, place
 from rlhf.ui.expect import expectation
 from rlhf.ui.scripts import HEAD, script
@@ -144,6 +144,7 @@ def take_away(request: dict) -> dict:
     )
 
 
+@served
 def expect(request: dict) -> dict:
     """How long training takes, in words: {"alone": on people's choices alone, else with the shipped pairs too}."""
     try:
@@ -159,6 +160,7 @@ def expect(request: dict) -> dict:
     return {"expected": expectation(settings)}
 
 
+@served
 def train(request: dict) -> dict:
     """Start training on the choices so far; the run's id, or why none was started."""
     try:
@@ -183,7 +185,7 @@ def _answer(request: dict, act: Callable[[Desk, str], dict]) -> dict:
         return {"refused": str(error)}
     except OSError as error:
         return {"again": f"Nothing can be written on the server ({error.strerror}); free some disk space there."}
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except FOREIGN:
         return {"refused": "The page asked for something that does not exist; please reload it."}
 
 

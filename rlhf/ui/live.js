@@ -240,7 +240,7 @@ $('.given-settings select').addEventListener('change', event => { others.push(ev
 
 async function showDetails() {
   const box = $('.detail-curves .charts'), asked = run, found = await server.details({run, others});
-  if (asked !== run) return;
+  if (asked !== run || found.error) return;
   const names = Object.keys(found);
   if (box.childElementCount !== names.length)
     box.replaceChildren(...names.map(name => {

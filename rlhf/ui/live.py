@@ -25,7 +25,7 @@ from rlhf.figures import curves, scores
 from rlhf.kinds import KINDS
 from rlhf.launch import jobs
 from rlhf.runs.directory import ACTIVE, Run, Snapshot, find_run
-from rlhf.ui import run_choices, run_label
+from rlhf.ui import run_choices, run_label, served
 from rlhf.ui.changes import with_changes
 from rlhf.ui.downloads import offer, zip_of
 from rlhf.ui.expect import in_words, seconds_to_go
@@ -106,6 +106,7 @@ TEMPLATE = """
 def live_run(**kwargs: object) -> gr.HTML:
     """The live view of the run whose id is its value; the event `ended` is fired when the run has just ended."""
 
+    @served
     def download(request: dict) -> dict:
         return offer(view, request, zip_of)
 
@@ -133,7 +134,7 @@ class History:
         """All lines so far."""
         file = self.run.path / self.name
         with self._lock:
-            if not file.exists() or file.stat().st_size < self._offset:
+            if not file.is_file() or file.stat().st_size < self._offset:
                 self.rows, self._offset = [], 0
             fresh, self._offset = self.run.tail(self.name, self._offset)
             # A new list, so that nobody's list grows while it is being read.
@@ -151,20 +152,15 @@ def rows_of(run: Run, name: str = "metrics.jsonl") -> list[dict]:
     return _history(str(run.path), name).refresh()
 
 
+@served
 def poll(request: dict) -> dict:
     """What is new about a run since the page's last answer.
 
     Args:
         request: {"run": a run's id, "seen": what the last answer held under "seen"}.
     """
-    try:
-        run = find_run(str(request["run"] or "")) if request.get("run") else None
-        seen = {name: int(count) for name, count in dict(request.get("seen") or {}).items()}
-    except BadInput as error:
-        return {"error": str(error)}
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return {"error": "The page asked for something that does not exist; please reload it."}
-    return news(Snapshot(run.path), seen) if run else _nothing()
+    seen = {name: int(count) for name, count in dict(request.get("seen") or {}).items()}
+    return news(Snapshot(find_run(str(request["run"])).path), seen) if request.get("run") else _nothing()
 
 
 def _nothing() -> dict:
@@ -225,7 +221,6 @@ def news(run: Snapshot, seen: dict[str, int]) -> dict:
 
 def in_line(run: Run) -> str:
     """When the turn of a run comes that waits for it."""
-    jobs.advance()  # no page that waits for the run before it may be there any more
     current, queue = jobs.active_run(), [waiting.id for waiting in jobs.waiting()]
     if current is None or run.id not in queue:
         return "It starts in a moment."
@@ -288,18 +283,16 @@ def ways_out(run: Run) -> dict:
     return {"command": export.as_command(run), "python": export.as_python(run), "size": export.size_mb(run)}
 
 
+@served
 def beside(request: dict) -> dict:
     """A run's settings, beside those of other runs {"run": id, "others": ids}, and the others' curves.
 
     Without others, what differs from the defaults comes first; with them, what differs between the runs.
     """
-    try:
-        run, *others = _runs(request)
-    except (AttributeError, BadInput, TypeError):
-        return {"error": "One of these runs is not there any more; choose another."}
+    run, *others = _runs(request)
     kind = run.config().get("kind")
     if kind not in KINDS:
-        return {"error": "This run has no settings that can be read."}
+        raise BadInput("This run has no settings that can be read.")
     rows = []
     for field in dataclasses.fields(KINDS[kind].settings):
         if field.name == "output_dir":
@@ -324,16 +317,14 @@ def beside(request: dict) -> dict:
     return {"names": [*names, "default"], "rows": rows, "over": over, "labels": labels, "choices": choices}
 
 
+@served
 def details(request: dict) -> dict:
     """The curves of a run that are logged and not among the main ones, as a figure by stage.
 
     Args:
         request: {"run": id, "others": ids of runs whose curves are laid over them}.
     """
-    try:
-        run, *others = _runs(request)
-    except (AttributeError, BadInput, TypeError):
-        return {}
+    run, *others = _runs(request)
     figures = {}
     for kind, part in run.trainings().items():
         panels = curves.detail_panels(kind, rows_of(part))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import typing
+from contextlib import suppress
 from html import escape
 
 import gradio as gr
@@ -15,7 +16,18 @@ from rlhf.kinds import KINDS, METHODS, startable
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import FILLED_IN, start_run
 from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
-from rlhf.ui import QUICK, example_id, is_active, is_example, note, remarks, run_choices, run_label, shown_run
+from rlhf.ui import (
+    FOREIGN,
+    QUICK,
+    example_id,
+    is_active,
+    is_example,
+    note,
+    remarks,
+    run_choices,
+    run_label,
+    shown_run,
+)
 from rlhf.ui.expect import expectation, preset
 from rlhf.ui.lessons import IN_OTHER_WORDS, LESSONS, lesson
 from rlhf.ui.live import live_run
@@ -38,8 +50,8 @@ COMMAND_LINE = {
 """Settings for those who write their own experiments: the command line and Python have them, the page does not."""
 NAMES_FIRST = ("model_name_or_path", "dataset_name", "as_conversations", "chat_template_kwargs")
 """What all else depends on."""
-LISTED = {"model_name_or_path": tuple(limits.ALLOWED_MODELS), "dataset_name": limits.ALLOWED_DATASETS}
-"""Fields that make the program fetch what a person names: on a Space there is a list to choose from."""
+LISTED = {"model_name_or_path": limits.models, "dataset_name": limits.datasets}
+"""Fields that make the program fetch what a person names: on a page for others there is a list to choose from."""
 PRESETS = {"1": "1-minute run", "5": "5-minute run"}
 """Buttons that fill the form for a run of about so many minutes."""
 SIZED = (
@@ -57,7 +69,7 @@ class Form:
         self.kind, self.config = kind, KINDS[kind].settings
         self.knobs: dict[str, Component] = {}
         self.labels: dict[str, str] = {}
-        hidden = FILLED_IN | COMMAND_LINE | set(limits.NOT_OFFERED if limits.on_space() else ())
+        hidden = FILLED_IN | COMMAND_LINE | set(limits.NOT_OFFERED if limits.shared() else ())
         front = {**KINDS[kind].front, "seed": "Seed"}
         fields = {field.name: field for field in dataclasses.fields(self.config) if field.name not in hidden}
         if kind in LESSONS:
@@ -91,8 +103,8 @@ class Form:
         hint = typing.get_type_hints(self.config)[field.name]
         if hint is bool:
             return gr.Checkbox(field.default, **about)
-        if limits.on_space() and field.name in LISTED:
-            return gr.Dropdown(list(LISTED[field.name]), value=field.default, filterable=False, **about)
+        if limits.shared() and field.name in LISTED:
+            return gr.Dropdown(LISTED[field.name](), value=field.default, filterable=False, **about)
         if typing.get_origin(hint) is typing.Literal:
             # Estimators by the names of the methods that they make of PPO.
             names = METHODS | {"rloo": "PPO with leave-one-out (RLOO)", "gae": "PPO with a critic (GAE)"}
@@ -364,8 +376,8 @@ def _switch(kind: str) -> list:
 
 
 def _recipes_offered() -> bool:
-    """Recipes name models and data, which a public page does not fetch."""
-    return not limits.on_space()
+    """Recipes name models and data, which a page for others does not fetch."""
+    return not limits.shared()
 
 
 def reward_runs() -> list[tuple[str, str]]:
@@ -378,8 +390,10 @@ def reward_runs() -> list[tuple[str, str]]:
 def _quality(run: Run) -> tuple[bool, float]:
     """Whether the reward model's training was finished, and its accuracy."""
     stage = run.stages()["reward"]
-    accuracy = (stage.summary().get("reward_model") or {}).get("accuracy") or {}
-    return stage.status().get("state") == "finished", accuracy.get("value") or 0.0
+    accuracy = 0.0
+    with suppress(*FOREIGN):  # not measured, or damaged
+        accuracy = float(stage.summary()["reward_model"]["accuracy"]["value"])
+    return stage.status().get("state") == "finished", accuracy
 
 
 def _stop(run_id: str | None, visitor: str) -> tuple:

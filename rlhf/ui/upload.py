@@ -97,8 +97,8 @@ class OwnData:
         fitting = [form for kind, form in self.forms.items() if pairs or not KINDS[kind].reads_pairs]
         for form in fitting:
             knob = form.knobs["dataset_name"]
-            # On a Space there is a list to choose from, to which a visitor's own files are added for that visitor.
-            listed = [*limits.ALLOWED_DATASETS, *values[self.files]]
+            # On a page for others there is a list to choose from; a visitor's own files are added for that visitor.
+            listed = [*limits.datasets(), *values[self.files]]
             changes[knob] = gr.Dropdown(choices=listed, value=name) if isinstance(knob, gr.Dropdown) else name
         more = MORE_COLUMNS if len(choices) > 1 else ""
         said = (NOW if pairs else PROMPTS).format(name=escape(name), more=more) + note(" ".join(remarked))

@@ -71,7 +71,8 @@ def run_files(run: Run) -> Iterator[Path]:
     """The files of a run that go into its zip: all but checkpoints and files that are still being written."""
     for path in sorted(run.path.rglob("*")):
         inside = path.relative_to(run.path).parts
-        if path.is_file() and LEFT_OUT.isdisjoint(inside) and not path.name.startswith("."):
+        # A link may lead to what is none of this run's.
+        if path.is_file() and not path.is_symlink() and LEFT_OUT.isdisjoint(inside) and not path.name.startswith("."):
             yield path
 
 
