@@ -158,8 +158,7 @@ def run(root, monkeypatch):
     monkeypatch.setattr(directory, "_unwritten", {})
     run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
     run.start(10)
-    run.set_status(pid=2**22 + 1)
-    status = {**run.status(), "updated": 0}
+    status = {**run.status(), "pid": 2**22 + 1, "updated": 0}
     (run.path / "status.json").write_text(json.dumps(status))
     return run
 
@@ -180,7 +179,7 @@ def test_a_dead_process_is_not_called_running_where_nothing_can_be_written(run, 
     assert read_json(run.path / "status.json")["state"] == "running"
     news = live.poll({"run": run.id})
     assert news["state"] == "interrupted"
-    assert f"{disk.TROUBLE[number][0]}. The process is gone" in news["headline"]["text"]
+    assert f"{disk.TROUBLE[number][0]}. Its process is gone" in news["headline"]["text"]
     (other.path / "status.json").replace(run.path / "status.json")
     assert run.status()["state"] == "queued"  # another run under the same name
 
@@ -196,7 +195,8 @@ def test_start_stop_and_download_answer_in_a_sentence_and_leave_nothing_behind(r
         jobs.launch("reward", RewardArguments())
     assert [folder.name for folder in root.iterdir()] == [run.id]
     refuse(".zip")
-    assert downloads.offer(view, {"run": run.id}, downloads.zip_of)["error"].startswith(f"{FULL}: free some space")
+    with pytest.raises(BadInput, match=f"^{FULL}: free some space, and try again. The run itself is as it was.$"):
+        downloads.offer(view, {"run": run.id}, downloads.zip_of)
     assert not [file for file in root.rglob("*zip*") if file.is_file()]
     run.set_status(state="running", pid=os.getpid())
     refuse("status.json")

@@ -402,11 +402,12 @@ def test_the_button_starts_a_run_and_the_train_tab_shows_it(visit, ask, monkeypa
 
 def test_a_run_is_started_on_a_copy_of_the_choices_and_knows_nobody(store, root, monkeypatch):
     begun = []
-    monkeypatch.setattr(jobs, "_begin", lambda *given: begun.append(given))
+    monkeypatch.setattr(jobs, "_begin", begun.append)
     run = feedback.start(Run(EXAMPLE), store, True, "secret")
-    ((_, kind, settings, visitor),) = begun
-    assert (kind, settings["model_name_or_path"], settings["feedback_only"]) == ("demo", "everyday", True)
-    assert visitor == "secret" and settings["feedback"] == str(run.path / jobs.CHOICES)
+    assert [one.id for one in begun] == [run.id]
+    settings = run.config()
+    assert (settings["kind"], settings["model_name_or_path"]) == ("demo", "everyday") and settings["feedback_only"]
+    assert run.status()["owner"] == limits.mark("secret") and settings["feedback"] == str(run.path / jobs.CHOICES)
     copy = Store(settings["feedback"])
     assert copy.preferences() == store.preferences() != []
     assert not {choice.person for choice in copy.choices()} & {choice.person for choice in store.choices()}

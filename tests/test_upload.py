@@ -166,10 +166,7 @@ def test_a_file_that_is_gone_is_asked_for_again(tab, tmp_path):
 
 
 def test_a_run_keeps_a_copy_and_calls_it_by_its_name(tmp_path, root, monkeypatch):
-    def begin(run, kind, settings, visitor):
-        run.set_status(state="queued", kind=kind, pid=os.getpid())
-
-    monkeypatch.setattr(jobs, "_begin", begin)
+    monkeypatch.setattr(jobs, "_begin", lambda run: run.set_status(state="queued", pid=os.getpid()))
     names = {"prompt_column": "question", "chosen_column": "good", "rejected_column": "bad"}
     file = csv(tmp_path / "own.csv", names.values())
     settings = {"dataset_name": "own.csv", "max_steps": "1", "per_device_train_batch_size": "4", **names}
