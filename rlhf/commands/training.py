@@ -32,7 +32,6 @@ from rlhf.ppo import PPOConfig, PPOTrainer
 from rlhf.runs import checkpoint
 from rlhf.runs.callbacks import EveryFewSteps, RunCallback, tracker
 from rlhf.runs.directory import Run, read_json, write_json
-from rlhf.runs.disk import whole
 from rlhf.words import interval
 from rlhf.write.card import write_card
 
@@ -80,7 +79,7 @@ def reward(args: RewardArguments) -> dict:
             return {}
         # 3. Save, then measure on all held-out pairs.
         run.set_status(message="Saving, then measuring on the held-out pairs")
-        with whole(run.path / "model") as folder:
+        with checkpoint.whole(run.path / "model") as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         measured = report(model, held_out, gold) | {"agreement": agreed and asdict(agreed)}
@@ -166,7 +165,7 @@ def ppo(args: PPOArguments) -> dict:
         failure = _train(trainer, resumed)
         # 4. Save.
         trainer.model = models.merged(trainer.model)
-        with whole(run.path / "model") as folder:
+        with checkpoint.whole(run.path / "model") as folder:
             trainer.save_model(folder)
         if ranks.is_main_process():
             write_card(run.path / "model")
@@ -233,7 +232,7 @@ def dpo(args: DPOArguments) -> dict:
             policy, tokenizer, args, train, held_out, run.path / "checkpoints", [callback, *trackers], adapters
         )
         # 3. Save.
-        with whole(run.path / "model") as folder:
+        with checkpoint.whole(run.path / "model") as folder:
             policy.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         write_card(run.path / "model")

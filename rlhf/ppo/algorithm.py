@@ -30,7 +30,7 @@ from rlhf.models.generate import Generation
 from rlhf.models.prompts import Prompt
 from rlhf.models.scoring import RewardScores
 from rlhf.ppo.metrics import LearningStats, update_metrics
-from rlhf.runs.divergence import check_finite, check_weights
+from rlhf.runs.finite import check_finite, check_weights
 
 
 if TYPE_CHECKING:

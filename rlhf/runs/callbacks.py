@@ -13,7 +13,7 @@ from rlhf import metrics, ranks
 from rlhf.config import Diverged
 from rlhf.runs.directory import Run
 from rlhf.runs.disk import ask_for
-from rlhf.runs.divergence import check_weights
+from rlhf.runs.finite import check_weights
 
 
 def called(run: Run) -> str:

@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -15,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from rlhf import ranks
 from rlhf.config import BadInput
 from rlhf.runs.directory import Run
 
@@ -55,6 +57,20 @@ def save(
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     return folder
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder for the first rank to write into, which becomes `folder` once all is written, or is deleted."""
+    unfinished = folder.with_name(f".{folder.name}")
+    if not ranks.is_main_process():
+        yield unfinished
+        return
+    try:
+        yield unfinished
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def save_value_head(head: torch.nn.Module, folder: Path) -> None:

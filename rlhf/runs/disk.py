@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rlhf import ranks
 from rlhf.config import BadInput
 
 
@@ -66,17 +65,3 @@ def ask_for(size: int, folder: Path) -> None:
     """
     if shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-
-
-@contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """A folder for the first rank to write into, which becomes `folder` once all is written, or is deleted."""
-    unfinished = folder.with_name(f".{folder.name}")
-    if not ranks.is_main_process():
-        yield unfinished
-        return
-    try:
-        yield unfinished
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

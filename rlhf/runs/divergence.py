@@ -1,15 +1,9 @@
-"""When a training has gone wrong for good: what ends it, so that no such model is saved as good.
+"""How PPO goes wrong in numbers that are all finite: what looks wrong in an update, and when that is the end.
 
-Any training ends at the first number that is not finite: `check_finite`, `check_weights`. PPO can also go wrong in
-numbers that are all finite; `warning_signs` says what looks wrong in an update, and `Watch` when that is the end.
+The page warns by it too, so nothing here loads PyTorch; numbers that are not finite are the matter of `finite.py`.
 """
 
-from collections.abc import Iterable
-
-import torch
-from torch import nn
-
-from rlhf import metrics, ranks
+from rlhf import metrics
 from rlhf.config import Diverged
 from rlhf.words import number, percent
 
@@ -25,34 +19,6 @@ FATAL = {"empty", "same", "entropy", "kl"}
 """The signs that may end a run. Good answers too may run into the limit, or cost more for a while than they gain."""
 PERSISTS = 3
 """Updates in a row after which a warning sign is no accident."""
-
-
-def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], when: str) -> None:
-    """Check named tensors of this rank, in the order in which one follows from another.
-
-    Raises:
-        Diverged: one of any rank is NaN or infinite somewhere; the message names the first.
-    """
-    own = next((name for name, tensor in tensors if not tensor.isfinite().all()), None)
-    first = next(filter(None, ranks.all_gather_object(own)), None)
-    if first:
-        raise Diverged(f"{first} was not finite at {when}; lower learning_rate.")
-
-
-def check_weights(optimizer: torch.optim.Optimizer, when: str, *models: nn.Module | None) -> None:
-    """Check what an optimizer step has left: finite gradients may still make a step that is not.
-
-    Raises:
-        Diverged: a trained weight, or what the optimizer remembers of its gradients, is not finite.
-    """
-    named = [pair for model in filter(None, models) for pair in model.named_parameters() if pair[1].requires_grad]
-    memory = [
-        (f"The optimizer's {key} of {name}", value)
-        for name, weight in named
-        for key, value in optimizer.state.get(weight, {}).items()
-        if isinstance(value, torch.Tensor)
-    ]
-    check_finite([(f"The weight {name}", weight) for name, weight in named] + memory, when)
 
 
 def warning_signs(update: dict, first: dict) -> dict[str, str]:
