@@ -368,7 +368,7 @@ def _clear(folder: Path) -> None:
     """Delete what a page that has ended left in its folder: Gradio clears only what it has taken in itself."""
     for file in (*folder.iterdir(), *folder.glob("gradio/**/*")):
         if file.is_file() and time.time() - file.stat().st_ctime > KEPT:
-            file.unlink()
+            file.unlink(missing_ok=True)
 
 
 def main() -> None:

@@ -34,10 +34,12 @@ def found_for(*shifts, **settings):
 def test_rows_are_read_as_they_were_written_and_no_spreadsheet_runs_them(tmp_path):
     given = list(rows({"base": (0, 0, 0)}, prompts=3, gold=False))
     given[0]["prompt"], given[1]["response"], given[2]["response"] = "=1+1", '-5 \n"degrees", I\'d say', "'quoted'"
+    given[3]["response"], given[4]["response"], given[5]["response"] = "-1.5", "'=1", "\r@x"
     with Writer(tmp_path / "scores.csv") as file:
         file.write(given)
-    assert (tmp_path / "scores.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
-    assert "'=1+1" in (tmp_path / "scores.csv").read_text()
+    written = (tmp_path / "scores.csv").read_bytes().decode()
+    assert written.splitlines()[0] == ",".join(COLUMNS)
+    assert "'=1+1" in written and "'\r@x" in written and ",-1.5," in written
     read = list(read_rows(tmp_path / "scores.csv"))
     for one, other in zip(read, given, strict=True):
         assert one["prompt"] == other["prompt"] and one["response"] == other["response"]

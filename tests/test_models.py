@@ -47,12 +47,18 @@ from rlhf import models
 from rlhf.__main__ import main
 from rlhf.commands import comparison
 from rlhf.config import BadInput
+from rlhf.models import loading
 from rlhf.models.packed import use_packed_attention
 from rlhf.runs.directory import Run
 from rlhf.ui import voices
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def short_templates(monkeypatch):
+    monkeypatch.setattr(loading, "TEMPLATE_SECONDS", 0.2)
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +186,22 @@ BROKEN = {
     "experts as a kernel of the Hub": (
         lambda folder: edit(folder / "config.json", experts_implementation="someone/kernel"),
         "code of its own",
+    ),
+    "attention as a kernel of the Hub, for each part": (
+        lambda folder: edit(folder / "config.json", attn_implementation={"": "someone/kernels:x"}),
+        "code of its own",
+    ),
+    "layers by the million": (lambda folder: edit(folder / "config.json", num_hidden_layers=10**7), "says num_hidden"),
+    "labels by the billion": (lambda folder: edit(folder / "config.json", num_labels=10**9), "says num_labels = 1e"),
+    "a length that is text": (
+        lambda folder: edit(folder / "tokenizer_config.json", model_max_length="long"),
+        "model_max_length is no number",
+    ),
+    "a chat template without end": (
+        lambda folder: (folder / "chat_template.jinja").write_text(
+            "{% for _ in range(99999) %}{% for _ in range(99999) %}{% set x = 1 %}{% endfor %}{% endfor %}"
+        ),
+        "chat template of .* does not end",
     ),
     "code of its own": (
         lambda folder: edit(folder / "config.json", auto_map={"AutoModel": "modeling.Wonder"}),

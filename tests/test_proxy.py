@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import re
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from processes import chromium, serving_here
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 import app as page
@@ -135,3 +137,42 @@ def test_the_page_answers_to_the_names_it_was_given_and_says_how_to_give_one(mon
     assert answer.status_code == status
     if host == "evil.example":
         assert answer.text.endswith("if it is yours, start it with RLHF_HOSTS=evil.example.")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),  # a program
+        ({"origin": "http://127.0.0.1:7860"}, 200),
+        ({"origin": f"https://{NAME}"}, 200),  # a proxy that has changed the host
+        ({"origin": "https://codespace.example", "sec-fetch-site": "same-origin"}, 200),  # and one nobody has named
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "https://evil.example", "sec-fetch-site": "cross-site"}, 403),
+        ({"origin": f"https://{NAME}.evil.example"}, 403),
+        ({"origin": "http://127.0.0.1:7861"}, 403),
+        ({"origin": "http://localhost:3000"}, 403),
+        ({"origin": "http://192.168.1.66"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": ""}, 403),
+        ({"origin": "http://[::1"}, 403),
+    ],
+)
+def test_what_another_page_sends_is_refused(monkeypatch, headers, status):
+    """Without this any page that a browser shows could fill the disk by uploads, or start a training."""
+    monkeypatch.setenv("RLHF_HOSTS", NAME)
+    browser = TestClient(page.Hosts(PlainTextResponse("hello"), allowed_hosts=page.hosts()))
+    headers = {"host": "127.0.0.1:7860", **headers}
+    assert browser.post("/gradio_api/upload", headers=headers).status_code == status
+    assert browser.get("/", headers=headers).status_code == 200
+
+
+def test_in_a_classroom_the_page_answers_to_its_computers_names_and_to_those_that_were_given(monkeypatch):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    monkeypatch.setenv("RLHF_HOSTS", NAME)
+    monkeypatch.setattr(socket, "gethostname", lambda: "Teacher-PC")
+    browser = TestClient(page.Hosts(PlainTextResponse("hello"), allowed_hosts=page.hosts()))
+    for host in ("192.168.1.5:7860", "teacher-pc:7860", "teacher-pc.local:7860", NAME, "localhost:7860"):
+        assert browser.get("/", headers={"host": host}).status_code == 200, host
+    for host in ("evil.example", "teacher-pc.evil.example"):
+        assert browser.get("/", headers={"host": host}).status_code == 400, host

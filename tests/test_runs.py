@@ -165,6 +165,71 @@ def test_a_run_whose_process_is_gone_is_marked_interrupted(root):
     assert [found.id for found in list_runs()] == [run.id]
 
 
+@pytest.fixture
+def stranger():
+    """Somebody else's process."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("began", [None, 1.0, "x"])
+@pytest.mark.parametrize("state", ACTIVE)
+def test_a_process_that_got_the_id_of_a_runs_own_is_neither_taken_for_it_nor_ended(root, stranger, began, state):
+    run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
+    run.start(10)
+    status = {**run.status(), "state": state, "pid": stranger.pid, "began": began}
+    (run.path / "status.json").write_text(json.dumps(status))
+    jobs.stop(run)
+    time.sleep(0.3)
+    assert stranger.poll() is None
+    (run.path / "status.json").write_text(json.dumps({**status, "updated": time.time() - 5}))
+    assert jobs.active_run() is None and stranger.poll() is None
+    assert run.status().get("state") in ("interrupted", "stopped", None)  # None: it could not be read
+
+
+def test_every_run_whose_process_is_gone_is_found_while_nobody_looks(root, monkeypatch):
+    """Also one beside a run that goes on, one whose clock is ahead, and after the disk was full for a moment."""
+    alive = Run.create(root / "ppo-20260103-000000-abcd", "ppo", {})
+    alive.start(10)
+    gone = []
+    for number, (state, updated) in enumerate((("queued", -60), ("running", -60), ("stopping", 10**6))):
+        run = Run.create(root / f"ppo-20260101-000000-000{number}", "ppo", {})
+        status = {**run.status(), "state": state, "pid": 2**22, "began": 1.0, "updated": time.time() + updated}
+        (run.path / "status.json").write_text(json.dumps(status))
+        gone.append(run)
+    finish, refusals, looks = Run.finish, iter([True]), iter([None, None])
+
+    def full(run, *words):
+        if next(refusals, False):
+            raise OSError(28, "No space left on device")
+        finish(run, *words)
+
+    monkeypatch.setattr(Run, "finish", full)
+    monkeypatch.setattr(jobs.time, "sleep", lambda seconds: next(looks))
+    with pytest.raises(StopIteration):
+        jobs.watch()
+    assert [run.status()["state"] for run in gone] == ["interrupted"] * 3
+    assert gone[0].status()["message"].startswith("Its process is gone: it was ended from outside")
+    assert alive.status()["state"] == "running" and jobs.SECONDS_BETWEEN_LOOKS + 2 <= 5
+
+
+def test_a_child_that_was_killed_says_so_and_leaves_no_zombie(root, stranger):
+    """Its end is told by who waits for it, also where somebody looks in between."""
+    run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
+    run.start(10)
+    run.set_status(pid=stranger.pid)
+    (run.path / "train.log").write_text(BAR, encoding="utf-8")
+    stranger.kill()
+    os.waitid(os.P_PID, stranger.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has waited for it
+    (run.path / "status.json").write_text(json.dumps({**run.status(), "updated": time.time() - 5}))
+    assert jobs.active_run().id == run.id
+    jobs._wait(stranger, run)
+    assert run.status()["state"] == "failed" and "ended by the system (signal 9)" in run.status()["message"]
+    assert not psutil.pid_exists(stranger.pid)
+
+
 def test_a_running_process_is_found(root):
     run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
     run.start(10)

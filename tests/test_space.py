@@ -545,6 +545,19 @@ def test_the_oldest_ended_runs_give_up_their_models_and_keep_their_curves(on_spa
     assert [len(list(run.path.rglob("*.safetensors"))) for run in made] == weights
 
 
+def test_what_visitors_upload_costs_nobody_a_model(on_space):
+    run = Run(on_space / "demo-20260101-000000-0001")
+    (run.path / "model").mkdir(parents=True)
+    (run.path / "model" / "model.safetensors").write_bytes(bytes(1000))
+    run.set_status(state="finished")
+    (runs.page_folder() / "gradio").mkdir()
+    (runs.page_folder() / "gradio" / "own.csv").write_bytes(bytes(100_000))
+    (on_space / "feedback").mkdir()
+    (on_space / "feedback" / "choices.jsonl").write_bytes(bytes(100_000))
+    runs.make_room(5_000)
+    assert (run.path / "model" / "model.safetensors").exists()
+
+
 def test_runs_lie_on_the_volume_of_a_space_that_has_one(on_space, monkeypatch, tmp_path):
     monkeypatch.delenv("RLHF_RUNS")
     monkeypatch.setattr(runs, "VOLUME", tmp_path / "none")
