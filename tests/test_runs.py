@@ -301,7 +301,9 @@ def test_what_cannot_be_read_or_made_is_a_sentence(tmp_path):
         (tmp_path / "settings.yaml").write_bytes(written)
         with pytest.raises(BadInput, match="settings.yaml is not valid YAML"):
             read_settings(tmp_path / "settings.yaml")
-    folder = checkpoint.save(tmp_path / "checkpoint-1", {}, {}, lambda folder: None)
+    folder = tmp_path / "checkpoint-1"
+    with checkpoint.written_whole(folder) as aside:
+        checkpoint.save(aside, {}, {})
     (folder / "MANIFEST.json").write_bytes(b"\xff junk")
     with pytest.raises(BadInput, match="checkpoint-1 is damaged .MANIFEST.json."):
         checkpoint.load(folder)
@@ -377,7 +379,10 @@ def test_runs_start_and_stop_with_what_windows_has(root, tmp_path, monkeypatch):
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", only_writable)
-    assert checkpoint.save(tmp_path / "checkpoint-1", {}, {}, lambda folder: None).is_dir()
+    monkeypatch.delattr(os, "O_DIRECTORY")  # and no folder can be opened
+    with checkpoint.written_whole(tmp_path / "checkpoint-1") as aside:
+        checkpoint.save(aside, {}, {})
+    assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-1"
     replace, refusals = Path.replace, iter([True, True])
 
     def held(path, target):

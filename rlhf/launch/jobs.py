@@ -22,12 +22,17 @@ import psutil
 
 from rlhf.config import UPLOADED, BadInput, Settings
 from rlhf.feedback import Store
+from rlhf.kinds import KINDS
 from rlhf.launch import limits
 from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
 
 
 CHOICES = "choices"
 """Folder of a run with the choices that it was trained on."""
+RESUMABLE = ("stopped", "failed", "interrupted")
+"""States of a run that has ended and can be gone on with."""
+SAVE_SECONDS = 40
+"""Seconds between the checkpoints of a training that the page has started: a kill costs about as much."""
 GRACE_SECONDS = 30.0
 """A run that was asked to stop is ended once it has done nothing for so long; while it works, it is saving."""
 IDLE = 0.02
@@ -76,7 +81,7 @@ def _worker() -> subprocess.Popen:
 
 def _environment() -> dict[str, str]:
     """The environment of a training process: everything, but on a Space neither secrets nor other machines' cores."""
-    variables = dict(os.environ)
+    variables = {"RLHF_SAVE_SECONDS": str(SAVE_SECONDS), **os.environ}
     if limits.on_space():
         variables = {name: value for name, value in variables.items() if name.startswith(PASSED_ON)}
         variables.setdefault("OMP_NUM_THREADS", str(limits.cores()))
@@ -145,14 +150,42 @@ def launch(
             choices.copy_to(run.path / CHOICES)
             settings = replace(settings, feedback=str(run.path / CHOICES))
         write_json(run.path / "config.json", {"kind": kind, **asdict(settings)})  # the process adds its versions
-        _begin(run, kind, asdict(settings), visitor)
+        run.set_status(kind=kind, created=time.time(), owner=limits.mark(visitor))
+        _begin(run, kind, asdict(settings))
     return run
 
 
-def _begin(run: Run, kind: str, settings: dict[str, object], visitor: str) -> None:
+def resume(run: Run, visitor: str = "") -> None:
+    """Go on with a run that was stopped, failed or was interrupted, in its directory; returns at once.
+
+    Raises:
+        BadInput: it has not ended so, or on a shared page another visitor started it.
+        UnderWay: another run is under way.
+    """
+    limits.check_owner(run.status(), visitor)
+    with _launching:
+        current = active_run()
+        if current is not None:
+            raise UnderWay(current, visitor)
+        if not resumable(run):
+            raise BadInput("Only a run that was stopped, failed or was interrupted can be gone on with.")
+        config = run.config()
+        kind = config["kind"]
+        settings = {name: config[name] for name in KINDS[kind].settings.__dataclass_fields__ if name in config}
+        if limits.on_space():
+            make_room(limits.MOST_BYTES, keep=[run.path, *limits.trained_models(settings)])
+        (run.path / "stop").unlink(missing_ok=True)
+        _begin(run, kind, {**settings, "output_dir": str(run.path), "resume_from_checkpoint": True})
+
+
+def resumable(run: Run) -> bool:
+    """Whether a run has ended before it was finished, and can be gone on with."""
+    return run.status().get("state") in RESUMABLE and run.config().get("kind") in KINDS
+
+
+def _begin(run: Run, kind: str, settings: dict[str, object]) -> None:
     """Have a process work on a run whose directory is made."""
-    queued = {"state": "queued", "kind": kind, "created": time.time(), "owner": limits.mark(visitor)}
-    run.set_status(**queued, step=0, total_steps=0, message="Starting")
+    run.set_status(state="queued", step=0, total_steps=0, message="Starting")
     work = json.dumps({"kind": kind, "settings": settings, "log": str(run.path / "train.log")})
     if limits.on_zero_gpu():
         run.set_status(pid=os.getpid(), message="Waiting for a GPU")
@@ -260,7 +293,7 @@ def active_run() -> Run | None:
         if _alive(run):
             return run
         if time.time() - status.get("updated", 0) > 2:
-            run.finish("interrupted", "The process is gone; start the run again.")
+            run.finish("interrupted", "The process is gone; Resume goes on from the last checkpoint.")
     return None
 
 

@@ -43,6 +43,8 @@ RECORD = ASSETS / "example-smollm2"
 """Another, of a model that is too large to ship: its curves, samples and scores, without weights."""
 VOLUME = Path("/data")
 """Where a Space has its persistent disk, if it has one."""
+LOGS = ("metrics.jsonl", "samples.jsonl")
+"""Files of a run that grow by lines."""
 _RUN_ID = re.compile(r"^[a-z]+-\d{8}-\d{6}-[0-9a-f]{4}$")
 _PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenizers", "numpy")
 
@@ -130,8 +132,14 @@ class Run:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: str | Path | None, kind: str, config: dict) -> "Run":
+    def create(cls, path: str | Path | None, kind: str, config: dict, kept: dict[str, int] | None = None) -> "Run":
         """Make the directory of a new run, or take over the one that the page has queued for this process.
+
+        Args:
+            path: the directory; None for a new one under `runs_root`.
+            kind: a key of `KINDS`.
+            config: the settings.
+            kept: also take over an earlier run of this kind; of its logs so many bytes are kept (`log_sizes`).
 
         Raises:
             BadInput: something else is already there.
@@ -139,7 +147,12 @@ class Run:
         run = cls(path or new_run_path(kind))
         try:
             queued = run.status().get("state") in ("queued", "stopping") and run.status().get("pid") == os.getpid()
-            taken = run.path.exists() and not queued and (not run.path.is_dir() or any(run.path.iterdir()))
+            earlier = kept is not None and kind in (run.status().get("kind"), run.config().get("kind"))
+            if taken := run.path.exists() and not queued and not earlier:
+                # Of a run that was killed at once there may only be a file that was never finished.
+                taken = not run.path.is_dir() or any(
+                    kept is None or not path.name.startswith(".config.json") for path in run.path.iterdir()
+                )
             run.path.mkdir(parents=True, exist_ok=True) if not taken else None
         except OSError as error:
             raise BadInput(
@@ -150,6 +163,10 @@ class Run:
             raise BadInput(
                 f"{run.path} already exists; give --output_dir another name, or remove it first.", field="output_dir"
             )
+        if kept is not None:
+            run._cut(kept)
+            if not queued:  # a run that is queued may have been asked to stop since
+                (run.path / "stop").unlink(missing_ok=True)
         versions = {package: metadata.version(package) for package in _PACKAGES}
         made_with = {"versions": versions, "cpus": os.cpu_count()}
         write_json(run.path / "config.json", {"kind": kind, **config, **made_with})
@@ -174,18 +191,16 @@ class Run:
         """Change entries of the status and stamp it."""
         write_json(self.path / "status.json", {**self.status(), **changes, "updated": time.time()})
 
-    def start(self, total_steps: int, message: str = "") -> None:
-        """Mark the run as running in this process."""
-        now = time.time()
-        self.set_status(
-            state="running", step=0, total_steps=total_steps, message=message, started=now, pid=os.getpid()
-        )
+    def start(self, total_steps: int, message: str = "", step: int = 0) -> None:
+        """Mark the run as running in this process, from this step on."""
+        steps = {"step": step, "first_step": step, "total_steps": total_steps}
+        self.set_status(state="running", **steps, message=message, started=time.time(), pid=os.getpid())
 
     def progress(self, step: int, total_steps: int, message: str = "") -> None:
         """Stamp the step; the time left is read off the pace so far."""
         status = self.status()
-        elapsed = time.time() - status.get("started", time.time())
-        left = elapsed / step * (total_steps - step) if step else None
+        elapsed, done = time.time() - status.get("started", time.time()), step - status.get("first_step", 0)
+        left = elapsed / done * (total_steps - step) if done else None
         state = "stopping" if self.stop_requested() else "running"
         self.set_status(state=state, step=step, total_steps=total_steps, message=message, seconds_left=left)
 
@@ -205,6 +220,22 @@ class Run:
     def _append(self, name: str, line: dict) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(line), ensure_ascii=False) + "\n")
+
+    def log_sizes(self) -> dict[str, int]:
+        """Bytes of the logs, which are now on the disk."""
+        sizes = {}
+        for path in filter(Path.exists, map(self.path.joinpath, LOGS)):
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+                sizes[path.name] = file.seek(0, os.SEEK_END)
+        return sizes
+
+    def _cut(self, sizes: dict[str, int]) -> None:
+        """Cut the logs back to these sizes, those without one to nothing; files that were never finished go."""
+        for path in self.path.glob(".*.json.*"):
+            path.unlink()
+        for path in filter(Path.exists, map(self.path.joinpath, LOGS)):
+            os.truncate(path, min(sizes.get(path.name, 0), path.stat().st_size))
 
     def tail(self, name: str, offset: int = 0) -> tuple[list[dict], int]:
         """Lines of `metrics.jsonl` or `samples.jsonl` from a byte offset on, and the offset to go on from.
