@@ -128,7 +128,7 @@ def _check_same(run: Run, given: dict[str, object], may_differ: Set[str] = froze
         BadInput: a setting, a model or the data is another one.
     """
     before = run.config()
-    for name in sorted((given.keys() & before.keys()) - WHERE - may_differ):
+    for name in sorted((given.keys() & before.keys()) - WHERE - may_differ, key=lambda name: name in MADE_FROM):
         now, then = given[name], before[name]
         if now == then or Path(str(now)).resolve() == Path(str(then)).resolve():  # one path has many spellings
             continue
