@@ -21,7 +21,7 @@ ALLOWED_MODELS = {
 """Models that a Space loads, and how many tokens each can read."""
 ALLOWED_DATASETS = (EVERYDAY, "trl-lib/ultrafeedback_binarized")
 """Data that a Space loads."""
-NOT_OFFERED = ("output_dir", "prompts_file", "save_steps", "save_total_limit", "resume_from_checkpoint", "report_to")
+NOT_OFFERED = ("output_dir", "prompts_file", "save_steps", "resume_from_checkpoint", "report_to")
 """Settings with paths of a person's own, that fill the disk, or that send numbers elsewhere."""
 _TURNS, _MEMORY = "so that others get their turn", "so that it fits into memory"
 CAPS = {

@@ -153,15 +153,19 @@ def newest(parent: Path) -> Path | None:
                 _put_in_place(aside)
         shutil.rmtree(parent / ASIDE, ignore_errors=True)
     ranks.barrier()
-    return _last_whole(folders(parent))
+    found = folders(parent)
+    whole = _last_whole(found)
+    if found and whole is None:
+        warnings.warn(f"No checkpoint in {parent} is whole ({_damage(found[-1])}).", stacklevel=2)
+    return whole
 
 
 def _last_whole(candidates: Sequence[Path]) -> Path | None:
-    for folder in reversed(candidates):
-        if (name := _damage(folder)) is None:
-            return folder
-        warnings.warn(f"The checkpoint {folder} is damaged ({name}) and is passed over.", stacklevel=3)
-    return None
+    """The last one that is whole, with a word on those that are passed over."""
+    found = next((folder for folder in reversed(candidates) if _damage(folder) is None), None)
+    for folder in candidates[candidates.index(found) + 1 :] if found else ():
+        warnings.warn(f"The checkpoint {folder} is damaged ({_damage(folder)}) and is passed over.", stacklevel=3)
+    return found
 
 
 def find(args: PPOArguments | PairTrainingSettings, kind: str, model: torch.nn.Module) -> Path | None:
@@ -195,18 +199,17 @@ def _named(named: str, kind: str) -> Path:
         raise BadInput(f"There is no folder {named} to resume from; {takes}.", field="resume_from_checkpoint")
     state, of_others = ("state.json", "trainer_state.json") if kind == "ppo" else ("trainer_state.json", "state.json")
     stage = Run(named).stages().get(kind, Run(named)).path
-    found = [*folders(stage), *folders(stage / "checkpoints")]
-    if not found and any((Path(named) / name).is_file() for name in (state, MANIFEST)):
-        found = [Path(named)]
+    itself = any((Path(named) / name).is_file() for name in (state, MANIFEST))
+    found = [Path(named)] if itself else [*folders(stage), *folders(stage / "checkpoints")]
     found = [folder for folder in found if not (folder / of_others).exists()]
     if not found:
         raise BadInput(
             f"{named} holds no checkpoint of {kind} to resume from; {takes}.", field="resume_from_checkpoint"
         )
-    whole = _last_whole(found)
-    if whole is None:
+    folder = _last_whole(found)
+    if folder is None:
         raise _damaged(found[-1], _damage(found[-1]))
-    return whole
+    return folder
 
 
 # Reading -------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ COMMAND_LINE = {
     "entropy_coef", "normalize_advantages", "whiten_rewards", "early_stopping", "target_kl",
     "mask_truncated_completions", "reward_clip_range", "value_learning_rate", "value_warmup_steps",
     "lora_alpha", "lora_dropout", "lora_target_modules", "prompt_column", "prompt_words",
-    "chosen_column", "rejected_column", "report_to", "reward_funcs", "save_steps", "save_total_limit",
+    "chosen_column", "rejected_column", "report_to", "reward_funcs", "save_steps",
 }  # fmt: skip
 """Settings for those who write their own experiments: the command line and Python have them, the page does not."""
 NAMES_FIRST = ("model_name_or_path", "dataset_name", "as_conversations", "chat_template_kwargs")
