@@ -48,6 +48,10 @@ SIZED = (
     "ceiling_samples", "ceiling_prompts", "model_name_or_path", "dataset_name",
 )  # fmt: skip
 """What the time that a demo takes depends on."""
+IN_TURN = {
+    "concurrency_id": "start", "concurrency_limit": 1, "show_progress": "hidden", "api_visibility": "private",
+}  # fmt: skip
+"""Options of the events that start a run."""
 FORGETS = "This Space forgets its runs when it sleeps or restarts: download what you want to keep."
 
 
@@ -225,7 +229,6 @@ class TrainTab:
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons; `started` changes when a run has been started, which the page must then show."""
         self.stop.click(_stop, [picker, self.visitor], [self.stop, self.note], **QUICK)
-        self.resume.click(_resume, [picker, self.visitor], [picker, self.note, self.started], **QUICK)
         knobs = {knob for form in self.forms.values() for knob in form.knobs.values()}
         self.start.click(
             self._start,
@@ -240,11 +243,9 @@ class TrainTab:
                 *self.rewards.components(),
             },
             [picker, self.note, self.started],
-            concurrency_id="start",
-            concurrency_limit=1,
-            show_progress="hidden",
-            api_visibility="private",
+            **IN_TURN,
         )
+        self.resume.click(_resume, [picker, self.visitor], [picker, self.note, self.started], **IN_TURN)
 
     def _start(self, values: dict[Component, object]) -> tuple:
         kind = values[self.mode]
