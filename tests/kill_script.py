@@ -1,9 +1,9 @@
 """Runs commands one after the other, each in a fork that is killed at a file event; the libraries load only once.
 
-Standard input is JSON, a list of {"words": of a command, "killed": pattern or null}: the fork ends by SIGKILL just
-before the first event that the pattern matches, such as "os.rename .*/checkpoint-2". With "save" in place of "words",
-what is killed is the save of a checkpoint into that folder, before its event number "killed". Prints the list of
-signals and exit codes, as subprocess gives them.
+Standard input is JSON, a list of {"words": of a command, "killed": when, or null}: the fork ends by SIGKILL just
+before the first event that the pattern "killed" matches, such as "os.rename .*/checkpoint-2", or the event of that
+number. With "save" in place of "words", what is killed is the save of a checkpoint into that folder. Prints the list
+of signals and exit codes, as subprocess gives them.
 """
 
 import itertools
@@ -27,8 +27,8 @@ from rlhf.runs import checkpoint
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.truncate"}
 
 
-def kill_at(wanted):
-    """End this process before the first event for which `wanted(number, event and path)` is true."""
+def kill_at(when):
+    """End this process before the event of this number, or the first that matches this pattern."""
     numbers = itertools.count(1)
 
     def hook(event, arguments):
@@ -36,21 +36,21 @@ def kill_at(wanted):
             return
         if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
             return
-        if wanted(next(numbers), f"{event} {arguments[0]}"):
+        number = next(numbers)
+        if when == number or isinstance(when, str) and re.search(when, f"{event} {arguments[0]}"):
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
 
 
 def work(save=None, words=(), killed=None):
-    if save:
-        kill_at(lambda number, _: number == killed)
-        with checkpoint.written_whole(Path(save)) as aside:
-            checkpoint.save(aside, {"weights": {"w": torch.ones(3)}}, {"step": 2})
-        return 0
     if killed:
-        kill_at(lambda _, event: re.search(killed, event))
-    return main(words)
+        kill_at(killed)
+    if not save:
+        return main(words)
+    with checkpoint.written_whole(Path(save)) as aside:
+        checkpoint.save(aside, {"weights": {"w": torch.ones(3)}}, {"step": 2})
+    return 0
 
 
 def forked(**task):

@@ -23,29 +23,43 @@ TIMED = ("time", "eps", "tokens_per_second", "train_runtime", "train_samples_per
 KILLS = {
     "ppo": ("/.config.json", "os.rename .*/checkpoint-2$", "open .*/checkpoint-4/state.json"),
     "reward": ("open .*/checkpoint-2/trainer_state.json", "os.rmdir .*checkpoint-2$"),
+    "demo": ("open .*/ppo/checkpoints/.saving/checkpoint-4/MANIFEST.json", "os.rename .*/scores.csv"),
     "dpo": ("open .*/checkpoint-4/MANIFEST.json",),
+    "sweep": ("open .*/kl_coef-0-seed-0/checkpoints/.saving/checkpoint-2/MANIFEST.json", "os.rename .*.answered.json"),
 }
-"""Where each training is killed, one time after the other: before it has begun, in a save that is whole already, in
-one that is not, while the oldest checkpoint is deleted."""
+"""Where each is killed, one time after the other: before it has begun, in a save that is whole already, in one that is
+not, while the oldest checkpoint is deleted; in the second of a demo's stages, and at its end."""
+SLOW = pytest.mark.skipif(not os.environ.get("RLHF_SLOW"), reason="takes minutes: RLHF_SLOW=1")
+USUAL = ("ppo", "reward", "demo")
 
 
 def settings_of(kind, folder):
-    common = ("--model_name_or_path", folder / "model", "--dataset_name", folder / "pairs.jsonl", "--max_steps", 5)
-    common += ("--per_device_train_batch_size", 4, "--save_steps", 2)
+    training = ("--per_device_train_batch_size", 4, "--save_steps", 2, "--max_steps", 5)
+    judged = ("--num_prompts", 4, "--samples", 1, "--ceiling_samples", 2, "--ceiling_prompts", 2)
     own = {
-        "ppo": ("--reward_funcs", "length:20", "--response_length", 4, "--num_sample_generations", 2,
+        "ppo": (*training, "--reward_funcs", "length:20", "--response_length", 4, "--num_sample_generations", 2,
                 "--ceiling_samples", 2, "--ceiling_prompts", 2),
-        "reward": ("--max_length", 256, "--logging_steps", 3),
-        "dpo": ("--max_length", 256, "--logging_steps", 3, "--eval_steps", 4),
-    }  # fmt: skip
-    return [str(word) for word in (kind, *common, *own[kind], "--resume_from_checkpoint", "true")]
+        "reward": (*training, "--max_length", 256, "--logging_steps", 3),
+        "dpo": (*training, "--max_length", 256, "--logging_steps", 3, "--eval_steps", 4),
+        "demo": (*judged, "--max_length", 256, "--reward_max_steps", 2, "--reward_batch_size", 4, "--save_steps", 2,
+                 "--total_episodes", 20, "--per_device_train_batch_size", 4, "--response_length", 4,
+                 "--allow_chance_reward", "true"),
+        "sweep": (*judged, "--reward_funcs", "length:20", "--kl_coefs", "0", "0.1", "--total_episodes", 256,
+                  "--checkpoints", 2, "--best_of", 2),
+    }[kind]  # fmt: skip
+    common = ("--model_name_or_path", folder / "model", "--dataset_name", folder / "pairs.jsonl")
+    return [str(word) for word in (kind, *common, *own, "--resume_from_checkpoint", "true")]
 
 
-def tasks(kind, folder):
-    """The same training undisturbed, and killed several times before it may go on to its end."""
-    words = settings_of(kind, folder)
-    killed = [{"words": [*words, "--output_dir", str(folder / f"{kind}-killed")], "killed": at} for at in KILLS[kind]]
-    return [{"words": [*words, "--output_dir", str(folder / kind)]}, *killed, {**killed[0], "killed": None}]
+def tasks(kind, folder, kills):
+    """The same run undisturbed, and killed several times before it may go on to its end."""
+    words = [*settings_of(kind, folder), "--output_dir"]
+    again = [*words, str(folder / f"{kind}-killed")]
+    return [
+        {"words": [*words, str(folder / kind)]},
+        *({"words": again, "killed": when} for when in kills),
+        {"words": again},
+    ]
 
 
 def world(folder, few_pairs):
@@ -74,7 +88,7 @@ def killed(tmp_path_factory, few_pairs):
         with checkpoint.written_whole(folder / "saves" / str(number) / "checkpoint-2") as aside:
             checkpoint.save(aside, {"weights": {"w": torch.zeros(3)}}, {"step": 2})
     saves = [{"save": str(path / "checkpoint-2"), "killed": int(path.name)} for path in (folder / "saves").iterdir()]
-    trainings = [task for kind in KILLS for task in tasks(kind, folder)]
+    trainings = [task for kind in USUAL for task in tasks(kind, folder, KILLS[kind])]
     codes, said = run_script(saves + trainings)
     assert codes[len(saves) :] == [-9 if task.get("killed") else 0 for task in trainings], said[-3000:]
     assert {-9, 0} == set(codes[: len(saves)])  # the last ones were killed at no event any more
@@ -85,17 +99,42 @@ def untimed(run, name="metrics.jsonl"):
     return [{key: row[key] for key in row if not key.startswith(TIMED)} for row in run.tail(name)[0]]
 
 
+def assert_same(folder, kind):
+    """What was killed has come to the same logs, models, scores and files as what was not."""
+    whole, again = folder / kind, folder / f"{kind}-killed"
+    files = {path.relative_to(whole) for path in whole.rglob("*")}
+    assert files == {path.relative_to(again) for path in again.rglob("*")}
+    for log in (path for path in files if path.suffix == ".jsonl"):
+        one, other = (untimed(Run((run / log).parent), log.name) for run in (whole, again))
+        assert one == other and len(one) > 1, log
+    for file in (path for path in files if path.suffix == ".safetensors"):
+        one, other = (load_file(run / file) for run in (whole, again))
+        assert all(torch.equal(one[name], other[name]) for name in one), file
+    for table in (path for path in files if path.suffix == ".csv"):
+        assert (whole / table).read_text() == (again / table).read_text()
+    assert {Run(path.parent).status()["state"] for path in again.rglob("status.json")} == {"finished"}
+
+
+@pytest.mark.parametrize("kind", USUAL)
+def test_a_run_that_was_killed_again_and_again_leaves_what_an_undisturbed_one_does(killed, kind):
+    assert_same(killed, kind)
+    if kind != "demo":
+        kept = checkpoint.folders(killed / f"{kind}-killed" / "checkpoints")
+        assert list(map(checkpoint.step_of, kept)) == [4, 5]
+
+
+@SLOW
 @pytest.mark.parametrize("kind", KILLS)
-def test_a_training_that_was_killed_again_and_again_leaves_what_an_undisturbed_one_does(killed, kind):
-    whole, again = Run(killed / kind), Run(killed / f"{kind}-killed")
-    assert len(untimed(whole)) > 3 and untimed(again) == untimed(whole)
-    assert untimed(again, "samples.jsonl") == untimed(whole, "samples.jsonl")
-    weights, same = (load_file(run.path / "model" / "model.safetensors") for run in (whole, again))
-    assert all(torch.equal(weights[name], same[name]) for name in weights)
-    assert again.status()["state"] == "finished" and again.status()["step"] == 5
-    left = {path.relative_to(again.path) for path in again.path.rglob("*")}
-    assert left == {path.relative_to(whole.path) for path in whole.path.rglob("*")}
-    assert list(map(checkpoint.step_of, checkpoint.folders(again.path / "checkpoints"))) == [4, 5]
+def test_it_does_wherever_it_is_killed(tmp_path, few_pairs, kind):
+    folder, rng = world(tmp_path, few_pairs), random.Random(0)
+    for _ in range(4):
+        numbers = [rng.randint(1, 250) for _ in range(rng.randint(1, 4))]
+        for kills in (numbers, KILLS[kind]) if kind not in USUAL else (numbers,):
+            codes, said = run_script(tasks(kind, folder, kills))
+            assert codes[0] == codes[-1] == 0 and {-9, 0} >= set(codes), said[-3000:]
+            assert_same(folder, kind)
+            for name in (kind, f"{kind}-killed"):
+                shutil.rmtree(folder / name)
 
 
 def test_a_save_that_is_killed_at_any_file_leaves_the_old_checkpoint_or_the_new(killed):
