@@ -16,17 +16,22 @@ from trl import DPOConfig, DPOTrainer
 from rlhf.config import DPOArguments
 from rlhf.models import merged
 from rlhf.reward import QUICK_EVAL_PAIRS, in_batches, training_arguments
+from rlhf.runs.resuming import Resumable
 
 
 class _EvaluatedLast(TrainerCallback):
     """Evaluates after the last step too, whether it was the last that was planned or the run was stopped."""
 
     def on_step_end(self, args: object, state: object, control: TrainerControl, **kwargs: object) -> None:
-        """Comes after the callbacks that may stop the training."""
-        control.should_evaluate |= control.should_training_stop
+        """After the last step that was planned."""
+        control.should_evaluate |= state.global_step >= state.max_steps
+
+    def on_epoch_end(self, args: object, state: object, control: TrainerControl, **kwargs: object) -> None:
+        """Where the training was stopped; the checkpoint has been saved by then, and knows nothing of it."""
+        control.should_evaluate |= control.should_training_stop and state.global_step < state.max_steps
 
 
-class _TokenizedDPOTrainer(DPOTrainer):
+class _TokenizedDPOTrainer(Resumable, DPOTrainer):
     """TRL's DPOTrainer on pairs that are token ids already, the same that a reward model is trained on."""
 
     def _prepare_dataset(self, dataset: Dataset, *args: object) -> Dataset:

@@ -25,6 +25,7 @@ from rlhf.models import merged, padding_id, size_mb
 from rlhf.models.packed import reading_pairs, shuffled_batches_by_length
 from rlhf.models.prompts import PromptReader, TemplateRefused, readable, report_refused
 from rlhf.models.scoring import score_ids
+from rlhf.runs.resuming import Resumable
 
 
 QUICK_EVAL_PAIRS = 256
@@ -113,6 +114,7 @@ def training_arguments(args: PairTrainingSettings, checkpoints: Path) -> dict[st
         "eval_strategy": "steps",
         "save_strategy": "steps" if args.save_steps else "no",
         "save_steps": args.save_steps or 500,
+        "save_total_limit": args.save_total_limit,
         "logging_nan_inf_filter": False,
         # TRL's defaults suit large models on a GPU, these small ones on a CPU.
         "bf16": args.dtype == "bfloat16",
@@ -125,7 +127,7 @@ def training_arguments(args: PairTrainingSettings, checkpoints: Path) -> dict[st
     }
 
 
-class PackedRewardTrainer(RewardTrainer):
+class PackedRewardTrainer(Resumable, RewardTrainer):
     """TRL's RewardTrainer, with its loss and metrics; only the model reads a batch without padding, see `packed.py`.
 
     What the two texts of a pair begin with is read once, and the head at their last tokens only.

@@ -15,7 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each would wait for each other
 sys.path.insert(0, str(ROOT))
 
-SLOW = {"rlhf", "address", "site", "browser", "space", "zero_gpu", "start", "trained", "read_plainly"}
+SLOW = {"rlhf", "address", "site", "browser", "space", "zero_gpu", "start", "trained", "read_plainly", "killed"}
 """Fixtures that start processes, serve the page or train for seconds: tests that use one are marked `process`."""
 
 

@@ -29,7 +29,7 @@ from rlhf.figures import style
 from rlhf.figures.scores import distributions
 from rlhf.launch import jobs
 from rlhf.runs import directory as runs
-from rlhf.runs.directory import Run
+from rlhf.runs.directory import Run, write_json
 from rlhf.ui import chat, live, scores, voices
 from rlhf.ui.headline import headline
 from rlhf.ui.train import Form
@@ -467,6 +467,21 @@ def test_a_failed_run_says_what_happened(page, site):
     page.goto(f"{site[0]}/?run={FAILED_ID}")
     page.wait_for_selector('.live .verdict[data-tone="bad"]')
     assert "The disk is full." in page.locator(".live .verdict").inner_text()
+
+
+def test_a_failed_run_is_gone_on_with_by_its_button(page, site, monkeypatch):
+    run = Run(site[1] / FAILED_ID)
+    before = run.status()
+    page.goto(f"{site[0]}/?run={FAILED_ID}")
+    page.locator("#resume").click()
+    page.locator("#train-note .note a").wait_for()  # another one is under way
+    monkeypatch.setattr(jobs, "active_run", lambda: None)
+    monkeypatch.setattr(jobs, "_begin", lambda run, kind, settings: run.start(10))
+    page.locator("#resume").click()
+    page.wait_for_selector('.live .pill[data-state="running"]')
+    page.locator("#stop").wait_for()
+    assert not page.locator("#resume").is_visible()
+    write_json(run.path / "status.json", before)
 
 
 def test_both_models_answer_at_once_and_their_words_stay_words(page, site):

@@ -360,7 +360,7 @@ GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
         (["demo", "--output_dir", "taken"], "already exists"),
         (["demo", "--seed", "-1"], "seed must be at least 0"),
         (["demo", "--output_dir", "taken/file/run"], "cannot be made (Not a directory)"),
-        pytest.param([*PPO, "true"], "There is no folder true to resume from", id="B33-true"),
+        pytest.param([*PPO, "true"], "resume_from_checkpoint true needs output_dir", id="B33-true"),
         pytest.param([*PPO, "gone/checkpoint-2"], "There is no folder gone/checkpoint-2", id="B33-missing"),
         pytest.param([*PPO, str(EXAMPLE)], "holds no checkpoint of ppo", id="B33-run-without"),
         pytest.param(["reward", PPO[-1], "taken"], "holds no checkpoint of reward", id="B33-reward"),

@@ -85,9 +85,13 @@ def test_progress_tells_the_time_left_and_stop_reaches_a_demos_stages(tmp_path):
     stage.progress(4, 10)
     assert stage.status()["seconds_left"] == pytest.approx(6, abs=0.5)
     assert stage.status()["state"] == "running"
+    stage.start(10, step=6)  # gone on with after six steps
+    stage.set_status(started=time.time() - 4)
+    stage.progress(8, 10)
+    assert stage.status()["seconds_left"] == pytest.approx(4, abs=0.5)
     demo.request_stop()
     assert stage.stop_requested()
-    stage.progress(5, 10)
+    stage.progress(9, 10)
     assert stage.status()["state"] == "stopping"
 
 
@@ -365,10 +369,38 @@ def test_what_cannot_be_read_or_made_is_a_sentence(tmp_path):
         (tmp_path / "settings.yaml").write_bytes(written)
         with pytest.raises(BadInput, match="settings.yaml is not valid YAML"):
             read_settings(tmp_path / "settings.yaml")
-    folder = checkpoint.save(tmp_path / "checkpoint-1", {}, {}, lambda folder: None)
+    folder = tmp_path / "checkpoint-1"
+    with checkpoint.written_whole(folder) as aside:
+        checkpoint.save(aside, {}, {})
     (folder / "MANIFEST.json").write_bytes(b"\xff junk")
     with pytest.raises(BadInput, match="checkpoint-1 is damaged .MANIFEST.json."):
         checkpoint.load(folder)
+
+
+def test_only_a_run_that_ended_early_is_resumed_by_who_started_it_and_by_its_own_settings(root, monkeypatch):
+    run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {"seed": 3, "kl_coef": 0.5, "output_dir": "gone"})
+    run.set_status(created=1e9, owner=limits.mark("ann"))
+    begun = []
+    monkeypatch.setattr(jobs, "_begin", lambda run, kind, settings: begun.append((kind, settings)))
+    for state in ("finished", "diverged"):
+        run.finish(state)
+        with pytest.raises(BadInput, match="Only a run that was stopped, failed or was interrupted"):
+            jobs.resume(run)
+    run.request_stop()
+    run.finish("stopped")
+    other = Run.create(root / "ppo-20260101-000000-0001", "ppo", {})
+    other.start(10)
+    with pytest.raises(jobs.UnderWay):
+        jobs.resume(run)
+    other.finish("finished")
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    with pytest.raises(BadInput, match="Only the browser that started this run can stop it or resume it"):
+        jobs.resume(run, "bob")
+    assert begun == [] and run.stop_requested()
+    jobs.resume(run, "ann")
+    settings = {"seed": 3, "kl_coef": 0.5, "output_dir": str(run.path), "resume_from_checkpoint": True}
+    assert begun == [("ppo", settings)] and not run.stop_requested()
+    assert run.status()["created"] == 1e9 and run.status()["owner"] == limits.mark("ann")
 
 
 BAR = "PPO:  12%|█         | 3/25 [00:10<01:00, 2.3s/ updates]"
@@ -441,7 +473,10 @@ def test_runs_start_and_stop_with_what_windows_has(root, tmp_path, monkeypatch):
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", only_writable)
-    assert checkpoint.save(tmp_path / "checkpoint-1", {}, {}, lambda folder: None).is_dir()
+    monkeypatch.delattr(os, "O_DIRECTORY")  # and no folder can be opened
+    with checkpoint.written_whole(tmp_path / "checkpoint-1") as aside:
+        checkpoint.save(aside, {}, {})
+    assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-1"
     replace, refusals = Path.replace, iter([True, True])
 
     def held(path, target):

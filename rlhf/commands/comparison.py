@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, fields, replace
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf import models
 from rlhf.commands.ceiling import evenly_spaced, known_ceiling, write_ceiling
 from rlhf.commands.judging import load_judges
-from rlhf.commands.lifecycle import Stopped, open_run, recorded
+from rlhf.commands.lifecycle import Stopped, finished, open_run, recorded
 from rlhf.commands.training import dpo, ppo, prompt_room, reward_report, split_prompts
 from rlhf.compare import answers, table
 from rlhf.compare.ceiling import Ceiling
@@ -29,9 +30,11 @@ from rlhf.everyday import gold_score
 from rlhf.kinds import KINDS
 from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import Messages, Prompt, PromptReader, end_ids, fitting, give_chat_template
-from rlhf.runs.directory import Run, write_json
+from rlhf.runs.directory import Run, read_json, write_json
 
 
+ANSWERED = ".answered.json"
+"""File of a comparison under way: the models whose answers are all in `scores.csv`, which a killed one is spared."""
 KEPT_MB = 2_000
 """Models that were loaded to check them stay in memory until they answer, up to so many megabytes of them."""
 
@@ -48,7 +51,9 @@ def compare(args: CompareArguments) -> dict | None:
     if not entries:
         raise BadInput("There is nothing to compare: give --models, for example ppo=DIR with a PPO run's directory.")
     args = _with_reward(args, [path for _, path, _ in entries if path])
-    repeats = _repeats(entries, args.seeds)
+    if done := finished(args, "compare"):
+        return done.summary()
+    repeats = _repeats(entries, args)
     paths = {name: path for name, path, _ in entries if path} | {"base": args.base_model_name_or_path}
     base, tokenizer, room, kept = _load_and_check(args, paths)
     judges = load_judges(args)
@@ -81,7 +86,7 @@ def compare(args: CompareArguments) -> dict | None:
             contenders.append(answers.Contender(name, partial(load, name) if path else lambda: base, best_of))
             for settings in repeats.get(name, ()):
                 contenders.append(answers.Contender(settings.output_dir, partial(load, settings.output_dir)))
-        nats = _write_scores(args, run, contenders, sampler, prompts, has_gold)
+        nats = _write_scores(args, run, contenders, sampler, prompts, has_gold, sizes)
 
         # 4. The most that any model could do.
         split = next(iter(prompts))
@@ -108,6 +113,7 @@ def compare(args: CompareArguments) -> dict | None:
             _add_shares(ceiling, splits[split], {name for name, _, best_of in entries if best_of > 1})
         summary = {"reward_model": reward, "size_mb": sizes, "splits": splits}
         write_json(run.path / "summary.json", summary)
+        (run.path / ANSWERED).unlink()
         return summary
     return None  # stopped
 
@@ -124,14 +130,16 @@ def _with_reward(args: CompareArguments, paths: list[str]) -> CompareArguments:
     raise BadInput("Which reward model should score? Give --reward_model_path, or --reward_funcs.")
 
 
-def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str, list[PPOArguments | DPOArguments]]:
-    """The settings of each PPO or DPO run for `seeds` - 1 more trainings, with the next seeds, by its name.
+def _repeats(
+    entries: list[tuple[str, str | None, int]], args: CompareArguments
+) -> dict[str, list[PPOArguments | DPOArguments]]:
+    """The settings of each PPO or DPO run for `args.seeds` - 1 more trainings, with the next seeds, by its name.
 
     Raises:
         BadInput: one of the models is no such run, so that its settings are unknown.
     """
     repeats = {}
-    for name, path, _ in entries if seeds > 1 else ():
+    for name, path, _ in entries if args.seeds > 1 else ():
         if path is None:
             continue
         kind = Run(path).policy_kind()
@@ -139,14 +147,14 @@ def _repeats(entries: list[tuple[str, str | None, int]], seeds: int) -> dict[str
             raise BadInput(f"seeds repeats the training of PPO and DPO runs, and {path} is none; give --seeds 1.")
         config = Run(path).stages()[kind].config()
         known = {field.name: config[field.name] for field in fields(KINDS[kind].settings) if field.name in config}
-        only_training = {"save_steps": 0, "resume_from_checkpoint": None}
+        only_training = {"save_steps": 0, "resume_from_checkpoint": args.resume_from_checkpoint}
         if kind == "ppo":
             known["reward_funcs"] = Run(path).reward_funcs() or None
             only_training |= {"num_sample_generations": 0, "eval_steps": 0, "ceiling_samples": 0}
         settings = replace(KINDS[kind].settings(**known), **only_training)
         repeats[name] = [
             replace(settings, seed=seed, output_dir=f"{name}-seed-{seed}")
-            for seed in range(config["seed"] + 1, config["seed"] + seeds)
+            for seed in range(config["seed"] + 1, config["seed"] + args.seeds)
         ]
     return repeats
 
@@ -240,34 +248,49 @@ def _write_scores(
     sampler: answers.AnswerSampler,
     prompts: dict[str, list[Prompt]],
     has_gold: bool,
+    sizes: dict[str, float],
 ) -> list[tuple[str, str, list[float]]]:
     """Sample and score all answers, and write `scores.csv` batch by batch.
+
+    A comparison that is gone on with keeps the answers of the models that were done, and their `sizes` in MB.
 
     Returns:
         (split, model, KL at each position of the responses in nats), for trained models: the mean over all responses,
         where one that has ended counts as 0, so that the positions add up to the KL per response.
     """
-    total = args.samples * len(contenders) * sum(map(len, prompts.values()))
-    run.start(total, "Comparison")
+    per_model = args.samples * sum(map(len, prompts.values()))
+    total = per_model * len(contenders)
+    known = read_json(run.path / ANSWERED) if args.resume_from_checkpoint else {}
+    nats = {split: dict(known.get("nats", {}).get(split, {})) for split in prompts}
+    done, size = known.get("models", []), known.get("bytes", 0)
+    sizes |= known.get("size_mb", {})
+    run.start(total, "Comparison", per_model * len(done))
     gold = gold_score if has_gold else None
-    nats: dict[str, dict[str, np.ndarray]] = {split: {} for split in prompts}
-    batches = answers.compare(contenders, sampler, prompts, samples=args.samples, seed=args.seed, gold=gold)
+    batches = answers.compare(contenders, sampler, prompts, samples=args.samples, seed=args.seed, gold=gold, done=done)
     with (
-        tqdm(total=total, desc="Comparison", unit=" responses") as bar,
-        table.Writer(run.path / "scores.csv", sampler.scorer.parts) as file,
+        tqdm(total=total, initial=per_model * len(done), desc="Comparison", unit=" responses") as bar,
+        table.Writer(run.path / "scores.csv", sampler.scorer.parts, size) as file,
     ):
-        for rows in batches:
-            file.write(rows)
-            for row in rows:
-                if row["model"] != "base" and row["token_kl"]:
-                    of_model = nats[row["split"]].setdefault(row["model"], np.zeros(args.response_length))
-                    of_model[: len(row["token_kl"])] += row["token_kl"]
-            bar.update(len(rows))
-            run.progress(int(bar.n), total, f"Comparison: response {int(bar.n)} of {total}")
-            if run.stop_requested():
-                raise Stopped
+        for name, of_model in groupby(batches, key=lambda rows: rows[0]["model"]):
+            for rows in of_model:
+                file.write(rows)
+                for row in rows:
+                    if row["model"] != "base" and row["token_kl"]:
+                        summed = nats[row["split"]].setdefault(name, [0.0] * args.response_length)
+                        for position, kl in enumerate(row["token_kl"]):
+                            summed[position] += kl
+                bar.update(len(rows))
+                run.progress(int(bar.n), total, f"Comparison: response {int(bar.n)} of {total}")
+                if run.stop_requested():
+                    raise Stopped
+            done = [*done, name]
+            write_json(run.path / ANSWERED, {"models": done, "bytes": file.size(), "size_mb": sizes, "nats": nats})
     return [
-        (split, name, [round(float(kl), 5) for kl in np.trim_zeros(summed / args.samples / len(prompts[split]), "b")])
+        (
+            split,
+            name,
+            [round(float(kl), 5) for kl in np.trim_zeros(np.array(summed) / args.samples / len(prompts[split]), "b")],
+        )
         for split, of_models in nats.items()
         for name, summed in of_models.items()
     ]

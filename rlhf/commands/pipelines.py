@@ -1,20 +1,28 @@
 """`demo` and `sweep`: several commands in a row, in one run directory."""
 
+import shutil
 import time
+from contextlib import suppress
 from dataclasses import asdict
 
 from rlhf.commands.comparison import compare
-from rlhf.commands.lifecycle import Stopped, open_run, recorded
+from rlhf.commands.lifecycle import Stopped, finished, open_run, recorded
 from rlhf.commands.training import ppo, reward
 from rlhf.compare import stats
 from rlhf.config import DemoArguments, SweepArguments
 from rlhf.kinds import KINDS
+from rlhf.runs import checkpoint
 from rlhf.runs.directory import Run, write_json
 from rlhf.write.card import write_card
 
 
 def demo(args: DemoArguments) -> dict | None:
-    """Reward model, PPO and comparison in a row, in one directory; returns the summary, or None if it was stopped."""
+    """Reward model, PPO and comparison in a row, in one directory; returns the summary, or None if it was stopped.
+
+    One that is gone on with keeps the stages that are finished.
+    """
+    if done := finished(args, "demo"):
+        return done.summary()
     run = open_run(args, "demo")
     with recorded(run):
         paths = {kind: stage.path for kind, stage in run.stages().items()}
@@ -24,17 +32,19 @@ def demo(args: DemoArguments) -> dict | None:
             "ppo": lambda: ppo(args.ppo_arguments(reward_path, paths["ppo"])),
             "compare": lambda: compare(args.compare_arguments(reward_path, paths["ppo"], paths["compare"])),
         }
-        started, seconds, results = time.time(), {}, {}
+        seconds, results = run.status().get("seconds", {}), {}
         run.start(len(paths), KINDS[next(iter(paths))].label)
         for number, name in enumerate(paths):
             stage_started = time.time()
             run.set_status(phase=name, step=number, total_steps=len(paths))
             results[name] = commands[name]()
-            seconds[name] = time.time() - stage_started
+            seconds[name] = seconds.get(name, 0.0) + time.time() - stage_started
+            run.set_status(seconds=seconds)
             if run.stop_requested():
                 raise Stopped
-        summary = {**results["compare"], "seconds": {**seconds, "total": time.time() - started}}
-        (paths["compare"] / "scores.csv").rename(run.path / "scores.csv")
+        summary = {**results["compare"], "seconds": {**seconds, "total": sum(seconds.values())}}
+        with suppress(FileNotFoundError):  # it has been moved already
+            (paths["compare"] / "scores.csv").rename(run.path / "scores.csv")
         write_json(run.path / "summary.json", summary)
         write_card(paths["ppo"] / "model")  # again, now with the comparison
         run.set_status(step=len(paths))
@@ -45,8 +55,11 @@ def demo(args: DemoArguments) -> dict | None:
 def sweep(args: SweepArguments) -> dict | None:
     """PPO at several kl_coef values and seeds, with a comparison of all checkpoints, to find over-optimisation.
 
-    Writes and returns `sweep.json`; returns None if the run was stopped.
+    Writes and returns `sweep.json`; returns None if the run was stopped. One that is gone on with keeps the trainings
+    that are finished.
     """
+    if done := finished(args, "sweep"):
+        return done.sweep()
     run = open_run(args, "sweep")
     with recorded(run):
         # 1. Train, and collect the checkpoints.
@@ -58,15 +71,20 @@ def sweep(args: SweepArguments) -> dict | None:
             name = f"kl_coef-{kl_coef:g}-seed-{seed}"
             run.set_status(step=number, message=f"PPO with kl_coef {kl_coef:g}, seed {seed}")
             # All start from the same base, so the first one measures the ceiling for all.
-            ppo(args.ppo_arguments(kl_coef, seed, run.path / name, 0 if number else args.ceiling_samples))
+            settings = args.ppo_arguments(kl_coef, seed, run.path / name, 0 if number else args.ceiling_samples)
+            ppo(settings)
             if run.stop_requested():
                 raise Stopped
             if not number and (found := Run(run.path / name).ceiling()):
                 write_json(run.path / "ceiling.json", found)
-            folders = (run.path / name / "checkpoints").glob("checkpoint-*")
-            for step, folder in sorted((int(folder.name.split("-")[1]), folder) for folder in folders):
-                checkpoint = {"kl_coef": kl_coef, "seed": seed, "episodes": step * args.batch_size}
-                checkpoints[f"{name}-{step}"] = checkpoint | {"path": str(folder)}
+            folders = checkpoint.folders(run.path / name / "checkpoints")
+            for folder in folders:
+                step = checkpoint.step_of(folder)
+                if step % settings.save_steps and folder != folders[-1]:  # only there to go on from
+                    shutil.rmtree(folder)
+                    continue
+                point = {"kl_coef": kl_coef, "seed": seed, "episodes": step * args.batch_size}
+                checkpoints[f"{name}-{step}"] = point | {"path": str(folder)}
 
         # 2. Compare all of them with the base.
         run.set_status(step=len(trainings), message="Comparison of all checkpoints")

@@ -10,8 +10,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from rlhf import metrics, models, ranks
 from rlhf.commands.ceiling import evenly_spaced, write_ceiling
-from rlhf.commands.judging import Judges, load_judges, warn_of_other_code
-from rlhf.commands.lifecycle import Stopped, open_run, recorded
+from rlhf.commands.judging import Judges, load_judges
+from rlhf.commands.lifecycle import Stopped, finished, open_run, recorded
 from rlhf.compare.answers import AnswerSampler
 from rlhf.config import (
     EVERYDAY,
@@ -45,6 +45,8 @@ def reward(args: RewardArguments) -> dict:
     # Takes seconds to import, and only this command needs it.
     from rlhf.reward import gold_margins, label_ceiling, report, tokenized, train_reward_model
 
+    if done := finished(args, "reward"):
+        return done.summary()["reward_model"]
     # 1. Load and check everything before the run's directory is made.
     train, held_out, agreed = _pairs(args)
     set_seed(args.seed)  # the score head is new
@@ -61,15 +63,16 @@ def reward(args: RewardArguments) -> dict:
     max_length = min(args.max_length, models.context_size(model))
     reader = PromptReader(tokenizer, None, args.chat_template_kwargs)
     train, held_out = (tokenized(pairs, reader, max_length) for pairs in (train, held_out))
-    resumed = checkpoint.find(args.resume_from_checkpoint, "reward", model, args.use_peft)
-    run = open_run(args, "reward", model_revision=models.revision(model), data_fingerprint=data_fingerprint)
+    resumed = checkpoint.find(args, "reward", model)
+    run = open_run(args, "reward", resumed, model_revision=models.revision(model), data_fingerprint=data_fingerprint)
     with recorded(run), tracker(run, args.report_to) as trackers:
         # 2. Train. In the embedded world the best possible accuracy is known, and drawn beside the curve.
         callback = RunCallback(run, "Reward model", "step")
         gold = gold_margins(held_out) if args.dataset_name == EVERYDAY and not args.feedback else None
-        if gold is not None:
+        begun = bool(run.metrics())  # by the run that is gone on with
+        if gold is not None and not begun:
             run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold)})
-        if agreed is not None:
+        if agreed is not None and not begun:
             run.log({metrics.STEP: 0, metrics.AGREEMENT: agreed.raw})
         args = replace(args, resume_from_checkpoint=resumed and str(resumed))
         train_reward_model(
@@ -115,6 +118,8 @@ def _pairs(args: RewardArguments) -> tuple[Dataset, Dataset, Agreement | None]:
 
 def ppo(args: PPOArguments) -> dict:
     """Train a policy with PPO; returns the metrics of its last update, on the first rank."""
+    if done := finished(args, "ppo"):
+        return _last_with(metrics.SCORE, done.metrics())
     # 1. Load and check everything before the run's directory is made.
     _check_reward(args)
     judges = load_judges(args)
@@ -127,9 +132,7 @@ def ppo(args: PPOArguments) -> dict:
     reader = PromptReader(tokenizer, prompt_room(args, policy), args.chat_template_kwargs, ends)
     prompts = fitting(prompts, reader)
     held_out = fitting(split_prompts(args, "test"), reader)
-    resumed = checkpoint.find(args.resume_from_checkpoint, "ppo", policy, args.use_peft)
-    if resumed:
-        warn_of_other_code(Run(resumed.parent.parent), args.reward_funcs)
+    resumed = checkpoint.find(args, "ppo", policy)
     trainer = PPOTrainer(
         policy,
         _ppo_config(args, judges.weights),
@@ -143,10 +146,11 @@ def ppo(args: PPOArguments) -> dict:
     )
     trainer.remove_callback(PrinterCallback)
     data_fingerprint = fingerprint(prompt.raw for prompt in prompts)
-    run = open_run(args, "ppo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
+    run = open_run(args, "ppo", resumed, model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
     with recorded(run), tracker(run, args.report_to) as trackers:
         # 2. Before the policy changes, measure the best that it can come to. Several ranks would wait for one.
-        if args.ceiling_samples and len(held_out) > 1 and ranks.world_size() == 1:
+        measured = (run.path / "ceiling.json").exists()  # by the run that is gone on with
+        if args.ceiling_samples and len(held_out) > 1 and ranks.world_size() == 1 and not measured:
             write_ceiling(
                 run,
                 trainer.model,
@@ -175,7 +179,12 @@ def ppo(args: PPOArguments) -> dict:
             raise Stopped
     if not ranks.is_main_process():
         return {}
-    return next((row for row in reversed(trainer.state.log_history) if metrics.SCORE in row), {})
+    return _last_with(metrics.SCORE, trainer.state.log_history)
+
+
+def _last_with(name: str, rows: list[dict]) -> dict:
+    """The last line that has this metric; empty for none."""
+    return next((row for row in reversed(rows) if name in row), {})
 
 
 def _add_samples(trainer: PPOTrainer, run: Run, pinned: list, count: int) -> None:
@@ -185,7 +194,8 @@ def _add_samples(trainer: PPOTrainer, run: Run, pinned: list, count: int) -> Non
         samples = trainer.generate_completions(pinned, greedy=True)
         run.log_samples(step, [{**sample, "prompt": readable(sample["prompt"])} for sample in samples])
 
-    trainer.add_callback(EveryFewSteps(max(1, trainer.args.num_total_batches // count), sample))
+    last = next((row["step"] for row in reversed(run.samples())), None)
+    trainer.add_callback(EveryFewSteps(max(1, trainer.args.num_total_batches // count), sample, last))
 
 
 def _train(trainer: PPOTrainer, resumed: Path | None) -> BadInput | None:
@@ -209,6 +219,8 @@ def dpo(args: DPOArguments) -> dict:
     from rlhf.dpo import train_dpo
     from rlhf.reward import gold_margins, label_ceiling, tokenized
 
+    if done := finished(args, "dpo"):
+        return _last_with(metrics.EVAL_LOSS, done.metrics())
     # 1. Load and check everything before the run's directory is made.
     named = (args.dataset_name, False, args.columns, args.as_conversations)  # without margins: DPO's loss has none
     train, held_out = load_preferences(*named)
@@ -220,11 +232,11 @@ def dpo(args: DPOArguments) -> dict:
     reader = PromptReader(tokenizer, None, args.chat_template_kwargs)
     train, held_out = (tokenized(pairs, reader, max_length) for pairs in (train, held_out))
     set_seed(args.seed)  # adapters are new
-    resumed = checkpoint.find(args.resume_from_checkpoint, "dpo", policy, args.use_peft)
-    run = open_run(args, "dpo", model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
+    resumed = checkpoint.find(args, "dpo", policy)
+    run = open_run(args, "dpo", resumed, model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
     with recorded(run), tracker(run, args.report_to) as trackers:
         # 2. Train. The noise in the labels limits the policy's accuracy as it does the reward model's.
-        if args.dataset_name == EVERYDAY:
+        if args.dataset_name == EVERYDAY and not run.metrics():
             run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold_margins(held_out))})
         callback = RunCallback(run, "DPO", "step")
         args = replace(args, resume_from_checkpoint=resumed and str(resumed))
@@ -238,7 +250,7 @@ def dpo(args: DPOArguments) -> dict:
         write_card(run.path / "model")
         if run.stop_requested():
             raise Stopped
-    return next(row for row in reversed(run.metrics()) if metrics.EVAL_LOSS in row)
+    return _last_with(metrics.EVAL_LOSS, run.metrics())
 
 
 def _critic(args: PPOArguments, judges: Judges, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel | None:
@@ -289,6 +301,7 @@ def _ppo_config(args: PPOArguments, reward_weights: list[float]) -> PPOConfig:
         eval_steps=args.eval_steps or None,
         save_strategy="steps" if args.save_steps else "no",
         save_steps=args.save_steps or 500,
+        save_total_limit=args.save_total_limit,
         save_value_model=False,
         bf16=args.dtype == "bfloat16",
         use_cpu=not torch.cuda.is_available() and args.dtype == "bfloat16",  # or Transformers refuses bfloat16

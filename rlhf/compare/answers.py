@@ -3,7 +3,7 @@
 All of it happens batch by batch, and each batch is yielded at once, so that memory does not grow with the prompts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -173,6 +173,7 @@ def compare(
     seed: int,
     gold: GoldScorer | None = None,
     batch: int = BATCH,
+    done: Collection[str] = (),
 ) -> Iterator[list[dict]]:
     """Let every contender, the first of which is the base, answer all prompts.
 
@@ -184,6 +185,7 @@ def compare(
         samples: answers per prompt.
         gold: a second scorer of (question, answer), where there is one.
         batch: answers sampled at once.
+        done: names of contenders to leave out, whose answers are there already.
 
     Yields:
         rows of `scores.csv`, one batch of a contender's answers at a time, with what each reward gave where there are
@@ -192,6 +194,8 @@ def compare(
     """
     base = contenders[0].load()
     for number, contender in enumerate(contenders):
+        if contender.name in done:
+            continue
         model = contender.load() if number else base
         prompts_per_batch = max(1, batch // (samples * contender.best_of))
         for split_number, (split, of_split) in enumerate(prompts.items()):

@@ -40,19 +40,27 @@ def reward_column(name: str) -> str:
 class Writer:
     """Writes a `scores.csv` of the rows' `COLUMNS`, and a column for each of these rewards.
 
-    A text that a spreadsheet would run gets a leading apostrophe.
+    A text that a spreadsheet would run gets a leading apostrophe. Of a file that is there already, so many bytes are
+    kept.
     """
 
-    def __init__(self, path: Path, rewards: Iterable[str] = ()) -> None:
-        self.file = path.open("w", newline="", encoding="utf-8")
+    def __init__(self, path: Path, rewards: Iterable[str] = (), kept: int = 0) -> None:
+        self.file = path.open("a", newline="", encoding="utf-8")
+        self.file.truncate(kept)
         self.csv = csv.DictWriter(self.file, [*COLUMNS, *map(reward_column, rewards)], extrasaction="ignore")
-        self.csv.writeheader()
+        if not kept:
+            self.csv.writeheader()
 
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+
+    def size(self) -> int:
+        """Bytes of the file, all of which are written."""
+        self.file.flush()
+        return self.file.tell()
 
     def write(self, rows: Iterable[dict]) -> None:
         """Append rows; None leaves a cell empty."""

@@ -77,6 +77,10 @@ def _path(text: str) -> str:
     return text
 
 
+def _true_or_path(value: object) -> object:
+    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
 def _steps(count: int) -> int:
     if count != -1 and count < 1:
         raise ValueError("at least 1, or -1")
@@ -125,6 +129,8 @@ Coefficient = Annotated[float, Field(ge=0, le=1000)]
 Temperature = Annotated[float, Field(gt=0, le=100)]
 PathOrName = Annotated[str, AfterValidator(_path)]
 """Of a file, a folder, a model or a data set; `~` is the home directory."""
+Resume = Annotated[bool | PathOrName, BeforeValidator(_true_or_path)]
+"""Whether to go on with a run, or from which checkpoint."""
 Text = Annotated[str, Field(min_length=1)]
 """One that is not empty."""
 Words = Annotated[list[str], BeforeValidator(_split)]

@@ -9,11 +9,11 @@ from pydantic import Field
 from rlhf.config.ceiling import CeilingSettings
 from rlhf.config.checking import BadInput, Int, NonNegativeInt, PathOrName, PositiveInt, Words
 from rlhf.config.rewards import RewardFuncSettings
-from rlhf.config.shared import EVERYDAY, PromptSettings, check_room
+from rlhf.config.shared import EVERYDAY, GoOnSettings, PromptSettings, check_room
 
 
 @dataclass
-class CompareArguments(RewardFuncSettings, CeilingSettings, PromptSettings):
+class CompareArguments(GoOnSettings, RewardFuncSettings, CeilingSettings, PromptSettings):
     """Settings of `python -m rlhf compare`: any number of models on the same test prompts, scored alike."""
 
     models: Words | None = None

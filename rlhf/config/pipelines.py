@@ -28,11 +28,19 @@ from rlhf.config.compare import CompareArguments
 from rlhf.config.ppo import PPOArguments
 from rlhf.config.reward import FeedbackSettings, RewardArguments
 from rlhf.config.rewards import RewardFuncSettings
-from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings, TemplateSettings, TrackerSettings
+from rlhf.config.shared import (
+    EVERYDAY,
+    GoOnSettings,
+    ModelSettings,
+    PromptSettings,
+    SavingSettings,
+    TemplateSettings,
+    TrackerSettings,
+)
 
 
 @dataclass
-class SweepArguments(RewardFuncSettings, CeilingSettings, TemplateSettings):
+class SweepArguments(GoOnSettings, RewardFuncSettings, CeilingSettings, TemplateSettings):
     """Settings of `python -m rlhf sweep`: PPO at several kl_coef values, to find over-optimisation."""
 
     reward_model_path: PathOrName | None = None
@@ -103,6 +111,8 @@ class SweepArguments(RewardFuncSettings, CeilingSettings, TemplateSettings):
             output_dir=str(output_dir),
             total_episodes=self.total_episodes,
             save_steps=max(1, updates // self.checkpoints),
+            save_total_limit=None,
+            resume_from_checkpoint=self.resume_from_checkpoint,
             num_sample_generations=0,
             kl_coef=kl_coef,
             seed=seed,
@@ -124,6 +134,7 @@ class SweepArguments(RewardFuncSettings, CeilingSettings, TemplateSettings):
             dataset_name=self.dataset_name,
             chat_template_kwargs=self.chat_template_kwargs,
             output_dir=str(output_dir),
+            resume_from_checkpoint=self.resume_from_checkpoint,
             num_prompts=self.num_prompts,
             samples=self.samples,
             seed=self.seed,
@@ -134,7 +145,14 @@ class SweepArguments(RewardFuncSettings, CeilingSettings, TemplateSettings):
 
 @dataclass
 class DemoArguments(
-    FeedbackSettings, RewardFuncSettings, CeilingSettings, ModelSettings, PromptSettings, TrackerSettings
+    GoOnSettings,
+    SavingSettings,
+    FeedbackSettings,
+    RewardFuncSettings,
+    CeilingSettings,
+    ModelSettings,
+    PromptSettings,
+    TrackerSettings,
 ):
     """Settings of `python -m rlhf demo`: reward model, PPO and comparison in a row."""
 

@@ -21,7 +21,14 @@ from rlhf.config.checking import (
     Temperature,
 )
 from rlhf.config.rewards import RewardFuncSettings
-from rlhf.config.shared import EVERYDAY, ModelSettings, PromptSettings, TrackerSettings, check_room
+from rlhf.config.shared import (
+    EVERYDAY,
+    ModelSettings,
+    PromptSettings,
+    SavingSettings,
+    TrackerSettings,
+    check_room,
+)
 
 
 @dataclass
@@ -150,7 +157,9 @@ class PPOSettings(Settings):
 
 
 @dataclass
-class PPOArguments(RewardFuncSettings, CeilingSettings, PPOSettings, ModelSettings, PromptSettings, TrackerSettings):
+class PPOArguments(
+    SavingSettings, RewardFuncSettings, CeilingSettings, PPOSettings, ModelSettings, PromptSettings, TrackerSettings
+):
     """Settings of `python -m rlhf ppo`: what to train on what, with defaults that fit the embedded world."""
 
     model_name_or_path: PathOrName = EVERYDAY
@@ -189,10 +198,6 @@ class PPOArguments(RewardFuncSettings, CeilingSettings, PPOSettings, ModelSettin
     """Scale scores to mean 0 and variance 1, over the base model's ("reference") or over all so far ("running")."""
     eval_steps: NonNegativeInt = 0
     """Updates between evaluations on held-out prompts, policy against base model; 0 for none."""
-    save_steps: NonNegativeInt = 0
-    """Updates between checkpoints; 0 saves only the final model."""
-    resume_from_checkpoint: PathOrName | None = None
-    """Checkpoint folder of an earlier run to resume from, or that run's directory for its newest one."""
     allow_chance_reward: bool = False
     """Continue even if the reward model is not better than chance; its scores then mean nothing."""
 

@@ -18,6 +18,7 @@ from rlhf.config.checking import (
     NonNegativeInt,
     PathOrName,
     PositiveInt,
+    Resume,
     Settings,
     Steps,
     Text,
@@ -105,6 +106,27 @@ class TrackerSettings(Settings):
 
 
 @dataclass
+class SavingSettings(Settings):
+    """What a training needs to go on after it was stopped or killed."""
+
+    save_steps: NonNegativeInt = 0
+    """Steps (PPO: updates) between checkpoints; 0 keeps one only of a training that is stopped."""
+    save_total_limit: PositiveInt | None = 2
+    """Checkpoints that are kept, the newest ones; none keeps all."""
+    resume_from_checkpoint: Resume | None = None
+    """true goes on with the run in output_dir, or starts it if there is nothing yet; a checkpoint folder, or a run's
+    directory for its newest one, is gone on from in a new run."""
+
+
+@dataclass
+class GoOnSettings(Settings):
+    """Of a run with others inside."""
+
+    resume_from_checkpoint: bool = False
+    """Go on with the run in output_dir where it was, or start it if there is nothing yet."""
+
+
+@dataclass
 class TemplateSettings(Settings):
     """How conversations are written, for every command that reads them."""
 
@@ -142,7 +164,7 @@ class PromptSettings(TemplateSettings, ColumnSettings):
 
 
 @dataclass
-class PairTrainingSettings(ModelSettings, TemplateSettings, ColumnSettings, TrackerSettings):
+class PairTrainingSettings(SavingSettings, ModelSettings, TemplateSettings, ColumnSettings, TrackerSettings):
     """How TRL's trainers learn from preference pairs: what `reward` and `dpo` share."""
 
     model_name_or_path: PathOrName = EVERYDAY
@@ -172,11 +194,7 @@ class PairTrainingSettings(ModelSettings, TemplateSettings, ColumnSettings, Trac
     """Gradients are scaled down to this norm if theirs is larger; 0 leaves them as they are."""
     eval_steps: PositiveInt = 100
     """Steps between evaluations on held-out pairs."""
-    save_steps: NonNegativeInt = 0
-    """Steps between checkpoints; 0 saves only the final model."""
     logging_steps: PositiveInt = 5
     """Steps between points on the curves."""
-    resume_from_checkpoint: PathOrName | None = None
-    """Checkpoint folder of an earlier run to resume from, or that run's directory for its newest one."""
     seed: NonNegativeInt = 0
     """Seed of what is new in the model and of the order of pairs."""

@@ -26,13 +26,18 @@ import psutil
 
 from rlhf.config import UPLOADED, BadInput, Settings
 from rlhf.feedback import Store
+from rlhf.kinds import KINDS
 from rlhf.launch import limits
-from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, since_boot, write_json
+from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
 from rlhf.runs.disk import told
 
 
 CHOICES = "choices"
 """Folder of a run with the choices that it was trained on."""
+RESUMABLE = ("stopped", "failed", "interrupted")
+"""States of a run that has ended and can be gone on with."""
+SAVE_SECONDS = 40
+"""Seconds between the checkpoints of a training that the page has started: a kill costs about as much."""
 GRACE_SECONDS = 30.0
 """A run that was asked to stop is ended once it has done nothing for so long; while it works, it is saving."""
 SECONDS_BETWEEN_LOOKS = 3.0
@@ -85,7 +90,7 @@ def _worker() -> subprocess.Popen:
 
 def _environment() -> dict[str, str]:
     """The environment of a training process: everything, but on a Space neither secrets nor other machines' cores."""
-    variables = dict(os.environ)
+    variables = {"RLHF_SAVE_SECONDS": str(SAVE_SECONDS), **os.environ}
     if limits.on_space():
         variables = {name: value for name, value in variables.items() if name.startswith(PASSED_ON)}
         variables.setdefault("OMP_NUM_THREADS", str(limits.cores()))
@@ -139,15 +144,11 @@ def launch(
         limits.check_upload(upload)
     asked = _fingerprint(kind, asdict(settings), list(questions), str(upload), visitor)
     with _launching:  # so that two people who press at once cannot both find the machine free
-        current, queue = active_run(), waiting()
-        ahead = [current, *queue] if current else queue
-        if ahead and limits.on_zero_gpu():
-            raise UnderWay(ahead[0], visitor)
-        if ahead:
-            last = ahead[-1]
-            if last.status().get("asked") == asked and time.time() - _created(last) < TWICE_SECONDS:
+        ahead = _ahead()
+        for last in ahead[-1:]:
+            if last.status().get("asked") == asked and time.time() - last.status()["created"] < TWICE_SECONDS:
                 return last
-            limits.check_queue([run.status() for run in queue], visitor)
+        _check_place(ahead, visitor)
         if limits.on_space():
             make_room(limits.MOST_BYTES, keep=limits.trained_models(asdict(settings)))
         run = Run(new_run_path(kind))
@@ -166,7 +167,7 @@ def launch(
                 settings = replace(settings, feedback=str(run.path / CHOICES))
             write_json(run.path / "config.json", {"kind": kind, **asdict(settings)})  # the process adds its versions
             asked_for = {"kind": kind, "created": time.time(), "owner": limits.mark(visitor), "asked": asked}
-            run.set_status(state="waiting", **asked_for, step=0, total_steps=0, message="Waiting for its turn")
+            _queue(run, **asked_for)
         except OSError:
             shutil.rmtree(run.path, ignore_errors=True)
             raise
@@ -174,18 +175,64 @@ def launch(
     return run
 
 
+@told()
+def resume(run: Run, visitor: str = "") -> None:
+    """Go on with a run that was stopped, failed or was interrupted, in its directory, when it is its turn.
+
+    Raises:
+        BadInput: it has not ended so, on a shared page another visitor started it, or too many runs are waiting.
+        UnderWay: another run has the GPU that is asked for within a call.
+    """
+    limits.check_owner(run.status(), visitor)
+    with _launching:
+        if not resumable(run):
+            raise BadInput("Only a run that was stopped, failed or was interrupted can be gone on with.")
+        _check_place(_ahead(), visitor)
+        if limits.on_space():
+            make_room(limits.MOST_BYTES, keep=[run.path, *limits.trained_models(run.config())])
+        (run.path / "stop").unlink(missing_ok=True)
+        _queue(run)
+        _begin_next()
+
+
+def resumable(run: Run) -> bool:
+    """Whether a run has ended before it was finished, and can be gone on with."""
+    return run.status().get("state") in RESUMABLE and run.config().get("kind") in KINDS
+
+
 def _fingerprint(*asked: object) -> str:
     """Stands for what was asked for, and by whom."""
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
+def _ahead() -> list[Run]:
+    """The run that has the machine, if any, and those that wait for it."""
+    current = active_run()
+    return [current, *waiting()] if current else waiting()
+
+
+def _check_place(ahead: list[Run], visitor: str) -> None:
+    """Check that a run of this visitor may wait behind these.
+
+    Raises:
+        BadInput: on a shared page, too many are waiting.
+        UnderWay: nothing can wait here.
+    """
+    if ahead and limits.on_zero_gpu():
+        raise UnderWay(ahead[0], visitor)
+    limits.check_queue([run.status() for run in ahead if run.status().get("state") == "waiting"], visitor)
+
+
+def _queue(run: Run, **status: object) -> None:
+    run.set_status(
+        state="waiting", **status, queued=time.time(), step=0, total_steps=0, message="Waiting for its turn"
+    )
+
+
 def waiting() -> list[Run]:
     """The runs that wait for their turn, the next one first."""
-    return sorted((run for run in list_runs() if run.status().get("state") == "waiting"), key=_created)
-
-
-def _created(run: Run) -> float:
-    return run.status().get("created", 0.0)
+    runs = (run for run in list_runs() if run.status().get("state") == "waiting")
+    return sorted(runs, key=lambda run: run.status().get("queued", 0.0))
 
 
 def advance() -> None:
@@ -201,10 +248,14 @@ def _begin_next() -> None:
 
 
 def _begin(run: Run) -> None:
-    """Have a process work on a run whose directory holds its settings."""
+    """Have a process work on a run by the settings in its directory; one that has worked before goes on."""
     run.set_status(state="queued", message="Starting")
-    settings = run.config()
-    work = json.dumps({"kind": settings.pop("kind"), "settings": settings, "log": str(run.path / "train.log")})
+    config, kind = run.config(), run.config()["kind"]
+    settings = {name: config[name] for name in KINDS[kind].settings.__dataclass_fields__ if name in config}
+    settings["output_dir"] = str(run.path)  # the folder of runs may have been moved
+    if "started" in run.status():
+        settings["resume_from_checkpoint"] = True
+    work = json.dumps({"kind": kind, "settings": settings, "log": str(run.path / "train.log")})
     if limits.on_zero_gpu():
         run.set_status(pid=os.getpid(), message="Waiting for a GPU")
         # The call goes by the request of who pressed the button, which the context holds: it is that person's quota.
@@ -289,19 +340,6 @@ def why_it_ended(code: int, run: Run) -> str:
     return f"The process ended with code {code}; the program's console may say why."
 
 
-def _process(run: Run) -> psutil.Process | None:
-    """The process that works on a run; None once it is gone, also where another one has got its id since."""
-    status = run.status()
-    try:
-        process = psutil.Process(status["pid"])
-        ours = abs(since_boot(process) - status["began"]) < 2  # Windows counts by whole seconds
-        # A child of this process that has ended is waited for, by `_wait`, which knows how it ended.
-        ended = process.status() == psutil.STATUS_ZOMBIE and process.ppid() != os.getpid()
-    except (KeyError, psutil.Error):
-        return None
-    return process if ours and not ended else None
-
-
 def active_run() -> Run | None:
     """The run that has the machine, if any; every run whose process is gone is marked interrupted."""
     found = None
@@ -309,7 +347,7 @@ def active_run() -> Run | None:
         status = run.status()
         if status.get("state") not in ACTIVE or status["state"] == "waiting":
             continue
-        if _process(run):
+        if run.process():
             found = found or run
         elif not 0 <= time.time() - status.get("updated", 0) < 2:  # one that is being started has no process yet
             why = "Its process is gone: it was ended from outside, or the computer was restarted."
@@ -350,7 +388,7 @@ def _end(run: Run) -> None:
     run.set_status(state="stopping", message="Stopping after this step" if begun else "Stopping")
     if run.status().get("pid") == os.getpid():  # it waits for a GPU, and ends when it is its turn
         return
-    if not begun and _process(run):
+    if not begun and run.process():
         _kill(run)
         run.finish("stopped", f"Stopped. {run.saved()}")
     else:
@@ -359,10 +397,10 @@ def _end(run: Run) -> None:
 
 def _end_if_stuck(run: Run) -> None:
     """Wait while a run saves and measures, however long that takes; end it once it does nothing any more."""
-    while _process(run):
+    while run.process():
         spent, written = _work(run)
         time.sleep(GRACE_SECONDS)
-        if run.status().get("state") not in ACTIVE or not _process(run):
+        if run.status().get("state") not in ACTIVE or not run.process():
             return
         now_spent, now_written = _work(run)
         if now_spent - spent < IDLE * GRACE_SECONDS and now_written == written:
@@ -380,7 +418,7 @@ def _work(run: Run) -> tuple[float, float]:
 def _processes(run: Run) -> list[psutil.Process]:
     """A run's process and all that it has started; none once it has ended."""
     with suppress(psutil.NoSuchProcess):
-        if process := _process(run):
+        if process := run.process():
             return [process, *process.children(recursive=True)]
     return []
 

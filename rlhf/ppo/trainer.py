@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 from transformers import (
     PreTrainedModel,
@@ -22,7 +23,8 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import TrainOutput
 
 from rlhf import models, ranks
 from rlhf.compare.stats import paired
@@ -247,7 +249,9 @@ class PPOTrainer(Trainer):
     # The loop over updates -----------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: object) -> TrainOutput:
-        """Run all updates, or those that are left after a checkpoint (True: the last one in args.output_dir).
+        """Run all updates, or those that are left after a checkpoint (True: the newest whole one in args.output_dir).
+
+        Settings that differ from those of the checkpoint are used.
 
         Returns the number of updates, the loss of the last one, and its metrics; `state.log_history` has them all.
 
@@ -255,8 +259,8 @@ class PPOTrainer(Trainer):
             Diverged: a number is no longer finite, see `ppo_update`, or the policy has collapsed, see `Watch`.
         """
         if resume_from_checkpoint is True:
-            folder = Path(self.args.output_dir)
-            resume_from_checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+            folder = self.args.output_dir
+            resume_from_checkpoint = checkpoint.newest(Path(folder))
             if resume_from_checkpoint is None:
                 raise BadInput(f"There is no checkpoint in {folder} to resume from; leave resume_from_checkpoint out.")
         if resume_from_checkpoint:
@@ -525,30 +529,40 @@ class PPOTrainer(Trainer):
         All ranks hold the same: the first one writes, the others wait.
         """
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with checkpoint.written_whole(folder) as aside:
+            if ranks.is_main_process():
+                self._save_policy(aside)
+                value = {} if self.value_model is None else dict(self.value_model.named_parameters())
+                tensors, rest = checkpoint.split_optimizer(self.optimizer)
+                # Random numbers, the order of prompts and the learning rate follow from the update's number: no
+                # generator, sampler or scheduler has a state to save.
+                state = {
+                    "trainer": asdict(self.state) | {"stateful_callbacks": self._states_of_callbacks()},
+                    "optimizer": rest,
+                    "batch_size": self.args.batch_size,
+                    "kl_coef": self.kl_coef,
+                    "score_stats": asdict(self.score_stats),
+                }
+                checkpoint.save(aside, {"value": value, "optimizer": tensors}, state)
         if ranks.is_main_process():
-            # Random numbers, the order of prompts and the learning rate follow from the update's number: no generator,
-            # sampler or scheduler has a state to save.
-            tensors, rest = checkpoint.split_optimizer(self.optimizer)
-            state = {
-                "trainer": {key: value for key, value in asdict(self.state).items() if key != "stateful_callbacks"},
-                "optimizer": rest,
-                "batch_size": self.args.batch_size,
-                "kl_coef": self.kl_coef,
-                "score_stats": asdict(self.score_stats),
-            }
-            value = {} if self.value_model is None else dict(self.value_model.named_parameters())
-            tensors = {"value": value, "optimizer": tensors}
-            checkpoint.save(folder, tensors, state, self._save_policy)
-            if self.args.save_total_limit:
-                checkpoint.rotate(folder.parent, self.args.save_total_limit)
-        ranks.barrier()
+            checkpoint.rotate(folder.parent, self.args.save_total_limit)
         return folder
+
+    def _states_of_callbacks(self) -> dict[str, dict]:
+        callbacks = [each for each in self.callback_handler.callbacks if isinstance(each, ExportableState)]
+        return {type(callback).__name__: callback.state() for callback in callbacks}
 
     def _load_checkpoint(self, folder: Path) -> None:
         tensors, state = checkpoint.load(folder)
         weights = {
             name: value for group in set(tensors) - {"value", "optimizer"} for name, value in tensors[group].items()
         }
+        value = {} if self.value_model is None else dict(self.value_model.named_parameters())
+        if not self._fits(weights) or tensors["value"].keys() != value.keys():
+            raise checkpoint.another_model(folder)
+        given = [
+            {n: v for n, v in group.items() if n not in ("params", "lr")} for group in self.optimizer.param_groups
+        ]
         try:
             if is_peft(self.model):
                 from peft import set_peft_model_state_dict
@@ -560,7 +574,7 @@ class PPOTrainer(Trainer):
                 self.value_model.load_state_dict(tensors["value"], strict=False)
             self.optimizer.load_state_dict(checkpoint.join_optimizer(tensors["optimizer"], state["optimizer"]))
         except (RuntimeError, ValueError) as error:
-            raise BadInput(f"The checkpoint {folder} is of another model, or trains other parts of it.") from error
+            raise checkpoint.another_model(folder) from error
         # What says which process this is stays; all else is the checkpoint's.
         own = {"is_local_process_zero", "is_world_process_zero", "stateful_callbacks"}
         own = {name: getattr(self.state, name) for name in own}
@@ -568,9 +582,24 @@ class PPOTrainer(Trainer):
         # Progress is counted in episodes: with another batch size, as many are another number of updates.
         if self.args.max_steps <= 0:
             self.state.global_step = self.state.global_step * state["batch_size"] // self.args.batch_size
-        self.lr_scheduler.last_epoch = self.state.global_step
-        self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
-        self.kl_coef, self.score_stats = state["kl_coef"], ScoreStats(**state["score_stats"])
+        groups, scheduler = self.optimizer.param_groups, self.lr_scheduler
+        for group, settings in zip(groups, given, strict=True):
+            group.update(settings)
+        scheduler.last_epoch = self.state.global_step
+        if isinstance(scheduler, LambdaLR):  # all of Transformers' own, which know the rate of any step
+            for group, lr, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+                group["lr"] = lr * factor(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in groups]
+        self.score_stats = ScoreStats(**state["score_stats"])
+        self.kl_coef = state["kl_coef"] if self.args.kl_controller == "adaptive" else self.args.kl_coef
+
+    def _fits(self, weights: dict[str, torch.Tensor]) -> bool:
+        """Whether these are all weights of the policy, or of its adapters."""
+        if is_peft(self.model):
+            from peft import get_peft_model_state_dict
+
+            return get_peft_model_state_dict(self.model).keys() == weights.keys()
+        return checkpoint.fits(self.model, {name: list(value.shape) for name, value in weights.items()})
 
 
 def _ready_policy(model: PreTrainedModel, peft_config: object | None, device: torch.device) -> PreTrainedModel:

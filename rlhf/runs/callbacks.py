@@ -2,18 +2,27 @@
 
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerControl, TrainerState
 
 from rlhf import metrics, ranks
 from rlhf.config import Diverged
-from rlhf.runs.directory import Run
+from rlhf.runs.directory import Run, read_json
 from rlhf.runs.disk import ask_for
 from rlhf.runs.finite import check_weights
+
+
+def noted_sizes(checkpoint: Path) -> dict[str, int]:
+    """How long the logs of a run were when it saved a checkpoint."""
+    file = checkpoint / "state.json"
+    state = read_json(file)["trainer"] if file.exists() else read_json(checkpoint / "trainer_state.json")
+    return state["stateful_callbacks"][RunCallback.__name__]["attributes"]["log_sizes"]
 
 
 def called(run: Run) -> str:
@@ -51,8 +60,11 @@ def tracker(run: Run, report_to: str | None) -> Iterator[list[TrainerCallback]]:
             yield [integrations.WandbCallback()]
 
 
-class RunCallback(TrainerCallback):
-    """For Transformers trainers and for PPOTrainer alike.
+class RunCallback(TrainerCallback, ExportableState):
+    """For Transformers trainers and for PPOTrainer alike; a checkpoint notes how long the run's logs were.
+
+    A training that is stopped saves a checkpoint. With the environment variable RLHF_SAVE_SECONDS every training saves
+    one each time that so many seconds have passed.
 
     A training on pairs that diverges ends here with `Diverged`, before anything of it is saved; PPO sees to that
     itself.
@@ -66,11 +78,17 @@ class RunCallback(TrainerCallback):
     def __init__(self, run: Run, label: str, unit: str) -> None:
         self.run, self.label, self.unit = run, label, unit
         self.bar: tqdm | None = None
+        self.saved = math.inf
+
+    def state(self) -> dict:
+        """What a checkpoint holds of this."""
+        return {"args": {}, "attributes": {"log_sizes": self.run.log_sizes()}}
 
     def on_train_begin(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Start the clock and the progress bar; trackers call the run as its directory is called."""
         args.run_name = called(self.run)
-        self.run.start(state.max_steps, self.label)
+        self.run.start(state.max_steps, self.label, state.global_step)
+        self.saved = time.monotonic()
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
@@ -120,10 +138,17 @@ class RunCallback(TrainerCallback):
         self.run.progress(
             state.global_step, state.max_steps, f"{self.label}: {self.unit} {state.global_step} of {state.max_steps}"
         )
+        if ranks.any_rank(self.run.stop_requested()):
+            control.should_training_stop = control.should_save = True
+        seconds = float(os.environ.get("RLHF_SAVE_SECONDS") or math.inf)
+        if ranks.any_rank(time.monotonic() - self.saved > seconds):
+            control.should_save = True
         if control.should_save:
             ask_for(3 * _bytes(p for p in model.parameters() if p.requires_grad), self.run.path)  # with Adam's moments
-        if ranks.any_rank(self.run.stop_requested()):
-            control.should_training_stop = True
+
+    def on_save(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Note the time."""
+        self.saved = time.monotonic()
 
     def on_log(self, args: object, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: object) -> None:
         """Append a line to the curves, and check the losses."""
@@ -152,15 +177,18 @@ def _bytes(weights: Iterable[torch.Tensor]) -> int:
 
 
 class EveryFewSteps(TrainerCallback):
-    """Calls `action(step)` at the start, after every `every` steps, and at the end."""
+    """Calls `action(step)` at the start, after every `every` steps, and at the end.
 
-    def __init__(self, every: int, action: Callable[[int], object]) -> None:
-        self.every, self.action = every, action
-        self.last: int | None = None
+    A training that is resumed has started already: `last` is the step of its last call.
+    """
+
+    def __init__(self, every: int, action: Callable[[int], object], last: int | None = None) -> None:
+        self.every, self.action, self.last = every, action, last
 
     def on_train_begin(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """At the start."""
-        self._act(state.global_step)
+        if self.last is None:
+            self._act(state.global_step)
 
     def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Every few steps."""

@@ -54,6 +54,8 @@ WRITTEN_LAST = ("MANIFEST.json", "trainer_state.json")
 """The file that is written last into a checkpoint of PPO, and of Transformers."""
 VOLUME = Path("/data")
 """Where a Space has its persistent disk, if it has one."""
+LOGS = ("metrics.jsonl", "samples.jsonl")
+"""Files of a run that grow by lines."""
 _RUN_ID = re.compile(r"^[a-z]+-\d{8}-\d{6}-[0-9a-f]{4}$")
 _PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenizers", "numpy")
 
@@ -76,6 +78,7 @@ class _Status(TypedDict, total=False):
     step: _Count
     total_steps: _Count
     created: _Time
+    queued: _Time
     started: _Time
     updated: _Time
     ended: _Time
@@ -179,7 +182,7 @@ _unwritten: dict[Path, dict] = {}
 """Last statuses of runs, as this process knows them, that could not be written."""
 
 
-def since_boot(process: psutil.Process) -> float:
+def _since_boot(process: psutil.Process) -> float:
     """When a process began, in seconds from the computer's start, which no change of the clock moves."""
     return process.create_time() - psutil.boot_time()
 
@@ -191,8 +194,14 @@ class Run:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: str | Path | None, kind: str, config: dict) -> "Run":
+    def create(cls, path: str | Path | None, kind: str, config: dict, kept: dict[str, int] | None = None) -> "Run":
         """Make the directory of a new run, or take over the one that the page has queued for this process.
+
+        Args:
+            path: the directory; None for a new one under `runs_root`.
+            kind: a key of `KINDS`.
+            config: the settings.
+            kept: also take over an earlier run of this kind; of its logs so many bytes are kept (`log_sizes`).
 
         Raises:
             BadInput: something else is already there.
@@ -200,7 +209,12 @@ class Run:
         run = cls(path or new_run_path(kind))
         try:
             queued = run.status().get("state") in ("queued", "stopping") and run.status().get("pid") == os.getpid()
-            taken = run.path.exists() and not queued and (not run.path.is_dir() or any(run.path.iterdir()))
+            earlier = kept is not None and kind in (run.status().get("kind"), run.config().get("kind"))
+            if taken := run.path.exists() and not queued and not earlier:
+                # Of a run that was killed at once there may only be a file that was never finished.
+                taken = not run.path.is_dir() or any(
+                    kept is None or not path.name.startswith(".config.json") for path in run.path.iterdir()
+                )
             run.path.mkdir(parents=True, exist_ok=True) if not taken else None
         except OSError as error:
             raise BadInput(
@@ -211,6 +225,10 @@ class Run:
             raise BadInput(
                 f"{run.path} already exists; give --output_dir another name, or remove it first.", field="output_dir"
             )
+        if kept is not None:
+            run._cut(kept)
+            if not queued:  # a run that is queued may have been asked to stop since
+                (run.path / "stop").unlink(missing_ok=True)
         versions = {package: metadata.version(package) for package in _PACKAGES}
         made_with = {"versions": versions, "cpus": os.cpu_count()}
         write_json(run.path / "config.json", {"kind": kind, **config, **made_with})
@@ -239,21 +257,31 @@ class Run:
     def set_status(self, **changes: object) -> None:
         """Change entries of the status and stamp it; with a process id goes the time at which that process began."""
         if "pid" in changes:
-            changes["began"] = since_boot(psutil.Process(changes["pid"]))
+            changes["began"] = _since_boot(psutil.Process(changes["pid"]))
         write_json(self.path / "status.json", {**self.status(), **changes, "updated": time.time()})
 
-    def start(self, total_steps: int, message: str = "") -> None:
-        """Mark the run as running in this process."""
-        now = time.time()
-        self.set_status(
-            state="running", step=0, total_steps=total_steps, message=message, started=now, pid=os.getpid()
-        )
+    def process(self) -> psutil.Process | None:
+        """The process that works on it; None once it is gone, also where another one has got its id since."""
+        status = self.status()
+        try:
+            process = psutil.Process(status["pid"])
+            ours = abs(_since_boot(process) - status["began"]) < 2  # Windows counts by whole seconds
+            # A child of this process that has ended is waited for by whoever started it, who knows how it ended.
+            ended = process.status() == psutil.STATUS_ZOMBIE and process.ppid() != os.getpid()
+        except (KeyError, psutil.Error):
+            return None
+        return process if ours and not ended else None
+
+    def start(self, total_steps: int, message: str = "", step: int = 0) -> None:
+        """Mark the run as running in this process, from this step on."""
+        steps = {"step": step, "first_step": step, "total_steps": total_steps}
+        self.set_status(state="running", **steps, message=message, started=time.time(), pid=os.getpid())
 
     def progress(self, step: int, total_steps: int, message: str = "") -> None:
         """Stamp the step; the time left is read off the pace so far."""
         status = self.status()
-        elapsed = time.time() - status.get("started", time.time())
-        left = elapsed / step * (total_steps - step) if step else None
+        elapsed, done = time.time() - status.get("started", time.time()), step - status.get("first_step", 0)
+        left = elapsed / done * (total_steps - step) if done else None
         state = "stopping" if self.stop_requested() else "running"
         self.set_status(state=state, step=step, total_steps=total_steps, message=message, seconds_left=left)
 
@@ -288,6 +316,22 @@ class Run:
     def _append(self, name: str, line: dict) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(line), ensure_ascii=False) + "\n")
+
+    def log_sizes(self) -> dict[str, int]:
+        """Bytes of the logs, which are now on the disk."""
+        sizes = {}
+        for path in filter(Path.exists, map(self.path.joinpath, LOGS)):
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+                sizes[path.name] = file.seek(0, os.SEEK_END)
+        return sizes
+
+    def _cut(self, sizes: dict[str, int]) -> None:
+        """Cut the logs back to these sizes, those without one to nothing; files that were never finished go."""
+        for path in self.path.glob(".*.json.*"):
+            path.unlink()
+        for path in filter(Path.exists, map(self.path.joinpath, LOGS)):
+            os.truncate(path, min(sizes.get(path.name, 0), path.stat().st_size))
 
     def tail(self, name: str, offset: int = 0) -> tuple[list[dict], int]:
         """Lines of `metrics.jsonl` or `samples.jsonl` from a byte offset on, and the offset to go on from.

@@ -70,6 +70,13 @@ def stop(run_id: str, secret: str = "") -> str:
     return run.status().get("state", "")
 
 
+def resume(run_id: str, secret: str = "") -> str:
+    """Go on with a run that was stopped, failed or was interrupted; returns the state it is in now."""
+    run = _run(run_id)
+    jobs.resume(run, str(secret))
+    return run.status().get("state", "")
+
+
 def runs() -> list[dict]:
     """All runs that can be shown, the example first, then the newest: id, label, kind and state."""
     shown = [(label, find_run(run_id)) for label, run_id in run_choices()]
@@ -109,8 +116,8 @@ def _status(run: Run, names: tuple[str, ...] | None = None) -> dict:
 
 def add_endpoints() -> None:
     """Add the endpoints to the page that is being built; the ones that start or load take turns with the page's."""
-    turns = {one: {"concurrency_id": "start", "concurrency_limit": 1} for one in (start, compare)}
+    turns = {one: {"concurrency_id": "start", "concurrency_limit": 1} for one in (start, compare, resume)}
     turns[chat] = {"concurrency_id": "model", "concurrency_limit": 1}
-    for endpoint in (start, compare, status, metrics, stop, runs, scores, chat):
+    for endpoint in (start, compare, status, metrics, stop, resume, runs, scores, chat):
         about = " ".join(inspect.getdoc(endpoint).split("\n\n")[0].split())
         gr.api(endpoint, api_name=endpoint.__name__, api_description=about, **turns.get(endpoint, {}))

@@ -125,7 +125,7 @@ def seconds_to_go(run: Run) -> float | None:
     expected = _expected(kind, build(KINDS[kind].settings, {k: v for k, v in run.config().items() if k in fields}))
     if expected is None:
         return run.seconds_left()
-    elapsed = time.time() - status["started"] if status.get("started") else 0.0
+    elapsed = time.time() - status["started"] if status["state"] == "running" else 0.0
     return max(expected[0] - elapsed, run.seconds_left() or 0.0)
 
 

@@ -32,6 +32,8 @@ function fold(folded) {
 }
 // Start may be pressed from far down in the form: its run comes into sight.
 let pressed = false, started = false;
+// A run that has ended may be gone on with: it is asked about again.
+let resumed = false;
 function show() {
   started = false;
   const {top, bottom} = $('.verdict').getBoundingClientRect();
@@ -44,6 +46,7 @@ if (element.closest('.train')) {
   document.addEventListener('click', event => {
     if (event.target.closest?.('#unfold')) fold(!element.closest('.train').classList.contains('folded'));
     if (event.target.closest?.('#start')) pressed = true;
+    if (event.target.closest?.('#resume')) watchAgain();
   });
 }
 
@@ -185,7 +188,8 @@ function apply(news) {
   if (news.leave) showWaysOut(news.leave);
   $('.detail-curves').hidden = !Object.values(news.parts).some(part => part.empty === false);
   if ($('.detail-curves').open && Object.values(news.parts).some(part => part.rows)) showDetails();
-  if (!active) clearInterval(timer);
+  resumed &&= !active;
+  if (!active && !resumed) clearInterval(timer);
   if (was && !active) trigger('ended', {run});
 }
 
@@ -311,12 +315,17 @@ async function tick() {
 
 function attach() {
   if (props.value === run) return;
-  [started, pressed] = [pressed, false];
+  [started, pressed, resumed] = [pressed, false, false];
   reset(props.value);
   if (element.closest('#live') && run) address({run});
+  watchAgain(false);
+  tick();
+}
+
+function watchAgain(ended = true) {
+  resumed = ended;
   clearInterval(timer);
   timer = setInterval(tick, 1000);
-  tick();
 }
 
 $('input').addEventListener('input', event => {

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import time
 import typing
 from contextlib import suppress
 from html import escape
@@ -45,7 +46,7 @@ COMMAND_LINE = {
     "entropy_coef", "normalize_advantages", "whiten_rewards", "early_stopping", "target_kl",
     "mask_truncated_completions", "reward_clip_range", "value_learning_rate", "value_warmup_steps",
     "lora_alpha", "lora_dropout", "lora_target_modules", "prompt_column", "prompt_words",
-    "chosen_column", "rejected_column", "report_to", "reward_funcs",
+    "chosen_column", "rejected_column", "report_to", "reward_funcs", "save_steps",
 }  # fmt: skip
 """Settings for those who write their own experiments: the command line and Python have them, the page does not."""
 NAMES_FIRST = ("model_name_or_path", "dataset_name", "as_conversations", "chat_template_kwargs")
@@ -59,6 +60,10 @@ SIZED = (
     "ceiling_samples", "ceiling_prompts", "model_name_or_path", "dataset_name",
 )  # fmt: skip
 """What the time that a demo takes depends on."""
+IN_TURN = {
+    "concurrency_id": "start", "concurrency_limit": 1, "show_progress": "hidden", "api_visibility": "private",
+}  # fmt: skip
+"""Options of the events that start a run."""
 FORGETS = "This Space forgets its runs when it sleeps or restarts: download what you want to keep."
 
 
@@ -159,7 +164,7 @@ class TrainTab:
         self.started = gr.State(None)
         # A secret of this browser, by which it may stop what it has started, also after the page was reloaded.
         self.visitor = gr.BrowserState("", storage_key="rlhf-lab", secret="visitor")
-        self.outputs = [self.live, self.stop, self.reward_run, self.note]
+        self.outputs = [self.live, self.stop, self.resume, self.reward_run, self.note]
 
     def _form(self) -> None:
         modes = [(KINDS[kind].choice, kind) for kind in startable()]
@@ -177,6 +182,7 @@ class TrainTab:
         with gr.Row(elem_classes="buttons"):
             self.start = gr.Button("Start training", variant="primary", min_width=150, elem_id="start")
             self.stop = gr.Button("Stop", variant="secondary", min_width=80, interactive=False, elem_id="stop")
+            self.resume = gr.Button("Resume", variant="secondary", min_width=80, visible=False, elem_id="resume")
             gr.HTML('<button type="button"></button>', elem_id="unfold", apply_default_css=False)
         self.note = gr.HTML(
             html_template='<p class="note" role="alert" hidden></p>',
@@ -249,11 +255,9 @@ class TrainTab:
                 *self.rewards.components(),
             },
             [picker, self.note, self.started],
-            concurrency_id="start",
-            concurrency_limit=1,
-            show_progress="hidden",
-            api_visibility="private",
+            **IN_TURN,
         )
+        self.resume.click(_resume, [picker, self.visitor], [picker, self.note, self.started], **IN_TURN)
 
     def _start(self, values: dict[Component, object]) -> tuple:
         kind = values[self.mode]
@@ -272,9 +276,7 @@ class TrainTab:
             where = f"{kind}-{error.field}" if error.field in form.knobs else error.field
             told_there = {knob.elem_id for knob in (*form.knobs.values(), *self.rewards.components())}
             told = {"text": error.with_labels(form.labels), "field": where if where in told_there else None}
-            if isinstance(error, jobs.UnderWay):
-                told["run"] = {"id": error.run.id, "title": error.run.title()}
-            return gr.skip(), told, gr.skip()
+            return gr.skip(), _told(error) | told, gr.skip()
         return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
 
     def _expect(self, values: dict[Component, object]) -> str:
@@ -284,11 +286,13 @@ class TrainTab:
 
     def show(self, run_id: str | None) -> dict:
         """The values of `outputs` for this run."""
-        active, trained = is_active(shown_run(run_id)), reward_runs()
+        run, trained = shown_run(run_id), reward_runs()
+        active, ended_early = is_active(run), run is not None and jobs.resumable(run)
         return {
             self.live: run_id,
             self.note: "",  # what it said was about another run, or about what has been mended
-            self.stop: gr.Button(interactive=active),
+            self.stop: gr.Button(interactive=active, visible=not ended_early),
+            self.resume: gr.Button(visible=ended_early),
             self.reward_run: gr.Dropdown(choices=[*trained, NO_MODEL], value=trained[0][1] if trained else None),
         }
 
@@ -406,6 +410,25 @@ def _stop(run_id: str | None, visitor: str) -> tuple:
     left = run is not None and run.status().get("state") == "stopped"
     told = run.status()["message"] if left else "It stops after this step, then saves what it has learned."
     return gr.Button(interactive=False), {"text": told}
+
+
+def _resume(run_id: str | None, visitor: str) -> tuple:
+    run = shown_run(run_id)
+    try:
+        if run is None:
+            raise BadInput("This run is not there any more; choose another.")
+        jobs.resume(run, visitor)
+    except BadInput as error:
+        return gr.skip(), _told(error), gr.skip()
+    return gr.Dropdown(choices=run_choices(), value=run.id), "", (run.id, time.time())
+
+
+def _told(error: BadInput) -> dict:
+    """Why nothing was started, as the note shows it: with the run that is in the way, if there is one."""
+    told = {"text": str(error)}
+    if isinstance(error, jobs.UnderWay):
+        told["run"] = {"id": error.run.id, "title": error.run.title()}
+    return told
 
 
 def _space_note() -> str:
