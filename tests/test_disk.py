@@ -98,7 +98,7 @@ PPO = (
         ("metrics.jsonl", errno.EIO, 0, "The disk reports an error", "There was nothing to save yet."),
         ("samples.jsonl", errno.ENOSPC, 0, FULL, "There was nothing to save yet."),
         ("status.json", errno.EROFS, 3, "The disk is read-only", "the curves and the checkpoint of step 1 are kept."),
-        (".checkpoint-2", errno.ENOSPC, 2, FULL, "the curves and the checkpoint of step 1 are kept."),
+        ("saving/checkpoint-2", errno.ENOSPC, 2, FULL, "the curves and the checkpoint of step 1 are kept."),
         ("run/.model", errno.ENOSPC, 1, FULL, "the curves and the checkpoint of step 2 are kept."),
     ],
 )  # fmt: skip

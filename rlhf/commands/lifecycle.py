@@ -71,7 +71,6 @@ def recorded(run: Run) -> Iterator[None]:
     except Exception as error:
         if known := _why(error):
             what, todo = known
-            run.sweep_checkpoints()
             message = f"{what} in the middle of the run: {todo}, and start it again. {run.saved()}"
             run.finish("failed", message)
             if run.parent() is not None:  # it has kept other things

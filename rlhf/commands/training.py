@@ -82,7 +82,7 @@ def reward(args: RewardArguments) -> dict:
             return {}
         # 3. Save, then measure on all held-out pairs.
         run.set_status(message="Saving, then measuring on the held-out pairs")
-        with checkpoint.whole(run.path / "model") as folder:
+        with checkpoint.all_or_nothing(run.path / "model") as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         measured = report(model, held_out, gold) | {"agreement": agreed and asdict(agreed)}
@@ -169,7 +169,7 @@ def ppo(args: PPOArguments) -> dict:
         failure = _train(trainer, resumed)
         # 4. Save.
         trainer.model = models.merged(trainer.model)
-        with checkpoint.whole(run.path / "model") as folder:
+        with checkpoint.all_or_nothing(run.path / "model") as folder:
             trainer.save_model(folder)
         if ranks.is_main_process():
             write_card(run.path / "model")
@@ -244,7 +244,7 @@ def dpo(args: DPOArguments) -> dict:
             policy, tokenizer, args, train, held_out, run.path / "checkpoints", [callback, *trackers], adapters
         )
         # 3. Save.
-        with checkpoint.whole(run.path / "model") as folder:
+        with checkpoint.all_or_nothing(run.path / "model") as folder:
             policy.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         write_card(run.path / "model")

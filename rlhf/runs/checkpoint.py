@@ -102,7 +102,7 @@ def save(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict)
 
 
 @contextmanager
-def whole(folder: Path) -> Iterator[Path]:
+def all_or_nothing(folder: Path) -> Iterator[Path]:
     """A folder for the first rank to write into, which becomes `folder` once all is written, or is deleted."""
     unfinished = folder.with_name(f".{folder.name}")
     if not ranks.is_main_process():

@@ -50,8 +50,8 @@ EXAMPLE = ASSETS / "example"
 """The finished demo run that is shipped with the program."""
 RECORD = ASSETS / "example-smollm2"
 """Another, of a model that is too large to ship: its curves, samples and scores, without weights."""
-WRITTEN_LAST = ("MANIFEST.json", "trainer_state.json")
-"""The file that is written last into a checkpoint of PPO, and of Transformers."""
+WHOLE_CHECKPOINTS = "checkpoints/checkpoint-*/MANIFEST.json"
+"""Pattern of the file that a checkpoint has once it is whole."""
 VOLUME = Path("/data")
 """Where a Space has its persistent disk, if it has one."""
 LOGS = ("metrics.jsonl", "samples.jsonl")
@@ -395,25 +395,12 @@ class Run:
                 parts.append(f"the {'reward model' if role == 'reward' else f'{kind.upper()} model'}{at}")
         if parts:
             return f"Saved: {' and '.join(parts)}."
-        steps = [int(folder.name.split("-")[1]) for folder, whole in self._checkpoints() if whole]
+        whole = (file for stage in self.trainings().values() for file in stage.path.glob(WHOLE_CHECKPOINTS))
+        steps = [int(file.parent.name.split("-")[1]) for file in whole]
         if steps:
             return f"No model was saved; the curves and the checkpoint of step {max(steps):,} are kept."
         logged = any((stage.path / "metrics.jsonl").exists() for stage in self.trainings().values())
         return "No model was saved; the curves are kept." if logged else "There was nothing to save yet."
-
-    def _checkpoints(self) -> list[tuple[Path, bool]]:
-        """Folders of the checkpoints of its stages, and whether each was written to its end."""
-        folders = [f for stage in self.trainings().values() for f in stage.path.glob("checkpoints/*checkpoint-*")]
-        return [
-            (folder, folder.name[0] != "." and any((folder / name).exists() for name in WRITTEN_LAST))
-            for folder in folders
-        ]
-
-    def sweep_checkpoints(self) -> None:
-        """Delete those that were not written to their end, which makes room on a full disk."""
-        for folder, whole in self._checkpoints():
-            if not whole:
-                shutil.rmtree(folder, ignore_errors=True)
 
     def request_stop(self) -> None:
         """Ask the process to save and end after the step it is in."""
