@@ -226,7 +226,7 @@ def test_curves_that_are_logged_and_not_shown_can_be_asked_for():
     assert list(figures) == ["Reward model", "PPO"]
     drawn = {trace["meta"]["key"] for trace in figures["PPO"]["data"] if "key" in trace["meta"]}
     assert {"policy/clipfrac_avg", "grad_norm", "lr"} <= drawn and "val/explained_variance" not in drawn
-    assert live.details({"run": "gone"}) == {}
+    assert live.details({"run": "gone"}) == {"error": "There is no such run; choose one from the list."}
 
 
 @pytest.mark.parametrize("kind", ["reward", "ppo", "dpo"])
