@@ -176,6 +176,7 @@ def open_run(args: Runnable, kind: str, resumed: Path | None = None, **made_from
             for folder in checkpoint.folders(run.path / "checkpoints"):
                 if not own or checkpoint.step_of(folder) > checkpoint.step_of(resumed):
                     shutil.rmtree(folder)  # damaged
+            checkpoint.rotate(run.path / "checkpoints", config.get("save_total_limit"))  # a kill may have left more
         keep(functions, run.path / "rewards")
         ranks.broadcast_object(run.path)
     else:
