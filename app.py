@@ -90,7 +90,7 @@ def build_app() -> gr.Blocks:
                 )
                 origin = gr.HTML(elem_id="origin", apply_default_css=False)
         # Conversations stay in the browser. Outside the tabs: what is in one exists only once that tab was opened.
-        kept = gr.BrowserState({}, storage_key="rlhf-lab-chat", secret="chat")
+        kept = gr.BrowserState({}, storage_key="rlhf-lab-conversations", secret="chat")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Train", id="train"):
                 gr.HTML("<h2>Train</h2>", elem_classes="spoken", apply_default_css=False)
@@ -124,7 +124,12 @@ def _wire(
     """Whenever the shown run changes, `show` fills every tab from that run's directory."""
 
     def show(run_id: str | None, kept: dict, visitor: str) -> dict:
-        tabs = [train.show(run_id), chat.show(run_id, kept), feedback.show(run_id, visitor), scores.show(run_id)]
+        tabs = [
+            train.show(run_id),
+            chat.show(run_id, kept, visitor),
+            feedback.show(run_id, visitor),
+            scores.show(run_id),
+        ]
         return {origin: describe(run_id)} | {part: value for tab in tabs for part, value in tab.items()}
 
     def choose(run_id: str | None, kept: dict, visitor: str) -> dict:
@@ -151,7 +156,7 @@ def _wire(
     train.live.ended(choose, [picker, *browser], [picker, *shown], **QUICK)
     for tab in (chat, scores):
         tab.example.click(lambda *browser: choose(example_id(), *browser), browser, [picker, *shown], **QUICK)
-    chat.wire(picker)
+    chat.wire(picker, train.visitor)
     feedback.wire(picker)
     scores.wire(picker, train.visitor)
 

@@ -270,13 +270,13 @@ def test_a_machine_too_busy_to_answer_in_three_seconds_serves_the_page_all_the_s
 
 
 class Fake:
-    """A model that says a fixed text; `voices.both_answers` only iterates over it."""
+    """A model that says a fixed text; `voices.all_answers` only iterates over it."""
 
     def __init__(self, text):
         self.text = text
 
 
-def speak(voice, prompt, seed):
+def speak(voice, prompt, sampling):
     words = voice.model.text.split(" ")
     for count in range(1, len(words) + 1):
         time.sleep(0.1)
@@ -308,7 +308,7 @@ def site(tmp_path_factory):
         patch.setattr(voices, "ppo_voice", lambda run: voices.Voice(Fake("one two three four"), 0, f"{run.id} P9"))
         patch.setattr(voices, "reward_model_of", lambda run: (None, None))
         patch.setattr(voices, "give_scores", fake_scores)
-        patch.setattr(voices, "ask", lambda voices, question, turns: dict.fromkeys(voices))
+        patch.setattr(voices, "ask", lambda voices, question, turns, sampling: dict.fromkeys(voices))
         patch.setattr(voices, "_answer", speak)
         with serving_here() as address:
             yield address, root
@@ -600,7 +600,7 @@ import sys
 from rlhf.ui import voices
 voices.warm_up()
 assert voices._load.cache_info().currsize == 3  # base, PPO and the reward model have answered
-*_, (labels, answers) = voices.conversation(voices.shown_run("example"), "Hi there!", [], 0)
+*_, (_, answers) = voices.conversation(voices.shown_run("example"), "Hi there!", [])
 assert all(answer["text"] and answer["score"] is not None for answer in answers.values())
 assert "datasets" not in sys.modules
 """

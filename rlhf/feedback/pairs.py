@@ -102,8 +102,8 @@ def judged_by_probe(
     answers = [(prompt.raw, text) for prompt, texts in zip(prompts, sampled, strict=True) for text in texts]
     if not answers:
         raise BadInput(
-            f"{args.model_name_or_path} gives no answers that end; set feedback_prompts to 0, to learn from the choices "
-            "themselves only.",
+            f"{args.model_name_or_path} gives no answers that end; set feedback_prompts to 0, to learn from the "
+            "choices themselves only.",
             field="feedback_prompts",
         )
     reader = PromptReader(asker.reader.tokenizer, None, args.chat_template_kwargs)
