@@ -28,6 +28,7 @@ from rlhf.everyday import prompt_splits
 from rlhf.figures import style
 from rlhf.figures.scores import distributions
 from rlhf.launch import jobs
+from rlhf.models.prompts import Prompt
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import Run
 from rlhf.ui import chat, live, scores, voices
@@ -276,6 +277,9 @@ class Fake:
         self.text = text
 
 
+PROMPT = Prompt("How do I save a pan?\n", [1], {})
+
+
 def speak(voice, prompt, sampling):
     words = voice.model.text.split(" ")
     for count in range(1, len(words) + 1):
@@ -308,7 +312,7 @@ def site(tmp_path_factory):
         patch.setattr(voices, "ppo_voice", lambda run: voices.Voice(Fake("one two three four"), 0, f"{run.id} P9"))
         patch.setattr(voices, "reward_model_of", lambda run: (None, None))
         patch.setattr(voices, "give_scores", fake_scores)
-        patch.setattr(voices, "ask", lambda voices, question, turns, sampling: dict.fromkeys(voices))
+        patch.setattr(voices, "ask", lambda voices, question, turns, sampling: dict.fromkeys(voices, PROMPT))
         patch.setattr(voices, "_answer", speak)
         with serving_here() as address:
             yield address, root
@@ -476,7 +480,7 @@ def test_both_models_answer_at_once_and_their_words_stay_words(page, site):
     assert page.locator(".turn .ppo .text").inner_text() == "one two three four"
     assert "<img src=x" in page.locator(".turn .base .text").inner_text()
     assert page.locator(".turn .score b").all_inner_texts() == ["−0.50", "1.50"]
-    assert page.locator(".voice.ppo span").inner_text() == "example P9"
+    assert page.locator(".turn .by").all_inner_texts() == ["B7", "example P9"]
     assert page.locator(".dialogue .verdict").inner_text().startswith("PPO scored higher on 1 of 1 question")
 
 

@@ -84,12 +84,13 @@ function show() {
   const value = props.value;
   if (!value) return;
   setText($('.verdict'), value.sentence);
-  const turns = $('.turns');
+  const turns = $('.turns'), atEnd = turns.scrollHeight - turns.scrollTop - turns.clientHeight < 40;
   while (turns.childElementCount > value.turns.length) turns.lastChild.remove();
   turns.classList.toggle('empty', !value.turns.length);
   value.turns.forEach((turn, i) => {
     showTurn(turns.children[i] ?? turns.appendChild(turnNode()), turn, i === value.turns.length - 1);
   });
+  if (atEnd) turns.scrollTop = turns.scrollHeight;
 }
 
 // Votes

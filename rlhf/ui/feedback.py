@@ -16,7 +16,7 @@ from pathlib import Path
 import gradio as gr
 
 from rlhf.config import EVERYDAY, BadInput, DemoArguments, build, name_of_data
-from rlhf.feedback import Store
+from rlhf.feedback import Choice, Store
 from rlhf.feedback.agreement import Agreement, agreement
 from rlhf.feedback.desk import Desk
 from rlhf.feedback.names import name_of
@@ -195,7 +195,7 @@ def standing(at: Desk, person: str, wanted: int) -> dict:
     """The next pairs for a person, and how things stand, in words."""
     pairs = at.ask(person, wanted)
     choices = at.store.choices(chat=not limits.shared()) if at.store else []
-    own = [choice for choice in choices if choice.person == person]
+    own = [choice for choice in at.store.choices() if choice.person == person] if at.store else []
     preferences = Counter(choice.person for choice in choices if choice.choice in ("a", "b"))
     found = agreement(at.store.by_pair().values()) if at.store else None
     return {
@@ -207,7 +207,7 @@ def standing(at: Desk, person: str, wanted: int) -> dict:
         "own": len(own),
         "last": next((choice.id for choice in reversed(own) if not at.store.pairs[choice.id].chat), None),
         "tallies": [
-            ("Your choices", count(len(own)), _own_words(len(own), preferences[person])),
+            ("Your choices", count(len(own)), _own_words(own)),
             ("All choices", count(len(choices)), _people_words({choice.person for choice in choices}, preferences)),
             *_agreement_words(found),
         ],
@@ -215,9 +215,10 @@ def standing(at: Desk, person: str, wanted: int) -> dict:
     }
 
 
-def _own_words(choices: int, preferences: int) -> str:
-    if not choices:
+def _own_words(own: list[Choice]) -> str:
+    if not own:
         return "Each is on the server’s disk before it is counted here."
+    preferences = sum(choice.choice in ("a", "b") for choice in own)
     return f"{count(preferences)} prefer one answer. A tie says what does not matter, a skip nothing."
 
 

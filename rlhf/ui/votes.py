@@ -96,17 +96,15 @@ def vote(request: dict) -> dict:
 
 
 def take_back(request: dict) -> dict:
-    """Take back the vote on the exchange {"id": ...}, unless it was blind: now that the names are out, it stands."""
+    """Take back the vote on the exchange {"id": ...}, unless it was blind: it stands, now that the names are out."""
 
     def undo(run: Run, at: Desk, person: str) -> dict:
         store, key = _store(run, at), str(request["id"])
+        if (voted := _vote_of(store, key, person)) and voted["blind"]:
+            raise BadInput("A blind vote stands, now that the names are out.")
         for pair_id in _pair_ids(key):
-            if pair_id in store.pairs and not store.pairs[pair_id].chat["blind"]:
-                store.undo(person, pair_id)
-        return standing(run, store) | {
-            "said": "Your vote was taken back.",
-            "votes": {key: _vote_of(store, key, person)},
-        }
+            store.undo(person, pair_id)
+        return standing(run, store) | {"said": "Your vote was taken back.", "votes": {key: None}}
 
     return answered(request, undo)
 
