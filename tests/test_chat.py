@@ -9,7 +9,10 @@ import shutil
 
 import gradio as gr
 import pytest
+import torch
 from processes import serving_here
+from transformers import LlamaForCausalLM
+from worlds import chat_model
 
 from rlhf.config import ASSETS, BadInput
 from rlhf.feedback import Store
@@ -126,8 +129,8 @@ def served(run, visitor, seed, names=("base", "ppo"), blind=False):
     return votes.serve(exchange), shown
 
 
-def vote(key, choice, visitor="ada"):
-    return votes.vote({"run": EXAMPLE.name, "visitor": visitor, "id": key, "choice": choice})
+def vote(key, choice, visitor="ada", run=EXAMPLE.name):
+    return votes.vote({"run": run, "visitor": visitor, "id": key, "choice": choice})
 
 
 def test_a_vote_counts_once_with_all_that_it_needs_and_a_reward_model_can_learn_from_it(example, tmp_path):
@@ -182,7 +185,7 @@ def test_the_best_of_several_is_chosen_over_each_other_one(example, root):
     names = ("base", "ppo", f"run {OTHER}")
     key, shown = served(example, "ada", 1, names)
     assert [each["text"] for each in shown][1] == shown[2]["text"] != shown[0]["text"]  # the same weights
-    vote(key, "b")
+    assert vote(key, "b")["said"].startswith("Thanks") and "stands" in vote(key, "c")["said"]
     store = Store(store_of("everyday"))
     # There is no choice between two answers that are the same.
     assert [(choice.id, choice.choice) for choice in store.choices()] == [(f"{key}-ab", "b")]
@@ -210,6 +213,38 @@ def test_tallies_are_those_of_a_count_by_hand(example):
     share, of = agreement_with_rewards(store, EXAMPLE.name)
     assert of == 4 and share.value == pytest.approx(scored / 4)
     assert matchups(store, OTHER) == [] and agreement_with_rewards(store, OTHER) is None
+
+
+def talk(tab, run, question, kept=(), *, blind=False, remember=False, system="", seed=0):
+    """What the Chat tab makes of a question: the last update, and the new turn."""
+    settings = (["base", "ppo"], 1.0, 16, system, str(seed))
+    *_, last = tab._talk(question, {run.id: list(kept)}, run.id, "ada", blind, remember, *settings)
+    return last[tab.kept][run.id][-1]
+
+
+def test_a_conversation_is_remembered_or_voted_on_and_a_model_learns_from_it(root):
+    chat_model(root / "model")
+    run = Run.create(root / "ppo", "ppo", {"model_name_or_path": str(root / "model"), "reward_funcs": ["length:8"]})
+    run.finish("finished")
+    base = LlamaForCausalLM.from_pretrained(root / "model")
+    with torch.no_grad():
+        base.lm_head.weight += torch.randn(base.lm_head.weight.shape, generator=torch.Generator().manual_seed(0))
+    shutil.copytree(root / "model", run.path / "model")
+    base.save_pretrained(run.path / "model")
+    with gr.Blocks():
+        tab = ChatTab(gr.BrowserState({}))
+    first = talk(tab, run, "Who?", remember=True)
+    assert "id" in first and "remembers" in talk(tab, run, "Why?", [first], remember=True)["closed"]
+    for number in range(5):
+        turn = talk(tab, run, f"Why {number}?", [first], blind=True, remember=True, system="Be brief.", seed=number)
+        vote(turn["id"], "ab"[number % 2], run=run.id)
+    store = Store(store_of(str(root / "model")))
+    pair = store.pairs[f"{turn['id']}-ab"]
+    assert [message["role"] for message in pair.prompt] == ["system", "user"] and pair.question == "Why 4?"
+    assert None not in [side["score"] for side in pair.chat["sides"]]
+    choices = load_choices(str(store.path))
+    assert choices.train[0]["prompt"][0]["content"] == "Be brief."
+    assert len(choices.train) + len(choices.held_out) >= 4  # an answer of random weights may be empty
 
 
 def test_on_a_shared_page_nobody_reads_what_another_has_asked(example, tmp_path, monkeypatch):

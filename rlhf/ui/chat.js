@@ -95,7 +95,7 @@ function show() {
 
 // Votes
 const call = (name, details) => request(server, name, {run: props.value.run, visitor: props.value.visitor, ...details});
-const box = outbox(element, call, text => setText($('.saved'), text), () => {});
+const box = outbox(element, call, text => setText($('.saved'), text));
 
 function take(answer) {
   sent = new Set();

@@ -62,8 +62,8 @@ VOTES = """
 def dialogue(**kwargs: object) -> gr.HTML:
     """Questions with their answers; its value is {run, visitor, sentence, scale, turns, longest}.
 
-    A turn is {question, blind, asked: how, answers}, and an answer what `conversation` gives with its `name` and `who`
-    gave it, or nothing but its text before a blind vote. Once it can be voted on, a turn has an `id`.
+    A turn is {question, blind, asked: how, answers}, with an `id` if it can be voted on, else why not in `closed`. An
+    answer is one of `conversation`, with the `name` of its model and `who` that is; before a blind vote only its text.
     """
     return gr.HTML(
         html_template=TEMPLATE,

@@ -158,6 +158,7 @@ window.lab = (() => {
         try {
           const answer = await call(name, details);
           box.letters.shift();
+          box.failures = 0;
           then?.(answer);
           say(answer.refused || answer.said || '');
         } catch (error) {
@@ -165,7 +166,7 @@ window.lab = (() => {
           const n = box.letters.length;
           say(error.message + ' ' + (n === 1 ? 'Your last choice is' : 'Your last ' + n + ' choices are')
             + ' not saved yet: leave this page open, it goes on trying.');
-          failed();
+          failed?.();
           await wait(Math.min(4000, 250 * 2 ** box.failures));
         }
       }

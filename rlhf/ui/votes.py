@@ -14,7 +14,6 @@ from rlhf.config import EVERYDAY, BadInput
 from rlhf.feedback import Pair, Store
 from rlhf.feedback.desk import Desk
 from rlhf.feedback.names import name_of
-from rlhf.feedback.store import ChosenBefore
 from rlhf.feedback.votes import Matchup, agreement_with_rewards, matchups
 from rlhf.launch import limits
 from rlhf.runs.directory import Run
@@ -79,16 +78,16 @@ def vote(request: dict) -> dict:
 
     def record(run: Run, at: Desk, person: str) -> dict:
         key, choice = str(request["id"]), str(request["choice"])
-        exchange, said = _served.get(key), ""
+        exchange = _served.get(key)
         if exchange is None or (exchange.person, exchange.run) != (person, run.id):
             raise BadInput("These answers can no longer be voted on; ask again.")
         if choice not in ("tie", *LETTERS[: len(exchange.answers)]):
             raise BadInput("A vote is for one of the answers, or a tie.")
-        store = _store(run, at)
-        try:
+        store, said = _store(run, at), f"Thanks, {name_of(person)}: your vote is saved."
+        before = _vote_of(store, key, person)
+        if before is None:
             store.vote(_pairs(key, exchange, choice, store, run), person)
-            said = f"Thanks, {name_of(person)}: your vote is saved."
-        except ChosenBefore:  # in another window of the same browser
+        elif before["choice"] != choice:  # in another window of the same browser
             said = "You had voted on these answers before; that vote stands."
         return standing(run, store) | {"said": said, "votes": {key: _vote_of(store, key, person)}}
 
