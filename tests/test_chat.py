@@ -363,6 +363,7 @@ def test_names_and_scores_come_with_a_blind_vote_and_stay(page):
     turn.locator(".choices:visible").wait_for()
     assert turn.locator(".who").all_inner_texts() == ["A", "B"] and turn.locator(".base, .ppo, .score b").count() == 0
     assert "weights" not in page.locator("#dialogue").inner_html()
+    assert page.locator(".dialogue .verdict").inner_text().startswith("Which answer is better?")
     turn.locator(".choices button").first.click()
     turn.locator(".by", has_text="before training").wait_for()
     names = turn.locator(".who").all_inner_texts()
@@ -382,12 +383,12 @@ def test_regenerate_asks_again_copy_copies_and_a_seed_repeats(page):
     turn.locator(".again:visible").wait_for()
     assert page.locator(".turn").count() == 1 and turn.locator("h3").inner_text() == QUESTION
     page.get_by_role("button", name="Settings").click()
-    page.get_by_label("Seed").last.fill(seed.split()[-1])
+    page.locator("#chat-settings").get_by_label("Seed").fill(seed.split()[-1])
     again = ask(page)
     assert again.locator(".text").all_inner_texts() == first
     again.get_by_role("button", name="Copy").first.click()
     assert page.evaluate("navigator.clipboard.readText()") == first[0]
-    page.get_by_label("Seed").last.fill("seven")
+    page.locator("#chat-settings").get_by_label("Seed").fill("seven")
     page.get_by_label("Your question").fill(QUESTION)
     page.locator("#ask").click()
     page.locator("#chat-note .note", has_text="The seed must be a whole number, not 'seven'.").wait_for()

@@ -314,10 +314,13 @@ def _without_names(answer: dict) -> dict:
 
 def _dialogue(run: Run | None, turns: list[dict], visitor: str) -> dict:
     """The value of `dialogue`."""
+    sentence = tally(list(map(_by_name, turns)), _trained(run) if run else "PPO")
+    if turns and turns[-1]["blind"]:
+        sentence = "Which answer is better? The names come with your vote."
     return {
         "run": run and run.id,
         "visitor": visitor,
-        "sentence": tally(list(map(_by_name, turns)), _trained(run) if run else "PPO"),
+        "sentence": sentence,
         "scale": scale_of(run) if run else NO_SCALE,
         "turns": turns,
         "longest": longest(run) if run and run.model("policy") else LONGEST,
