@@ -374,7 +374,7 @@ def test_names_and_scores_come_with_a_blind_vote_and_stay(page):
     assert turn.locator(".who").all_inner_texts() == names
 
 
-def test_regenerate_asks_again_copy_copies_and_a_seed_repeats(page):
+def test_regenerate_asks_again_copy_copies_a_seed_repeats_and_more_models_answer(page):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     turn = ask(page)
     seed, first = turn.locator(".asked").inner_text(), turn.locator(".text").all_inner_texts()
@@ -392,10 +392,8 @@ def test_regenerate_asks_again_copy_copies_and_a_seed_repeats(page):
     page.get_by_label("Your question").fill(QUESTION)
     page.locator("#ask").click()
     page.locator("#chat-note .note", has_text="The seed must be a whole number, not 'seven'.").wait_for()
-
-
-def test_a_third_model_answers_beside_the_two(page):
-    page.get_by_role("button", name="Settings").click()
+    # A third model
+    page.locator("#chat-settings").get_by_label("Seed").fill("")
     page.locator("#chat-models input").click()
     page.locator("[role=option]:not(.selected)").first.click()
     page.keyboard.press("Escape")
