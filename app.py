@@ -100,7 +100,7 @@ def build_app() -> gr.Blocks:
                 )
                 origin = gr.HTML(elem_id="origin", apply_default_css=False)
         # Conversations stay in the browser. Outside the tabs: what is in one exists only once that tab was opened.
-        kept = gr.BrowserState({}, storage_key="rlhf-lab-chat", secret="chat")
+        kept = gr.BrowserState({}, storage_key="rlhf-lab-conversations", secret="chat")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Train", id="train"):
                 gr.HTML("<h2>Train</h2>", elem_classes="spoken", apply_default_css=False)
@@ -154,7 +154,7 @@ def _wire(
 
     def show(run_id: str | None, kept: dict, visitor: str) -> dict:
         values = {origin: describe(run_id), **train.show(run_id)}
-        for tab, *of_browser in ((chat, kept), (feedback, visitor), (scores,)):
+        for tab, *of_browser in ((chat, kept, visitor), (feedback, visitor), (scores,)):
             try:
                 values |= tab.show(run_id, *of_browser)
             except FOREIGN:  # damaged files of one run take nothing else from the page
@@ -185,7 +185,7 @@ def _wire(
     train.live.ended(choose, [picker, *browser], [picker, *shown], **QUICK)
     for tab in (chat, scores):
         tab.example.click(lambda *browser: choose(example_id(), *browser), browser, [picker, *shown], **QUICK)
-    chat.wire(picker)
+    chat.wire(picker, train.visitor)
     feedback.wire(picker)
     scores.wire(picker, train.visitor)
 

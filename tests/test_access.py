@@ -194,7 +194,7 @@ def test_a_conversation_outlives_a_reload_until_it_is_cleared(page, site):
     page.locator(".turns .turn").nth(1).wait_for()
     assert (page.locator(".turns .text").all_inner_texts(), page.locator(".dialogue .verdict").inner_text()) == before
     ask(page, "Thanks!")
-    page.get_by_role("button", name="Clear").click()
+    page.locator("#clear").click()
     page.wait_for_function("!document.querySelector('.turns .turn')")
     open_tab(page, site, "Chat", anew=True)
     page.wait_for_timeout(500)
@@ -247,7 +247,7 @@ def test_text_runs_the_way_its_script_does(page, site):
     assert page.locator(".turns h3").last.evaluate("node => getComputedStyle(node).direction") == "rtl"
     box = page.get_by_label("Your question")
     assert box.evaluate("node => getComputedStyle(node).unicodeBidi") == "plaintext"
-    page.get_by_role("button", name="Clear").click()
+    page.locator("#clear").click()
     page.get_by_role("tab", name="Scores").click()
     page.locator(".pairs .turn").first.wait_for()
     assert page.locator(".pairs :is(h4 > :first-child, .text):not([dir=auto])").count() == 0
@@ -319,5 +319,5 @@ def test_axe_finds_no_violation_in_any_tab_folded_or_unfolded(page, site, theme)
             for fault in page.evaluate("options => axe.run(options)", options)["violations"]:
                 found += [(tab, unfolded, fault["id"], node["html"][:200]) for node in fault["nodes"]]
         if tab == "Chat":
-            page.get_by_role("button", name="Clear").click()
+            page.locator("#clear").click()
     assert found == []

@@ -28,6 +28,7 @@ from rlhf.everyday import prompt_splits
 from rlhf.figures import style
 from rlhf.figures.scores import distributions
 from rlhf.launch import jobs
+from rlhf.models.prompts import Prompt
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import Run, write_json
 from rlhf.ui import chat, live, scores, voices
@@ -270,13 +271,16 @@ def test_a_machine_too_busy_to_answer_in_three_seconds_serves_the_page_all_the_s
 
 
 class Fake:
-    """A model that says a fixed text; `voices.both_answers` only iterates over it."""
+    """A model that says a fixed text; `voices.all_answers` only iterates over it."""
 
     def __init__(self, text):
         self.text = text
 
 
-def speak(voice, prompt, seed):
+PROMPT = Prompt("How do I save a pan?\n", [1], {})
+
+
+def speak(voice, prompt, sampling):
     words = voice.model.text.split(" ")
     for count in range(1, len(words) + 1):
         time.sleep(0.1)
@@ -308,7 +312,7 @@ def site(tmp_path_factory):
         patch.setattr(voices, "ppo_voice", lambda run: voices.Voice(Fake("one two three four"), 0, f"{run.id} P9"))
         patch.setattr(voices, "reward_model_of", lambda run: (None, None))
         patch.setattr(voices, "give_scores", fake_scores)
-        patch.setattr(voices, "ask", lambda voices, question, turns: dict.fromkeys(voices))
+        patch.setattr(voices, "ask", lambda voices, question, turns, sampling: dict.fromkeys(voices, PROMPT))
         patch.setattr(voices, "_answer", speak)
         with serving_here() as address:
             yield address, root
@@ -498,7 +502,7 @@ def test_both_models_answer_at_once_and_their_words_stay_words(page, site):
     assert page.locator(".turn .ppo .text").inner_text() == "one two three four"
     assert "<img src=x" in page.locator(".turn .base .text").inner_text()
     assert page.locator(".turn .score b").all_inner_texts() == ["−0.50", "1.50"]
-    assert page.locator(".voice.ppo span").inner_text() == "example P9"
+    assert page.locator(".turn .by").all_inner_texts() == ["B7", "example P9"]
     assert page.locator(".dialogue .verdict").inner_text().startswith("PPO scored higher on 1 of 1 question")
 
 
@@ -622,7 +626,7 @@ import sys
 from rlhf.ui import voices
 voices.warm_up()
 assert voices._load.cache_info().currsize == 3  # base, PPO and the reward model have answered
-*_, (labels, answers) = voices.conversation(voices.shown_run("example"), "Hi there!", [], 0)
+*_, (_, answers) = voices.conversation(voices.shown_run("example"), "Hi there!", [])
 assert all(answer["text"] and answer["score"] is not None for answer in answers.values())
 assert "datasets" not in sys.modules
 """

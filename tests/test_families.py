@@ -221,7 +221,7 @@ def test_in_a_conversation_each_model_reads_its_own_answers():
         ids = asked[name].ids
         assert said in tokenizer.decode(ids) and ids.count(begin) == 4  # three messages, and the one that is to come
         assert ids.count(end) == 3
-    *_, (said, written) = voices.both_answers(both, asked, seed=0)
+    *_, (said, written) = voices.all_answers(both, asked)
     assert said["base"]["done"] and written["base"] != written["ppo"]
     assert voices.ask(both, "Why so?", [])["base"].ids == voices.ask(both, "Why so?", [])["ppo"].ids
 

@@ -299,7 +299,7 @@ def test_chat_ends_at_every_listed_id_and_shows_no_half_characters():
     assert shown == ["n", "n", "né", "né ", "né ", "né ", "né ", "né 🙂"]
     model = ends_with(END)
     voice = voices.Voice(model, tokenizer, "PPO")
-    *_, (said, written) = voices.both_answers({"ppo": voice}, voices.ask({"ppo": voice}, "Was it?", []), seed=0)
+    *_, (said, written) = voices.all_answers({"ppo": voice}, voices.ask({"ppo": voice}, "Was it?", []))
     assert written["ppo"] == [END] and said["ppo"]["text"] == ""
     judge = llama(LlamaForSequenceClassification, num_labels=1)
     asked = voices.ask({"ppo": voice}, "Was it?", [])

@@ -267,7 +267,7 @@ def test_a_broken_model_is_told_before_anything_is_made(fault, world, tmp_path, 
         })  # fmt: skip
         shutil.copytree(world / "policy", run.path / "model")
         with pytest.raises(BadInput, match=expected):
-            list(voices.conversation(run, "Hello?", [], 0))
+            list(voices.conversation(run, "Hello?", []))
 
 
 def test_weights_of_the_layers_that_the_config_leaves_out_are_told(world, tmp_path):
@@ -648,7 +648,7 @@ def test_a_short_context_gives_a_shorter_answer(world, tmp_path):
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     voice = voices.Voice(*models.load_policy(str(folder)), "PPO")
     asked = voices.ask({"ppo": voice}, "Hello there!", [])
-    *_, (said, ids) = voices.both_answers({"ppo": voice}, asked, seed=0)
+    *_, (said, ids) = voices.all_answers({"ppo": voice}, asked)
     assert said["ppo"]["done"] and 0 < len(ids["ppo"]) <= 32 - len(asked["ppo"].ids)
     with pytest.raises(BadInput, match="reads about 16 at most"):
         voices.ask({"ppo": voice}, "Hello there, how are you?", [])

@@ -304,6 +304,6 @@ class TestSmolLM2:
         assert test["models"]["ppo"]["kl"]["value"] > 0
         assert voices.remembers(trained)
         turns = [{"question": "My name is Ada.", "base": {"text": "Hello Ada!"}, "ppo": {"text": "Hello Ada!"}}]
-        *_, (labels, answers) = voices.conversation(trained, "What is my name?", turns, 0)
-        assert labels["base"].startswith("smollm2.gguf, before training")
+        *_, (_, answers) = voices.conversation(trained, "What is my name?", turns)
+        assert answers["base"]["by"].startswith("smollm2.gguf, before training")
         assert all(answer["text"] and answer["score"] is not None for answer in answers.values())

@@ -229,7 +229,7 @@ def test_a_comparison_scores_with_the_same_code_and_has_a_column_for_each(traine
 
 
 def test_chat_shows_what_each_reward_gives(trained):
-    *_, (_, answers) = voices.conversation(trained, "How do I clean an oven?", [], 0)
+    *_, (_, answers) = voices.conversation(trained, "How do I clean an oven?", [])
     for answer in answers.values():
         assert [(name, weight) for name, weight, _ in answer["parts"]] == trained.rewards()
         total = sum(weight * value for _, weight, value in answer["parts"])

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from rlhf.compare import stats
 from rlhf.compare.stats import (
@@ -16,6 +17,7 @@ from rlhf.compare.stats import (
     calibration,
     fit_overoptimization,
     length_matched,
+    more_to_decide,
     paired,
 )
 
@@ -49,6 +51,21 @@ def test_wilson_interval_against_published_values():
     assert (few.value, few.low, few.high) == pytest.approx((0.6016, 0.515, 0.682), abs=1e-3)
     assert (many.value, many.low, many.high) == pytest.approx((0.5996, 0.557, 0.641), abs=1e-3)
     assert accuracy(10, 10).low == pytest.approx(10 / (10 + 1.96**2), abs=1e-4)  # not 1, as the plain interval says
+
+
+@pytest.mark.parametrize("wins", [6, 12, 13, 14])
+def test_as_many_more_votes_as_are_said_decide_in_about_four_of_five_cases(wins):
+    share = accuracy(wins, 20)
+    n = 20 + more_to_decide(share, 20)
+    decides = [more_to_decide(accuracy(won, n), n) == 0 for won in range(n + 1)]
+    power = binom.pmf(range(n + 1), n, wins / 20) @ decides
+    assert 0.7 < power < 0.9
+
+
+def test_few_votes_decide_nothing_and_even_ones_never_do():
+    assert [more_to_decide(accuracy(n, n), n) for n in (1, 5, 6, 9)] == [7, 3, 0, 0]
+    assert more_to_decide(accuracy(4.5, 9), 9) is None and more_to_decide(accuracy(15, 20), 20) == 0
+    assert accuracy(4.5, 9).low < 0.5 < accuracy(4.5, 9).high
 
 
 # ---------------------------------------------------------------------------------------------------------------------

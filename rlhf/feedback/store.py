@@ -1,7 +1,8 @@
 """Where choices are kept: a folder of files that only grow.
 
     store.json      the model whose answers are compared, written once
-    pairs.jsonl     a prompt and two answers per line, in the order in which people see them
+    pairs.jsonl     a prompt and two answers per line, in the order in which people see them; those from Chat come
+                    with the first vote
     choices.jsonl   one line per choice, on disk before it is acknowledged; taking one back is a line too
 
 Several processes may write at once, under one lock. A line that was cut off when a process was killed was never
@@ -61,6 +62,9 @@ class Pair:
     """Which model gave `a` and which `b`."""
     shared: bool = False
     """Whether everybody is asked about it."""
+    chat: dict | None = None
+    """Of two answers from Chat, which nobody else is asked about: the `run` that was shown, whether the vote was
+    `blind`, how the answers were sampled, and of both `sides`, in order, the model and its score."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,13 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
 
+    def _rewrite(self, name: str, rows: Iterable[Pair | Choice]) -> None:
+        """Write a file anew, with less in it. The lock is held."""
+        temporary = self.path / f".{name}"
+        lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.replace(self.path / name)
+
     def _read(self) -> None:
         """Take in what has been appended since the last time."""
         with self._thread:
@@ -159,10 +170,12 @@ class Store:
             return
         with path.open("rb") as file:
             inode, offset = self._read_to[name]
-            if inode != os.fstat(file.fileno()).st_ino:  # choices have been deleted, see `forget`
+            if inode != os.fstat(file.fileno()).st_ino:  # some have been deleted, see `forget`
                 if name == "choices.jsonl":
                     self._choices.clear()
                     self._judges.clear()
+                else:
+                    self.pairs.clear()
                 inode, offset = os.fstat(file.fileno()).st_ino, 0
             file.seek(offset)
             for line in file:
@@ -203,7 +216,7 @@ class Store:
             mine = {
                 pair.id: pair
                 for pair in self.pairs.values()
-                if person not in self._judges[pair.id] and pair.models[0] != IMPORTED
+                if person not in self._judges[pair.id] and pair.models[0] != IMPORTED and not pair.chat
             }
             shared = [pair for pair in mine.values() if pair.shared]
             order = (mine[pair_id] for pair_id in dict.fromkeys([*self.order, *mine]) if pair_id in mine)
@@ -232,7 +245,8 @@ class Store:
         """Pairs that nobody has judged yet or is looking at."""
         with self._thread:
             self._read()
-            return sum(not self._judges[pair_id] and not self._held(pair_id) for pair_id in self.pairs)
+            fresh = (pair.id for pair in self.pairs.values() if not pair.chat)
+            return sum(not self._judges[pair_id] and not self._held(pair_id) for pair_id in fresh)
 
     # Choices ---------------------------------------------------------------------------------------------------------
 
@@ -261,6 +275,22 @@ class Store:
                 self._read()
             return self._choices[pair_id, person]
 
+    def vote(self, judged: Iterable[tuple[Pair, str]], person: str) -> None:
+        """Record a person's choices between answers from Chat, as `choose` does; new pairs are added.
+
+        Raises:
+            BadInput: the store is full.
+            ChosenBefore: the person has chosen otherwise before.
+        """
+        with self._thread, self._lock:
+            self._read()
+            new = [pair for pair, _ in judged if pair.id not in self.pairs]
+            if len(self.pairs) + len(new) > MOST_PAIRS:
+                raise BadInput(f"There are {MOST_PAIRS:,} pairs, which is the most; this vote was not kept.")
+            self._append("pairs.jsonl", map(asdict, new))
+            for pair, choice in judged:
+                self.choose(pair.id, choice, person)
+
     def undo(self, person: str, pair_id: str | None = None) -> Pair | None:
         """Take back a person's choice for a pair, by default the latest; returns the pair, which comes next again.
 
@@ -281,24 +311,31 @@ class Store:
             return self.pairs[mine[-1]]
 
     def forget(self, person: str | None) -> int:
-        """Delete the choices of a person, or with None of all, from the disk; returns how many there were."""
+        """Delete the choices of a person, or with None of all, from the disk, and what that person asked in Chat;
+        returns how many choices there were."""
         with self._thread, self._lock:
             self._read()
             kept = [choice for choice in self._choices.values() if person not in (None, choice.person)]
-            gone = len(self._choices) - len(kept)
-            path = self.path / "choices.jsonl"
-            if path.exists():
-                temporary = path.with_name(".choices.jsonl")
-                temporary.write_text("".join(json.dumps(asdict(choice)) + "\n" for choice in kept), encoding="utf-8")
-                temporary.replace(path)
+            gone, judged = len(self._choices) - len(kept), {choice.id for choice in kept}
+            if gone:
+                self._rewrite("choices.jsonl", kept)
+            asked = [pair for pair in self.pairs.values() if not pair.chat or pair.id in judged]
+            if len(asked) < len(self.pairs):
+                self._rewrite("pairs.jsonl", asked)
             self._read()
             return gone
 
-    def choices(self) -> list[Choice]:
-        """All choices that stand, the oldest first."""
+    def choices(self, chat: bool = True) -> list[Choice]:
+        """All choices that stand, the oldest first; with `chat` false without those of Chat."""
         with self._thread:
             self._read()
-            return list(self._choices.values())
+            return [choice for choice in self._choices.values() if chat or not self.pairs[choice.id].chat]
+
+    def choice(self, pair_id: str, person: str) -> Choice | None:
+        """What a person has chosen for a pair."""
+        with self._thread:
+            self._read()
+            return self._choices.get((pair_id, person))
 
     def by_pair(self) -> dict[str, list[str]]:
         """Pair id -> what its judges chose, without skips."""
@@ -310,19 +347,19 @@ class Store:
 
     # In and out ------------------------------------------------------------------------------------------------------
 
-    def preferences(self) -> list[dict[str, object]]:
-        """The choices as rows `prompt`, `chosen`, `rejected`, in order; ties and skips say no preference."""
+    def preferences(self, chat: bool = True) -> list[dict[str, object]]:
+        """The `choices` as rows `prompt`, `chosen`, `rejected`, in order; ties and skips say no preference."""
         rows = []
-        for choice in self.choices():
+        for choice in self.choices(chat):
             pair = self.pairs[choice.id]
             if choice.choice in ("a", "b"):
                 chosen, rejected = (pair.a, pair.b) if choice.choice == "a" else (pair.b, pair.a)
                 rows.append({"prompt": pair.prompt, "chosen": chosen, "rejected": rejected})
         return rows
 
-    def copy_to(self, folder: Path) -> None:
-        """Write the judged pairs and their choices as a store of its own, in which nobody can be told by name."""
-        choices = self.choices()
+    def copy_to(self, folder: Path, chat: bool = True) -> None:
+        """Write the judged pairs and their `choices` as a store of its own, in which nobody can be told by name."""
+        choices = self.choices(chat)
         judged = {choice.id for choice in choices}
         names = {person: f"person {number}" for number, person in enumerate({c.person: 0 for c in choices}, start=1)}
         folder.mkdir()

@@ -163,7 +163,7 @@ def launch(
                 (run.path / UPLOADED).mkdir()
                 settings = replace(settings, dataset_name=str(shutil.copy(upload, run.path / UPLOADED)))
             if choices:
-                choices.copy_to(run.path / CHOICES)
+                choices.copy_to(run.path / CHOICES, chat=not limits.shared())
                 settings = replace(settings, feedback=str(run.path / CHOICES))
             write_json(run.path / "config.json", {"kind": kind, **asdict(settings)})  # the process adds its versions
             asked_for = {"kind": kind, "created": time.time(), "owner": limits.mark(visitor), "asked": asked}

@@ -377,12 +377,13 @@ def question_prompt(
     room: int,
     history: Sequence[dict] = (),
     chat_template_kwargs: dict | None = None,
+    system: str = "",
 ) -> Prompt:
     """A person's question as a prompt of at most `room` tokens, after the earlier messages of the chat.
 
-    With a chat template, the question is the last message of a conversation, whose oldest turns are dropped until it
-    fits; without one, it stands alone. Text that spells a special token is removed, so that nobody can end a turn by
-    typing it.
+    With a chat template, the question is the last message of a conversation, which may begin with a system prompt, and
+    whose oldest turns are dropped until it fits; without one, it stands alone. Text that spells a special token is
+    removed, so that nobody can end a turn by typing it.
 
     Raises:
         BadInput: the question is empty, too long by itself, or refused by the chat template.
@@ -399,8 +400,9 @@ def question_prompt(
         raise BadInput("Please write a question first.")
     reader = PromptReader(tokenizer, None, chat_template_kwargs)
     before = [{**message, "content": plain(message["content"])} for message in history]
+    told = [{"role": "system", "content": plain(system)}] if plain(system) else []
     for first in range(0, len(before) + 1, 2):
-        messages = [*before[first:], {"role": "user", "content": question}]
+        messages = [*told, *before[first:], {"role": "user", "content": question}]
         raw = messages if tokenizer.chat_template else question
         ids = reader.encode(raw)
         if len(ids) <= room:

@@ -95,7 +95,7 @@ def scores(run_id: str) -> dict:
 def chat(run_id: str, question: str, seed: int = 0) -> dict:
     """Ask base and PPO the same; returns {"base": {"text", "score"}, "ppo": {...}}, the same for the same seed."""
     _check_whole("seed", seed)
-    *_, (_, answers) = voices.conversation(_run(run_id), voices.tidy(question), [], seed)
+    *_, (_, answers) = voices.conversation(_run(run_id), voices.tidy(question), [], voices.Sampling(seed))
     return {name: {"text": answer["text"], "score": answer["score"]} for name, answer in answers.items()}
 
 

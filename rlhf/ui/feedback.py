@@ -1,8 +1,7 @@
 """The Feedback tab: what do we prefer? Two answers, one choice; then a model can be trained on all choices.
 
-The page asks through `server_functions`, outside Gradio's queue, as `live.py` does: `look` for what comes next and how
-things stand, `choose`, `undo` and `take_away` to change that. The browser holds some pairs ahead, and sends a choice
-again until it is acknowledged; it then is on disk. A person is the mark of the browser's secret, which no other knows.
+The page asks as `people.py` says: `look` for what comes next and how things stand, `choose`, `undo` and `take_away` to
+change that. The browser holds some pairs ahead.
 
 Text of models and people reaches the document through `textContent` only; which model gave which answer does not.
 """
@@ -16,19 +15,20 @@ from pathlib import Path
 
 import gradio as gr
 
-from rlhf.config import EVERYDAY, BadInput, DemoArguments, FeedbackArguments, build, name_of_data
-from rlhf.feedback import Store
+from rlhf.config import EVERYDAY, BadInput, DemoArguments, build, name_of_data
+from rlhf.feedback import Choice, Store
 from rlhf.feedback.agreement import Agreement, agreement
-from rlhf.feedback.desk import Desk, desk, store_of
+from rlhf.feedback.desk import Desk
 from rlhf.feedback.names import name_of
 from rlhf.feedback.store import EVERY, FEWEST, HELD_OUT, IMPORTED, ChosenBefore, Pair
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import DATA, FILLED_IN
 from rlhf.runs.directory import RECORD, Run, find_run
 from rlhf.runs.disk import told
-from rlhf.ui import FOREIGN, QUICK, empty_state, note, served, shown_run, voices
+from rlhf.ui import QUICK, empty_state, note, served, shown_run, voices
 from rlhf.ui.downloads import download_button, place
 from rlhf.ui.expect import expectation
+from rlhf.ui.people import answered, desk_of
 from rlhf.ui.scripts import HEAD, script
 from rlhf.words import count, number, percent
 
@@ -65,7 +65,7 @@ TEMPLATE = """
   <p class="saved" role="status"></p>
   <section class="stands">
     <h3>How it stands</h3>
-    <dl></dl>
+    <dl class="tiles"></dl>
   </section>
   <section class="learn">
     <div>
@@ -149,11 +149,11 @@ def expect(request: dict) -> dict:
     """How long training takes, in words: {"alone": on people's choices alone, else with the shipped pairs too}."""
     try:
         run = find_run(str(request.get("run")))
-        settings, store = _settings(run), _desk(run).store
+        settings, store = _settings(run), desk_of(run).store
     except BadInput as error:
         return {"expected": str(error)}
     if request.get("alone") and store:
-        learned = len(store.preferences()) * (1 - HELD_OUT) * DemoArguments.feedback_epochs
+        learned = len(store.preferences(chat=not limits.shared())) * (1 - HELD_OUT) * DemoArguments.feedback_epochs
         pairs = learned + 2 * DemoArguments.feedback_prompts
         steps = pairs / DemoArguments.reward_batch_size * DemoArguments.num_train_epochs
         settings["reward_max_steps"] = max(1, round(steps))
@@ -165,37 +165,19 @@ def train(request: dict) -> dict:
     """Start training on the choices so far; the run's id, or why none was started."""
     try:
         run, alone = find_run(str(request.get("run"))), bool(request.get("alone"))
-        return {"run": start(run, _store(_desk(run)), alone, str(request.get("visitor") or "")).id}
+        return {"run": start(run, _store(desk_of(run)), alone, str(request.get("visitor") or "")).id}
     except BadInput as error:
         return {"error": str(error)}
 
 
 def _answer(request: dict, act: Callable[[Desk, str], dict]) -> dict:
-    """Do something at the desk of the shown run; what came of it, and how things stand then.
+    """Do something at the desk of the shown run; what came of it, and how things stand then, see `answered`."""
 
-    {"refused": ...} says why nothing was done, {"again": ...} what is in the way of doing it.
-    """
-    try:
-        at, person = _desk(find_run(str(request["run"]))), limits.mark(str(request["visitor"]))
-        if not person:
-            raise BadInput("Your browser keeps no name for you: allow this page to store data, and reload it.")
+    def act_and_look(run: Run, at: Desk, person: str) -> dict:
         wanted = min(MOST_HELD, max(1, int(request.get("count", 1))))
         return act(at, person) | standing(at, person, wanted)
-    except BadInput as error:
-        return {"refused": str(error)}
-    except OSError as error:
-        return {"again": f"Nothing can be written on the server ({error.strerror}); free some disk space there."}
-    except FOREIGN:
-        return {"refused": "The page asked for something that does not exist; please reload it."}
 
-
-def _desk(run: Run) -> Desk:
-    """Where people are asked about the answers of the model that a run started from, to the prompts of its data."""
-    settings, model = run.policy_settings(), run.base_model()
-    data = str(settings.get("dataset_name") or EVERYDAY)
-    read = {name: settings[name] for name in (*DATA, "max_prompt_length", "response_length") if settings.get(name)}
-    named = {"store": str(store_of(model, data)), "model_name_or_path": model, "dataset_name": data}
-    return desk(build(FeedbackArguments, read | named), lambda name: voices.base_of(name)[:2])
+    return answered(request, act_and_look)
 
 
 def _store(at: Desk) -> Store:
@@ -215,8 +197,8 @@ def _shown(pair: Pair) -> dict[str, str]:
 def standing(at: Desk, person: str, wanted: int) -> dict:
     """The next pairs for a person, and how things stand, in words."""
     pairs = at.ask(person, wanted)
-    choices = at.store.choices() if at.store else []
-    own = [choice for choice in choices if choice.person == person]
+    choices = at.store.choices(chat=not limits.shared()) if at.store else []
+    own = [choice for choice in at.store.choices() if choice.person == person] if at.store else []
     preferences = Counter(choice.person for choice in choices if choice.choice in ("a", "b"))
     found = agreement(at.store.by_pair().values()) if at.store else None
     return {
@@ -226,9 +208,9 @@ def standing(at: Desk, person: str, wanted: int) -> dict:
         "error": at.error,
         "name": name_of(person),
         "own": len(own),
-        "last": own[-1].id if own else None,
+        "last": next((choice.id for choice in reversed(own) if not at.store.pairs[choice.id].chat), None),
         "tallies": [
-            ("Your choices", count(len(own)), _own_words(len(own), preferences[person])),
+            ("Your choices", count(len(own)), _own_words(own)),
             ("All choices", count(len(choices)), _people_words({choice.person for choice in choices}, preferences)),
             *_agreement_words(found),
         ],
@@ -236,9 +218,10 @@ def standing(at: Desk, person: str, wanted: int) -> dict:
     }
 
 
-def _own_words(choices: int, preferences: int) -> str:
-    if not choices:
+def _own_words(own: list[Choice]) -> str:
+    if not own:
         return "Each is on the server’s disk before it is counted here."
+    preferences = sum(choice.choice in ("a", "b") for choice in own)
     return f"{count(preferences)} prefer one answer. A tie says what does not matter, a skip nothing."
 
 
@@ -293,8 +276,8 @@ def training_words(preferences: int) -> dict:
 
 
 def exported(run: Run, cache: Path) -> Path:
-    """The preferences of everybody as a file to download."""
-    rows = _store(_desk(run)).preferences()
+    """The preferences of everybody as a file to download; on a shared page nobody's words from Chat are in it."""
+    rows = _store(desk_of(run)).preferences(chat=not limits.shared())
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if not text:
         raise BadInput("Nobody has preferred one answer to another yet.")
@@ -309,7 +292,7 @@ def imported(path: str, run_id: str | None) -> str:
     try:
         text = Path(path).read_bytes().decode("utf-8")
         with told("Nothing was imported."):
-            new = _store(_desk(find_run(str(run_id)))).take_in(text)
+            new = _store(desk_of(find_run(str(run_id)))).take_in(text)
     except UnicodeDecodeError:
         return note("Nothing was imported: the file is no text in UTF-8. Export makes such files.")
     except BadInput as error:
@@ -340,7 +323,7 @@ def start(run: Run, store: Store, alone: bool, visitor: str) -> Run:
         BadInput: there are too few, or the page does not allow it.
         UnderWay: another run has the GPU.
     """
-    if len(store.preferences()) < FEWEST:
+    if len(store.preferences(chat=not limits.shared())) < FEWEST:
         raise BadInput(f"Training needs at least {FEWEST} choices of one answer over the other.")
     settings = build(DemoArguments, {**_settings(run), "feedback": str(store.path), "feedback_only": alone})
     if settings.model_name_or_path != EVERYDAY:  # a larger model takes minutes to answer 512 prompts

@@ -126,5 +126,76 @@ window.lab = (() => {
   document.addEventListener('keydown', event => {
     if (event.key === 'Tab' && event.target.matches?.('[role="combobox"]')) event.stopPropagation();
   }, true);
-  return {el, setText, plot, draw, markChanges, scoreBar, number, clock, address, download};
+  const copy = async text => {
+    // Over plain http from another machine there is no clipboard, but a selection can be copied.
+    if (navigator.clipboard) return navigator.clipboard.writeText(text);
+    const box = document.body.appendChild(el('textarea', '', text));
+    box.select();
+    const done = document.execCommand('copy');
+    box.remove();
+    if (!done) throw new Error();
+  };
+
+  // What people choose, in Feedback and in Chat
+  const PATIENCE = 15000;   // milliseconds after which a request counts as lost
+  const wait = time => new Promise(done => setTimeout(done, time));
+  // Gradio answers undefined where the server could not be reached or failed.
+  const request = async (server, name, details) => {
+    const answer = await Promise.race([server[name](details), wait(PATIENCE)]);
+    if (!answer) throw new Error('The server does not answer.');
+    if (answer.again) throw new Error(answer.again);
+    return answer;
+  };
+  // Choices are sent in order, each until `call` brings the server's acknowledgement.
+  const outbox = (element, call, say, failed) => {
+    const box = {letters: [], busy: false, failures: 0};
+    box.post = async (...letter) => {
+      box.letters.push(letter);
+      if (box.busy) return;
+      box.busy = true;
+      while (box.letters.length) {
+        const [name, details, then] = box.letters[0];
+        try {
+          const answer = await call(name, details);
+          box.letters.shift();
+          box.failures = 0;
+          then?.(answer);
+          say(answer.refused || answer.said || '');
+        } catch (error) {
+          box.failures += 1;
+          const n = box.letters.length;
+          say(error.message + ' ' + (n === 1 ? 'Your last choice is' : 'Your last ' + n + ' choices are')
+            + ' not saved yet: leave this page open, it goes on trying.');
+          failed?.();
+          await wait(Math.min(4000, 250 * 2 ** box.failures));
+        }
+      }
+      box.busy = false;
+    };
+    addEventListener('beforeunload', event => { if (element.isConnected && box.letters.length) event.preventDefault(); });
+    return box;
+  };
+  const inSight = element => element.offsetParent !== null && !document.hidden;
+  // Keys choose while `element` is in sight and nobody types.
+  const onKeys = (element, keys, act) => document.addEventListener('keydown', function key(event) {
+    if (!element.isConnected) return document.removeEventListener('keydown', key);
+    const choice = keys[event.key.toLowerCase()], at = document.activeElement;
+    if (!choice || !inSight(element) || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (at.matches('input:not([type="radio"], [type="checkbox"]), textarea, select, [contenteditable]')) return;
+    // On a button, a link or a switch the space key presses it; on the tab that is open it would do nothing.
+    if (event.key === ' ' && at.matches('button, a, summary, input') && !at.matches('[role="tab"]')) return;
+    event.preventDefault();
+    if (!event.repeat) act(choice);
+  });
+  // Tiles of [label, value, what it says].
+  const showTiles = (list, tiles) => {
+    while (list.childElementCount > tiles.length) list.lastChild.remove();
+    while (list.childElementCount < tiles.length) {
+      const tile = list.appendChild(el('div'));
+      tile.append(el('dt'), el('dd', 'value'), el('dd', 'gloss'));
+    }
+    tiles.forEach((texts, i) => texts.forEach((text, j) => setText(list.children[i].children[j], text)));
+  };
+  return {el, setText, plot, draw, markChanges, scoreBar, number, clock, address, download, copy, request, outbox,
+    inSight, onKeys, showTiles};
 })();

@@ -1,5 +1,5 @@
 // The live view of a run. Gradio runs this in the component, and gives it element, props, server and watch.
-const {el, setText, plot, draw, markChanges, scoreBar, number, clock, address, download} = window.lab;
+const {el, setText, plot, draw, markChanges, scoreBar, number, clock, address, download, copy} = window.lab;
 const $ = selector => element.querySelector(selector);
 const ACTIVE = ['waiting', 'queued', 'running', 'stopping'];
 const WORDS = {waiting: 'In line', queued: 'Starting', running: 'Running', stopping: 'Stopping', stopped: 'Stopped', finished: 'Finished',
@@ -262,16 +262,6 @@ async function showDetails() {
 $('.detail-curves').addEventListener('toggle', event => { if (event.target.open) showDetails(); });
 
 const megabytes = size => number(size, size < 10 ? 1 : 0) + ' MB';
-
-async function copy(text) {
-  // Over plain http from another machine there is no clipboard, but a selection can be copied.
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const box = element.appendChild(el('textarea', '', text));
-  box.select();
-  const done = document.execCommand('copy');
-  box.remove();
-  if (!done) throw new Error();
-}
 
 for (const button of element.querySelectorAll('.copy'))
   button.addEventListener('click', async () => {

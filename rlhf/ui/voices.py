@@ -1,4 +1,4 @@
-"""The models that the chat talks to: base and PPO answer side by side, and the run's rewards score both answers.
+"""The models that the chat talks to: up to four answer side by side, and the run's rewards score their answers.
 
 Torch and Transformers are imported by the first question, or by `warm_up` in the background, never by the page.
 """
@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rlhf.config import ASSETS, EVERYDAY, BadInput
 from rlhf.launch import limits
 from rlhf.rewards import load_functions
-from rlhf.runs.directory import Run
+from rlhf.runs.directory import Run, list_runs
 from rlhf.ui import example_id, is_active, is_example, shown_run
 
 
@@ -30,20 +30,51 @@ LONGEST = 2_000
 """Characters of a question. What is longer, or still too long for the model, is refused with a sentence."""
 CHARACTERS_PER_TOKEN = 4
 """In English, about: enough to say beforehand how long a question may be."""
-MAX_NEW_TOKENS = 64
-TEMPERATURE = 0.7
+MOST_VOICES = 4
+MOST_NEW_TOKENS = 256
+HIGHEST_TEMPERATURE = 2.0
 SECONDS_BETWEEN_UPDATES = 0.06
 """Each update costs the server and the browser something; one per token would be too many."""
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How answers are sampled, the same for all models.
+
+    Raises:
+        BadInput: a number is out of its range, or the system prompt is too long.
+    """
+
+    seed: int = 0
+    temperature: float = 0.7
+    max_new_tokens: int = 64
+    system: str = ""
+    """What models with a chat template are told before the conversation."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise BadInput(f"The seed must be a whole number from 0 to {2**31 - 1:,}.")
+        if not 0 <= self.temperature <= HIGHEST_TEMPERATURE:
+            raise BadInput(f"The temperature must be a number from 0 to {HIGHEST_TEMPERATURE:g}.")
+        if not 1 <= self.max_new_tokens <= MOST_NEW_TOKENS:
+            raise BadInput(f"An answer may have 1 to {MOST_NEW_TOKENS} tokens.")
+        if len(self.system) > LONGEST:
+            raise BadInput(f"The system prompt has {len(self.system):,} characters; Chat takes {LONGEST:,} at most.")
+
+
+DEFAULT = Sampling()
+
+
+@dataclass(frozen=True)
 class Voice:
-    """A loaded language model, and a label made from the very weights that answer."""
+    """A loaded language model, with a label and a fingerprint made from the very weights that answer."""
 
     model: object
     tokenizer: object
     label: str
     chat_template_kwargs: dict | None = None
+    weights: str = ""
+    """The first digits of the SHA-256 of its weights."""
 
     def reader(self) -> "PromptReader":
         """Where its prompts and answers become ids, and ids answers."""
@@ -104,7 +135,8 @@ def base_of(source: str) -> tuple[object, object, str]:
 def base_voice(run: Run) -> Voice:
     """The model that the run started from."""
     model, tokenizer, fingerprint = base_of(run.base_model())
-    return Voice(model, tokenizer, f"{base_name(run)}, before training · weights {fingerprint}", template_kwargs(run))
+    label = f"{base_name(run)}, before training · weights {fingerprint}"
+    return Voice(model, tokenizer, label, template_kwargs(run), fingerprint)
 
 
 def ppo_voice(run: Run) -> Voice:
@@ -119,7 +151,33 @@ def ppo_voice(run: Run) -> Voice:
     model, tokenizer, fingerprint = load("policy", str(folder), folder)
     kind = run.policy_kind()
     step, unit = run.stages()[kind].status().get("step", 0), "update" if kind == "ppo" else "step"
-    return Voice(model, tokenizer, f"{run.id}, after {unit} {step} · weights {fingerprint}", template_kwargs(run))
+    label = f"{run.id}, after {unit} {step} · weights {fingerprint}"
+    return Voice(model, tokenizer, label, template_kwargs(run), fingerprint)
+
+
+def siblings(run: Run) -> dict[str, Run]:
+    """Other runs whose model can answer beside this one's, since both started from the same base model."""
+    others = [other for other in (shown_run(example_id()), *list_runs()) if other and other.path != run.path]
+    base = run.base_model()
+    return {f"run {each.id}": each for each in others if each.model("policy") and each.base_model() == base}
+
+
+def voices_of(run: Run, names: Sequence[str]) -> dict[str, Voice]:
+    """The models by these names: "base", "ppo" for the one that the run has trained, or those of `siblings`.
+
+    Raises:
+        BadInput: there are fewer than two or more than `MOST_VOICES`, or one is missing.
+    """
+    if not 2 <= len(set(names)) == len(names) <= MOST_VOICES:
+        raise BadInput(f"Choose two to {MOST_VOICES} models under Settings.")
+    trained = {"ppo": run} | (siblings(run) if set(names) - {"base", "ppo"} else {})
+    if set(names) - {"base", *trained}:
+        raise BadInput("One of the models is gone; choose again under Settings.")
+    found = {name: ppo_voice(trained[name]) for name in names if name != "base"}
+    if "base" in names:  # asked as the others are, with the chat template that was given to them
+        asked = next(iter(found.values()))
+        found["base"] = replace(base_voice(run), tokenizer=asked.tokenizer)
+    return {name: found[name] for name in names}
 
 
 def reward_model_of(run: Run) -> tuple[object, object] | None:
@@ -163,7 +221,7 @@ def longest(run: Run) -> int:
     """About how many characters a question to this run's models may have, without loading them."""
     config = json.loads((run.model("policy") / "config.json").read_text(encoding="utf-8"))
     context = config.get("max_position_embeddings") or config.get("n_positions") or math.inf
-    return int(min(LONGEST, max(1, context - MAX_NEW_TOKENS) * CHARACTERS_PER_TOKEN))
+    return int(min(LONGEST, max(1, context - Sampling.max_new_tokens) * CHARACTERS_PER_TOKEN))
 
 
 def tidy(question: object) -> str:
@@ -183,7 +241,9 @@ def tidy(question: object) -> str:
     return words
 
 
-def ask(voices: dict[str, Voice], question: str, turns: list[dict]) -> "dict[str, Prompt]":
+def ask(
+    voices: dict[str, Voice], question: str, turns: list[dict], sampling: Sampling = DEFAULT
+) -> "dict[str, Prompt]":
     """The question as each model reads it, after its own answers in earlier turns.
 
     Raises:
@@ -195,33 +255,46 @@ def ask(voices: dict[str, Voice], question: str, turns: list[dict]) -> "dict[str
     prompts = {}
     for name, voice in voices.items():
         history = []
-        for turn in turns:
+        for turn in (turn for turn in turns if name in turn):
             history.append({"role": "user", "content": turn["question"]})
             history.append({"role": "assistant", "content": turn[name]["text"]})
         context = context_size(voice.model)
-        room = context - min(MAX_NEW_TOKENS, context // 2)
-        prompts[name] = question_prompt(voice.tokenizer, question, room, history, voice.chat_template_kwargs)
+        room = context - min(sampling.max_new_tokens, context // 2)
+        settings = voice.chat_template_kwargs, sampling.system
+        prompts[name] = question_prompt(voice.tokenizer, question, room, history, *settings)
     return prompts
 
 
-def _answer(voice: Voice, prompt: "Prompt", seed: int) -> Iterator[tuple[str, list[int]]]:
+def as_text(run: Run, prompt: str | list[dict]) -> str:
+    """A prompt of `ask` as the text that the run's model reads, without the begin token."""
+    reader = ppo_voice(run).reader()
+    return reader.text_of(prompt).removeprefix(reader.tokenizer.bos_token or "")
+
+
+def _answer(voice: Voice, prompt: "Prompt", sampling: Sampling) -> Iterator[tuple[str, list[int]]]:
     """The growing answer, as text and as ids."""
     from rlhf.models import context_size
     from rlhf.models.generate import stream
 
     reader = voice.reader()
-    longest = min(MAX_NEW_TOKENS, context_size(voice.model) - len(prompt.ids))
-    settings = {"eos_id": reader.end_ids, "max_new_tokens": longest, "temperature": TEMPERATURE}
-    for ids in stream(voice.model, prompt.ids, seed=seed, **settings):
+    room = context_size(voice.model) - len(prompt.ids) - 1  # a reward model reads an end token after the answer
+    settings = {"max_new_tokens": min(sampling.max_new_tokens, room), "temperature": sampling.temperature}
+    for ids in stream(voice.model, prompt.ids, eos_id=reader.end_ids, seed=sampling.seed, **settings):
         yield reader.text(ids).strip(), ids
 
 
-def both_answers(
-    voices: dict[str, Voice], prompts: "dict[str, Prompt]", seed: int
+def all_answers(
+    voices: dict[str, Voice], prompts: "dict[str, Prompt]", sampling: Sampling = DEFAULT
 ) -> Iterator[tuple[dict[str, dict], dict[str, list[int]]]]:
-    """The growing answers and their ids by name; one token each in turn, so that neither waits for the other."""
-    answers = {name: {"text": "", "score": None, "done": False} for name in voices}
-    writing = {name: _answer(voice, prompts[name], seed) for name, voice in voices.items()}
+    """The growing answers and their ids by name; one token each in turn, so that none waits for another.
+
+    Each answer says whose it is, in the words of the voice that is writing it.
+    """
+    answers = {
+        name: {"text": "", "score": None, "done": False, "by": voice.label, "weights": voice.weights}
+        for name, voice in voices.items()
+    }
+    writing = {name: _answer(voice, prompts[name], sampling) for name, voice in voices.items()}
     ids: dict[str, list[int]] = {}
     shown = 0.0
     while writing:
@@ -263,26 +336,30 @@ def give_scores(
 
 
 def conversation(
-    run: Run, question: str, turns: list[dict], seed: int
-) -> Iterator[tuple[dict[str, str], dict[str, dict]]]:
-    """Both models' labels and growing answers, {name: {"text", "score", "done"}}; the last ones are scored.
+    run: Run,
+    question: str,
+    turns: list[dict],
+    sampling: Sampling = DEFAULT,
+    names: Sequence[str] = ("base", "ppo"),
+) -> "Iterator[tuple[dict[str, Prompt], dict[str, dict]]]":
+    """What the models of `voices_of` read, and their growing answers; the last ones are scored.
+
+    An answer is {"text", "score", "done", "by": whose it is, in words, "weights"}.
 
     Args:
-        turns: earlier questions with both answers, for the models to remember.
-        seed: the same for both models; it decides what they sample.
+        turns: earlier questions with the models' answers, {"question", name: {"text"}}, for them to remember.
 
     Raises:
         BadInput: a model is missing, or the question is longer than a model can read.
     """
-    voices, reward_model = {"base": base_voice(run), "ppo": ppo_voice(run)}, reward_model_of(run)
+    voices, reward_model = voices_of(run, names), reward_model_of(run)
     functions = load_functions(run.reward_funcs())
-    labels = {name: voice.label for name, voice in voices.items()}
-    prompts = ask(voices, question, turns)
-    for answers, ids in both_answers(voices, prompts, seed):  # noqa: B007  (needed after the loop)
-        yield labels, answers
+    prompts = ask(voices, question, turns, sampling)
+    for answers, ids in all_answers(voices, prompts, sampling):  # noqa: B007  (needed after the loop)
+        yield prompts, answers
     if reward_model or functions:
-        give_scores(reward_model, voices["ppo"], prompts, answers, ids, functions, run.rewards())
-        yield labels, answers
+        give_scores(reward_model, voices[names[0]], prompts, answers, ids, functions, run.rewards())
+        yield prompts, answers
 
 
 def warm_up() -> None:
@@ -292,6 +369,6 @@ def warm_up() -> None:
         if run is None:
             base_voice(Run(ASSETS))
         else:
-            next(conversation(run, "Hi there!", [], 0))
+            next(conversation(run, "Hi there!", []))
     except (BadInput, OSError):
         return  # the first question will say what is missing

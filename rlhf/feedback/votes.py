@@ -1,0 +1,53 @@
+"""What votes in Chat say: how often people prefer one model to another, and whether the rewards agree with them."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from rlhf.compare.stats import ROUNDING, Interval, accuracy, more_to_decide
+from rlhf.feedback.store import Choice, Pair, Store
+
+
+@dataclass(frozen=True)
+class Matchup:
+    """Two models that people have compared; a tie is half a win."""
+
+    models: tuple[str, str]
+    """As people call them; the base model comes first."""
+    blind: bool
+    votes: int
+    win_rate: Interval
+    """The second model's. One vote between three or four models counts in several matchups: as by Luce's axiom (1959),
+    whichever of two models is the best of all is taken to be the better of the two."""
+    more: int | None
+    """How many more votes would decide it, see `more_to_decide`."""
+
+
+def _votes(store: Store, run_id: str) -> list[tuple[Pair, Choice]]:
+    """Those that were given while this run was shown."""
+    voted = [(store.pairs[choice.id], choice) for choice in store.choices() if choice.choice != "skip"]
+    return [(pair, choice) for pair, choice in voted if pair.chat and pair.chat["run"] == run_id]
+
+
+def matchups(store: Store, run_id: str) -> list[Matchup]:
+    """The models that were compared while a run was shown; what was retrained is another model."""
+    points: dict[tuple, list[float]] = defaultdict(list)
+    for pair, choice in _votes(store, run_id):
+        sides = [(side["name"] != "base", side["name"], side["who"], side["weights"]) for side in pair.chat["sides"]]
+        won = {"a": 0.0, "b": 1.0, "tie": 0.5}[choice.choice]
+        points[*sorted(sides), pair.chat["blind"]].append(won if sides == sorted(sides) else 1 - won)
+    found = []
+    for ((*_, one, _), (*_, other, _), blind), won in points.items():
+        win_rate = accuracy(sum(won), len(won))
+        found.append(Matchup((one, other), blind, len(won), win_rate, more_to_decide(win_rate, len(won))))
+    return found
+
+
+def agreement_with_rewards(store: Store, run_id: str) -> tuple[Interval, int] | None:
+    """How often the answer that people chose has the higher score, equal ones half, and of how many; ties left out."""
+    right = []
+    for pair, choice in _votes(store, run_id):
+        a, b = (side["score"] for side in pair.chat["sides"])
+        if choice.choice != "tie" and None not in (a, b):
+            margin = a - b if choice.choice == "a" else b - a
+            right.append(0.5 if abs(margin) < ROUNDING else float(margin > 0))
+    return (accuracy(sum(right), len(right)), len(right)) if right else None
