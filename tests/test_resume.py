@@ -13,6 +13,7 @@ from processes import ROOT
 from safetensors.torch import load_file
 from worlds import chat_model, quick, updates_of
 
+from rlhf.__main__ import main
 from rlhf.runs import checkpoint
 from rlhf.runs.directory import Run, write_json
 
@@ -121,6 +122,26 @@ def test_a_run_that_was_killed_again_and_again_leaves_what_an_undisturbed_one_do
     if kind != "demo":
         kept = checkpoint.folders(killed / f"{kind}-killed" / "checkpoints")
         assert list(map(checkpoint.step_of, kept)) == [4, 5]
+
+
+def test_a_run_that_was_stopped_and_goes_on_saves_the_model_of_its_end(tmp_path, few_pairs, monkeypatch):
+    folder = world(tmp_path, few_pairs)
+    words = [*settings_of("ppo", folder), "--output_dir", str(tmp_path / "run")]
+    run, log = Run(tmp_path / "run"), Run.log
+
+    def stop_at_two(self, row):
+        log(self, row)
+        if row.get("step") == 2:
+            self.request_stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "log", stop_at_two)
+        assert main(words) == 0
+    assert run.status()["state"] == "stopped" and (run.path / "model" / "config.json").exists()
+    assert main(words) == 0
+    assert run.status()["state"] == "finished" and run.status()["step"] == 5
+    last, saved = (load_file(run.path / name / "model.safetensors") for name in ("checkpoints/checkpoint-5", "model"))
+    assert all(torch.equal(last[name], saved[name]) for name in saved)
 
 
 @SLOW

@@ -110,6 +110,7 @@ def all_or_nothing(folder: Path) -> Iterator[Path]:
         return
     try:
         yield unfinished
+        shutil.rmtree(folder, ignore_errors=True)  # what was saved when the run was stopped, before it went on
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
