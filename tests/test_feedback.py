@@ -14,14 +14,14 @@ import pytest
 import torch
 from processes import ROOT
 
-from rlhf.config import BadInput, FeedbackArguments, RewardArguments
+from rlhf.config import BadInput, BenchArguments, FeedbackArguments, RewardArguments
 from rlhf.data.load import pairs_of
 from rlhf.everyday import grade
 from rlhf.feedback import Store
 from rlhf.feedback.agreement import agreement
 from rlhf.feedback.ask import Asker
 from rlhf.feedback.pairs import joined, judged_by_probe, load_choices
-from rlhf.feedback.probe import Probe, features, standardised
+from rlhf.feedback.probe import ASKING, JUDGING, Probe, features, standardised
 from rlhf.feedback.store import EVERY
 
 
@@ -353,6 +353,20 @@ def test_too_few_choices_are_refused_before_a_run_is_made(store, command, tmp_pa
     assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
+def test_the_benchmark_counts_what_a_person_prefers_and_how_often_a_reward_model_agrees(monkeypatch, tmp_path):
+    from rlhf.bench import feedback as bench
+
+    monkeypatch.setattr(bench, "COUNTS", (6, 12))
+    monkeypatch.setattr(bench, "TESTED", 12)
+    monkeypatch.setattr(bench, "TASTES", {"short": bench.TASTES["short answers"]})
+    monkeypatch.setattr(bench, "LEARNERS", {"alone": 0})
+    found = bench.bench_feedback(BenchArguments(rounds=1, json=str(tmp_path / "found.json")))
+    accuracies = found["accuracy"]["short"]["alone"]
+    assert [len(people) for people in accuracies] == [1, 1] and all(0 <= share <= 1 for [share] in accuracies)
+    assert all(0 < few <= count for [few], count in zip(found["preferences"]["short"], (6, 12), strict=True))
+    assert json.loads((tmp_path / "found.json").read_text())["counts"] == [6, 12]
+
+
 # What choices say of other answers -----------------------------------------------------------------------------------
 
 
@@ -366,12 +380,27 @@ def test_a_probe_finds_a_taste_that_few_choices_tell_and_knows_where_it_is_in_do
     differences, worth = answers[:200] - answers[200:], answers[:, 7]
     preferred = 0.5 + 0.5 * (worth[:200] - worth[200:]).sign()
     assert (preferred != 0.5).sum() < 50
-    probe = Probe.fit(differences[:150], preferred[:150])
+    probe = Probe.fit(differences[:150], preferred[:150], ASKING)
     other = [row for row in range(150, 200) if preferred[row] != 0.5]
     assert len(other) > 5 and all(((differences[other] @ probe.weights) > 0) == (preferred[other] == 1))
     unseen = torch.zeros(1, 50)
     unseen[0, 3] = differences.norm(dim=1).mean() * 10
     assert probe.doubt(unseen) > 3 * probe.doubt(differences[:150]).max()
+
+
+def test_a_probe_that_judges_does_not_learn_peoples_errors_by_heart():
+    right = {ASKING: [], JUDGING: []}
+    for seed in range(4):
+        torch.manual_seed(seed)
+        spread = torch.logspace(0, -2, 100)  # as of a model's states: a few directions vary most
+        (answers,) = standardised(torch.randn(1200, 100) * spread @ torch.randn(100, 100))
+        differences = answers[:600] - answers[600:]
+        preferred = (differences @ torch.linalg.svd(differences).Vh[0] > 0).float()
+        chosen = torch.where(torch.rand(80) < 0.1, 1 - preferred[:80], preferred[:80])
+        for prior, shares in right.items():
+            margins = differences[80:] @ Probe.fit(differences[:80], chosen, prior).weights
+            shares.append(((margins > 0) == (preferred[80:] == 1)).float().mean().item())
+    assert sum(right[JUDGING]) / 4 > 0.85 and sum(right[JUDGING]) > sum(right[ASKING]) + 4 * 0.03
 
 
 def test_features_are_those_of_the_answer_alone_in_whatever_batch_it_is_read(base):

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.config import EVERYDAY, FeedbackArguments
 from rlhf.data.load import load_prompts
 from rlhf.everyday import subject_of
-from rlhf.feedback.probe import Probe, answer_features, standardised
+from rlhf.feedback.probe import ASKING, Probe, answer_features, standardised
 from rlhf.feedback.store import Choice, Pair, Store
 from rlhf.models import context_size
 from rlhf.models.generate import generate
@@ -187,7 +187,7 @@ class Asker:
             answer_features(self.model, self.reader, asked, [pair.b for pair in pairs]),
             answer_features(self.model, self.reader, *zip(*answers, strict=True)),
         )
-        probe = Probe.fit(first - second, preferred)
+        probe = Probe.fit(first - second, preferred, ASKING)
         telling, start = [], 0
         for prompt, texts in zip(prompts, sampled, strict=True):
             both = [(i, j) for i, j in itertools.combinations(range(len(texts)), 2) if texts[i] != texts[j]]

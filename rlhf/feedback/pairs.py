@@ -12,7 +12,7 @@ from rlhf.data.load import hold_out, pairs_of
 from rlhf.data.rows import Unusable, check_same_kind
 from rlhf.feedback.agreement import Agreement, agreement
 from rlhf.feedback.ask import Asker, answers_to
-from rlhf.feedback.probe import Probe, answer_features, standardised
+from rlhf.feedback.probe import JUDGING, Probe, answer_features, standardised
 from rlhf.feedback.store import FEWEST, HELD_OUT, Store
 from rlhf.models.prompts import PromptReader, readable
 
@@ -116,7 +116,7 @@ def judged_by_probe(
     # 2. The probe learns from the judged pairs, in which a tie is half a preference.
     shares = torch.ones(len(judged))
     shares[len(preferred) :] = 0.5
-    worth = others @ Probe.fit(chosen - rejected, shares).weights
+    worth = others @ Probe.fit(chosen - rejected, shares, JUDGING).weights
 
     # 3. It judges two pairs of each prompt's answers.
     pairs, start = [], 0

@@ -15,8 +15,10 @@ from transformers import PreTrainedModel
 from rlhf.models.prompts import PromptReader, TemplateRefused
 
 
-PRIOR_PRECISION = 0.01
-"""Of the weights, where the features have a mean square of one divided by their number."""
+JUDGING, ASKING = 1.0, 0.01
+"""Precision of the weights' prior, where the features have a mean square of one divided by their number. To judge, a
+firm one: people err, and of more features than choices a vague one would learn every error by heart. To find out what
+to ask, a vague one, which doubts what nobody has judged."""
 STEPS = 12
 """Of Newton's method, which has converged by then."""
 ROWS_AT_ONCE = 64
@@ -96,34 +98,36 @@ class Probe:
 
     weights: torch.Tensor
     """The mode (d,): a feature's worth."""
+    prior: float
+    """Precision of the prior."""
     learned: torch.Tensor
     """Directions of which the pairs say something, orthonormal (d, k); of all others the prior is what is known."""
     root: torch.Tensor
     """Cholesky factor of the posterior's precision along these (k, k)."""
 
     @classmethod
-    def fit(cls, differences: torch.Tensor, preferred: torch.Tensor) -> "Probe":
+    def fit(cls, differences: torch.Tensor, preferred: torch.Tensor, prior: float) -> "Probe":
         """Learn from pairs.
 
         Args:
             differences: features of the first answer minus those of the second (n, d).
             preferred: 1 where the first was chosen, 0 where the second was, 1/2 for a tie (n,).
+            prior: precision of the weights before anything was learned.
         """
         learned = torch.linalg.qr(differences.T).Q  # the mode lies in the span of the pairs, of which there are fewer
         along = differences @ learned
         weights = torch.zeros(along.shape[1])
-        prior = PRIOR_PRECISION * torch.eye(len(weights))
         for _ in range(STEPS):
             share = torch.sigmoid(along @ weights)
-            gradient = along.T @ (share - preferred) + PRIOR_PRECISION * weights
+            gradient = along.T @ (share - preferred) + prior * weights
             weight = (share * (1 - share)).clamp_min(1e-4)
-            precision = along.T @ (along * weight[:, None]) + prior
+            precision = along.T @ (along * weight[:, None]) + prior * torch.eye(len(weights))
             weights = weights - torch.linalg.solve(precision, gradient)
-        return cls(learned @ weights, learned, torch.linalg.cholesky(precision))
+        return cls(learned @ weights, prior, learned, torch.linalg.cholesky(precision))
 
     def doubt(self, differences: torch.Tensor) -> torch.Tensor:
         """Standard deviation of these pairs' margins (n,): how little is known about which answer is better."""
         along = differences @ self.learned
         within = torch.linalg.solve_triangular(self.root, along.T, upper=False).square().sum(0)
-        beside = (differences.square().sum(1) - along.square().sum(1)).clamp_min(0) / PRIOR_PRECISION
+        beside = (differences.square().sum(1) - along.square().sum(1)).clamp_min(0) / self.prior
         return (within + beside).sqrt()
