@@ -97,5 +97,6 @@ def test_mistakes_are_answered_with_the_pages_sentences(lab, endpoint, given, me
 
 
 def test_nothing_but_the_named_endpoints_is_offered(lab):
-    offered = {f"/{name}" for name in ("start", "compare", "status", "metrics", "stop", "runs", "scores", "chat")}
+    names = ("start", "compare", "status", "metrics", "stop", "resume", "runs", "scores", "chat")
+    offered = {f"/{name}" for name in names}
     assert set(lab.view_api(return_format="dict", print_info=False)["named_endpoints"]) == offered

@@ -478,10 +478,11 @@ def test_a_failed_run_is_gone_on_with_by_its_button(page, site, monkeypatch):
     before = run.status()
     page.goto(f"{site[0]}/?run={FAILED_ID}")
     page.locator("#resume").click()
-    page.locator("#train-note .note a").wait_for()  # another one is under way
+    page.wait_for_selector('.live .pill[data-state="waiting"]')  # another one is under way
+    assert "Next in line, behind" in page.locator(".live .verdict").inner_text()
     monkeypatch.setattr(jobs, "active_run", lambda: None)
-    monkeypatch.setattr(jobs, "_begin", lambda run, kind, settings: run.start(10))
-    page.locator("#resume").click()
+    monkeypatch.setattr(jobs, "_begin", lambda run: run.start(10))
+    jobs.advance()
     page.wait_for_selector('.live .pill[data-state="running"]')
     page.locator("#stop").wait_for()
     assert not page.locator("#resume").is_visible()

@@ -179,7 +179,7 @@ def stranger():
 
 
 @pytest.mark.parametrize("began", [None, 1.0, "x"])
-@pytest.mark.parametrize("state", ACTIVE)
+@pytest.mark.parametrize("state", set(ACTIVE) - {"waiting"})
 def test_a_process_that_got_the_id_of_a_runs_own_is_neither_taken_for_it_nor_ended(root, stranger, began, state):
     run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
     run.start(10)
@@ -380,8 +380,11 @@ def test_what_cannot_be_read_or_made_is_a_sentence(tmp_path):
 def test_only_a_run_that_ended_early_is_resumed_by_who_started_it_and_by_its_own_settings(root, monkeypatch):
     run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {"seed": 3, "kl_coef": 0.5, "output_dir": "gone"})
     run.set_status(created=1e9, owner=limits.mark("ann"))
+    run.start(10)
     begun = []
-    monkeypatch.setattr(jobs, "_begin", lambda run, kind, settings: begun.append((kind, settings)))
+    monkeypatch.setattr(jobs, "_hand_over", lambda worker, run, work: begun.append(json.loads(work)))
+    monkeypatch.setattr(jobs, "_take_worker", lambda: None)
+    monkeypatch.setattr(jobs, "_reap", lambda worker, run: None)
     for state in ("finished", "diverged"):
         run.finish(state)
         with pytest.raises(BadInput, match="Only a run that was stopped, failed or was interrupted"):
@@ -390,16 +393,16 @@ def test_only_a_run_that_ended_early_is_resumed_by_who_started_it_and_by_its_own
     run.finish("stopped")
     other = Run.create(root / "ppo-20260101-000000-0001", "ppo", {})
     other.start(10)
-    with pytest.raises(jobs.UnderWay):
-        jobs.resume(run)
-    other.finish("finished")
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
     with pytest.raises(BadInput, match="Only the browser that started this run can stop it or resume it"):
         jobs.resume(run, "bob")
     assert begun == [] and run.stop_requested()
     jobs.resume(run, "ann")
+    assert run.status()["state"] == "waiting" and begun == []
+    other.finish("finished")
+    jobs.advance()
     settings = {"seed": 3, "kl_coef": 0.5, "output_dir": str(run.path), "resume_from_checkpoint": True}
-    assert begun == [("ppo", settings)] and not run.stop_requested()
+    assert [(work["kind"], work["settings"]) for work in begun] == [("ppo", settings)] and not run.stop_requested()
     assert run.status()["created"] == 1e9 and run.status()["owner"] == limits.mark("ann")
 
 

@@ -264,8 +264,8 @@ def test_a_run_on_a_space_knows_no_secret_and_is_stopped_by_whom_it_belongs_to(s
     (second,) = (other for other in space.runs() if other.id != run.id)
     assert second.status()["state"] == "waiting"
     assert "A run of yours waits already" in space.press(bob, "start", Episodes="3200")[1]
-    assert "Only the browser that started this run" in space.press(ann, "stop", Run=second.id)[1]
-    assert "left the queue" in space.press(bob, "stop", Run=second.id)[1]
+    assert "Only the browser that started this run" in space.press(space.visit(ann), "stop", Run=second.id)[1]
+    assert "left the queue" in space.press(space.visit(bob), "stop", Run=second.id)[1]
     assert "Only the browser that started this run" in space.press(bob, "stop", Run=run.id)[1]
     assert not (run.path / "stop").exists()
     assert "stops after this step" in space.press(space.visit(ann), "stop", Run=run.id)[1]

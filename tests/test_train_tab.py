@@ -141,7 +141,7 @@ def test_the_time_before_start_is_that_of_the_last_run_here_else_of_the_example(
     slow = [{**row, "eps": row["eps"] / 10} for row in run.stages()["ppo"].metrics()]
     (run.path / "ppo" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in slow))
     assert expect.pace().own and expect.pace().episode == pytest.approx(10 * pace.episode)
-    assert "last run on this machine" in expect.expectation({})
+    assert "the last one on this machine" in expect.expectation({})
     assert expect.expectation({"total_episodes": "many"}) == ""
     assert "first run" in expect.expectation({"model_name_or_path": "openai-community/gpt2"})
 
