@@ -108,14 +108,20 @@ def test_data_without_a_gold_score_have_a_report_too(demo, tmp_path):
         del summary["splits"]["unseen"]
         summary["reward_model"] |= {"label_ceiling": None, "rubric_agreement": None}
         test = summary["splits"]["test"]
-        test["seeds"]["ppo"]["gold"] = None
+        for seeds in test["seeds"].values():
+            seeds["gold"] = None
         for model in test["models"].values():
             model["gold_mean"] = None
         for against in test["against_base"].values():
             against["gold"] = None
             against["share"]["gold"] = None
+            for wins in against.get("best_of", {}).values():
+                wins.pop("gold")
 
     rewrite(demo, change_summary, lambda row: row.update(gold=None))
+    methods = json.loads((demo / "methods" / "summary.json").read_text())
+    change_summary(methods)
+    (demo / "methods" / "summary.json").write_text(json.dumps(methods))
     config = json.loads((demo / "config.json").read_text())
     (demo / "config.json").write_text(json.dumps(config | {"dataset_name": "me/pairs"}))
     sweep = json.loads((demo / "sweep" / "sweep.json").read_text())
@@ -125,6 +131,7 @@ def test_data_without_a_gold_score_have_a_report_too(demo, tmp_path):
     assert "- Preferences: `me/pairs`." in text and "these data have no gold score" in text
     assert "rubric" not in text and "annotators are simulated" not in text
     assert not any("gold" in cell for row in cells(text) for cell in row)
+    assert any(row[0] == "rloo" and len(row) == 6 for row in cells(text))
     sweeps = ["model (a checkpoint's name ends with its update)", "KL, nats per response", "gain in score"]
     assert [*sweeps, "share of the possible score"] in cells(text)
 

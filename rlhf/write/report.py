@@ -210,9 +210,7 @@ def _methods(comparison: Run) -> dict:
     for name, method in methods.items():
         trainings = method["trainings"]
         for key in ("score", "gold", "unseen"):
-            found = [training[key] for training in trainings]
-            several = len(found) > 1 and found[0]
-            method[key] = across([gain["value"] for gain in found]).as_dict() if several else found[0]
+            method[key] = _over([training[key] for training in trainings])
         method |= {
             "baseline": name.startswith(BEST_OF),
             "kl": mean(training["kl"]["value"] for training in trainings),
@@ -220,21 +218,29 @@ def _methods(comparison: Run) -> dict:
             "share": mean(training["share"]["score"]["value"] for training in trainings),
             "bounds": {training["share"]["score"]["bound"] for training in trainings} - {""},
             "wins": {
-                best_of: mean(training["best_of"][best_of][measure]["value"] for training in trainings)
+                best_of: _over([training["best_of"][best_of][measure] for training in trainings])
                 for best_of in trainings[0]["best_of"]
             },
         }
     return {"methods": methods, "ceiling": comparison.ceiling(), "base": base, "has_gold": measure == "gold"}
 
 
+def _over(trainings: list[dict | None]) -> dict | None:
+    """The mean of intervals' values with Student's t interval; of a single one, that itself; None where all are."""
+    return (
+        across([one["value"] for one in trainings]).as_dict() if len(trainings) > 1 and trainings[0] else trainings[0]
+    )
+
+
 def _methods_figure(methods: dict, path: Path) -> None:
     """Every training over its KL, with its intervals over prompts, and the line of what is possible."""
     panels = (("score", "Gain in score"), ("gold", "Gain in gold score"))[: 1 + methods["has_gold"]]
-    size = (4.5 * len(panels), 3.6)
+    size = (4.5 * len(panels) + 1.5, 3.4)
     figure, [axes] = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharex=True, squeeze=False)
-    colors = iter(METHODS)
+    colors, baseline_label = iter(METHODS), "best of n"
     for name, method in methods["methods"].items():
-        label, marker, color = (None, "x", GREY) if method["baseline"] else (name, "o", next(colors))
+        label, marker, color = (name, "o", next(colors)) if not method["baseline"] else (baseline_label, "x", GREY)
+        baseline_label = None if method["baseline"] else baseline_label  # one entry for all of them
         kl = np.array([training["kl"]["value"] for training in method["trainings"]])
         for axis, (key, title) in zip(axes, panels, strict=True):
             gains = [training[key] for training in method["trainings"]]
@@ -242,12 +248,14 @@ def _methods_figure(methods: dict, path: Path) -> None:
             bars = (gain - low, high - gain)
             axis.errorbar(kl, gain, bars, fmt=marker, color=color, markersize=5, elinewidth=0.8, label=label)
             if method["baseline"]:
-                axis.annotate(name, (kl[0], gain[0]), (5, -10), textcoords="offset points", color=GREY, fontsize=8)
+                axis.annotate(
+                    name.removeprefix(BEST_OF), (kl[0], gain[0]), (6, -9), textcoords="offset points", color=GREY
+                )
             axis.set_title(title)
             axis.set_xlabel("KL from the base model, nats per response")
     for axis, (key, _) in zip(axes, panels, strict=True):
         _ceiling_line(axis, Ceiling.read(methods["ceiling"]), key)
-    axes[0].legend(frameon=False, loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
     _save(figure, path)
 
 
