@@ -179,7 +179,7 @@ def stranger():
 
 
 @pytest.mark.parametrize("began", [None, 1.0, "x"])
-@pytest.mark.parametrize("state", set(ACTIVE) - {"waiting"})
+@pytest.mark.parametrize("state", [state for state in ACTIVE if state != "waiting"])
 def test_a_process_that_got_the_id_of_a_runs_own_is_neither_taken_for_it_nor_ended(root, stranger, began, state):
     run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
     run.start(10)
