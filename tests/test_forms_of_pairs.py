@@ -21,7 +21,8 @@ from rlhf.data.load import load_preferences, load_prompts, read_preferences
 from rlhf.data.preview import preview, preview_prompts
 from rlhf.data.reader import Table, read
 from rlhf.data.rows import Unusable
-from rlhf.models.loading import load_tokenizer, resolve
+from rlhf.models import resolve
+from rlhf.models.loading import load_tokenizer
 from rlhf.models.prompts import PromptReader, give_chat_template, question_prompt
 from rlhf.reward import gold_margins, label_ceiling
 

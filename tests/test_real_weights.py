@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from huggingface_hub import constants
 from processes import ROOT
 from tokenizers import pre_tokenizers
@@ -20,7 +21,7 @@ from worlds import CHATML
 
 from rlhf.config import BadInput
 from rlhf.config.recipes import read_recipe
-from rlhf.models import load_policy, load_reward_model, loading
+from rlhf.models import load_policy, load_reward_model, revision
 from rlhf.models.generate import generate
 from rlhf.models.prompts import PromptReader, end_ids
 from rlhf.runs.directory import EXAMPLE, RECORD, Run, find_run
@@ -108,9 +109,9 @@ def test_a_gguf_file_is_converted_once(tmp_path, cache, monkeypatch):
     assert [folder.name for folder in cache.iterdir()] == [Path(first.name_or_path).name]
     # Under another name, and without the package, it is the same model.
     shutil.copy(tmp_path / "tiny.gguf", tmp_path / "copy.gguf")
-    monkeypatch.setattr(loading.transformers.utils, "is_gguf_available", lambda: False)
+    monkeypatch.setattr(transformers.utils, "is_gguf_available", lambda: False)
     again, _ = load_policy(str(tmp_path / "copy.gguf"))
-    assert again.name_or_path == first.name_or_path and loading.revision(again) == loading.revision(first)
+    assert again.name_or_path == first.name_or_path and revision(again) == revision(first)
 
 
 @pytest.mark.parametrize("command_line", ["ppo", "reward", "dpo", "compare"])
@@ -147,7 +148,7 @@ def test_what_is_wrong_with_a_gguf_file_is_told_in_one_sentence(tmp_path, cache,
         load_policy(str(file))
     file.write_bytes(b"GGUF")
     with monkeypatch.context() as patch:
-        patch.setattr(loading.transformers.utils, "is_gguf_available", lambda: False)
+        patch.setattr(transformers.utils, "is_gguf_available", lambda: False)
         with pytest.raises(BadInput, match=r"needs the package gguf: run `pip install gguf`\.$"):
             load_policy(str(file))
     tiny_gguf(tmp_path / "whole.gguf")

@@ -1,9 +1,9 @@
-"""Language models: loaded by name (`loading`), read without padding (`packed`), sampled from (`generate`), and given
-prompts as token ids (`prompts`) and scores for their answers (`scoring`).
+"""Language models: found by name (`finding`), loaded (`loading`), read without padding (`packed`), sampled from
+(`generate`), and given prompts as token ids (`prompts`) and scores for their answers (`scoring`).
 """
 
+from rlhf.models.finding import BASE, resolve
 from rlhf.models.loading import (
-    BASE,
     check_policy,
     check_value_model,
     context_size,
@@ -13,7 +13,6 @@ from rlhf.models.loading import (
     lora,
     merged,
     padding_id,
-    resolve,
     revision,
     rewarded_label,
     size_mb,
