@@ -21,7 +21,7 @@ from rlhf.feedback import Store
 from rlhf.feedback.agreement import agreement
 from rlhf.feedback.ask import Asker
 from rlhf.feedback.pairs import joined, judged_by_probe, load_choices
-from rlhf.feedback.probe import ASKING, JUDGING, Probe, features, standardised
+from rlhf.feedback.probe import ASKING, JUDGING, Features, Probe, answer_states, comparable, standardised
 from rlhf.feedback.store import EVERY
 
 
@@ -376,7 +376,7 @@ def test_a_probe_finds_a_taste_that_few_choices_tell_and_knows_where_it_is_in_do
     taste[7] = 1
     answers = torch.randn(400, 50)
     answers[:, 7] = torch.rand(400).lt(0.1)  # what is liked is in one answer of ten
-    (answers,) = standardised(answers)
+    answers = standardised(answers)
     differences, worth = answers[:200] - answers[200:], answers[:, 7]
     preferred = 0.5 + 0.5 * (worth[:200] - worth[200:]).sign()
     assert (preferred != 0.5).sum() < 50
@@ -393,7 +393,7 @@ def test_a_probe_that_judges_does_not_learn_peoples_errors_by_heart():
     for seed in range(4):
         torch.manual_seed(seed)
         spread = torch.logspace(0, -2, 100)  # as of a model's states: a few directions vary most
-        (answers,) = standardised(torch.randn(1200, 100) * spread @ torch.randn(100, 100))
+        answers = standardised(torch.randn(1200, 100) * spread @ torch.randn(100, 100))
         differences = answers[:600] - answers[600:]
         preferred = (differences @ torch.linalg.svd(differences).Vh[0] > 0).float()
         chosen = torch.where(torch.rand(80) < 0.1, 1 - preferred[:80], preferred[:80])
@@ -403,16 +403,46 @@ def test_a_probe_that_judges_does_not_learn_peoples_errors_by_heart():
     assert sum(right[JUDGING]) / 4 > 0.85 and sum(right[JUDGING]) > sum(right[ASKING]) + 4 * 0.03
 
 
+def test_a_taste_for_one_word_is_told_from_the_words_that_happened_to_stand_beside_it():
+    torch.manual_seed(0)
+    words = [set(torch.rand(80).lt(0.12).nonzero()[:, 0].tolist()) for _ in range(320)]  # 80 words, ten in an answer
+    answers = Features(torch.randn(320, 40), [each | {100 + number} for number, each in enumerate(words)])
+    first, second, others = comparable(
+        *(
+            Features(answers.states[part], answers.words[part])
+            for part in (slice(100), slice(100, 200), slice(200, None))
+        )
+    )
+    assert first.shape == (100, 40 + 80)  # a word that only one answer has says nothing of another
+    likes = torch.tensor([float(7 in each) for each in words])
+    preferred = 0.5 + 0.5 * (likes[:100] - likes[100:200])
+    assert 10 < (preferred != 0.5).sum() < 30
+    wrong = (preferred != 0.5).nonzero()[:2, 0]
+    preferred[wrong] = 1 - preferred[wrong]
+
+    def told_apart(weights):
+        margins = (others @ weights)[likes[200:] == 1][:, None] - (others @ weights)[likes[200:] == 0]
+        return (margins.mean() / margins.std()).item()
+
+    differences = first - second
+    assert (
+        told_apart(Probe.fit(differences, preferred, JUDGING).weights)
+        < 3
+        < 4
+        < told_apart(Probe.sparse(differences, preferred, JUDGING))
+    )
+
+
 def test_features_are_those_of_the_answer_alone_in_whatever_batch_it_is_read(base):
     model, tokenizer = base
     rows = [
         tokenizer(text)["input_ids"] for text in ("How?\nLike so.", "How do I do that?\nNo.", "Why?\n" + "So. " * 20)
     ]
     starts = [len(tokenizer(text)["input_ids"]) for text in ("How?\n", "How do I do that?\n", "Why?\n")]
-    together = features(model, rows, starts)
+    together = answer_states(model, rows, starts)
     assert together.shape == (3, 4 * model.config.hidden_size)
     for row, start, mine in zip(rows, starts, together, strict=True):
-        torch.testing.assert_close(features(model, [row], [start])[0], mine, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(answer_states(model, [row], [start])[0], mine, rtol=1e-4, atol=1e-4)
     embedded = model.get_input_embeddings()(torch.tensor(rows[0][starts[0] :]))
     place = model.transformer.wpe(torch.arange(starts[0], len(rows[0])))
     torch.testing.assert_close(
@@ -450,7 +480,7 @@ def test_choices_for_short_answers_are_extended_to_answers_that_nobody_has_judge
         store.choose(pair.id, "a" if len(pair.a) < len(pair.b) else "b", "ann")
     args = RewardArguments(feedback=str(store.path), feedback_only=True, feedback_prompts=64)
     pairs = judged_by_probe(load_choices(store.path), model, tokenizer, args)
-    assert 100 < len(pairs) <= 128
+    assert 50 < len(pairs) <= 300 and len(set(pairs["prompt"])) > 30
     shorter = [
         len(chosen) < len(rejected) for chosen, rejected in zip(pairs["chosen"], pairs["rejected"], strict=True)
     ]

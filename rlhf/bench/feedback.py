@@ -18,7 +18,8 @@ from transformers import set_seed
 
 from rlhf import models
 from rlhf.bench.comparisons import machine, say
-from rlhf.config import EVERYDAY, BenchArguments, FeedbackArguments, RewardArguments
+from rlhf.config import EVERYDAY, BenchArguments, DemoArguments, FeedbackArguments, RewardArguments
+from rlhf.config.pipelines import FROM_CHOICES
 from rlhf.data.load import load_prompts
 from rlhf.everyday import grade
 from rlhf.feedback import Store
@@ -74,10 +75,10 @@ def bench_feedback(args: BenchArguments) -> dict:
                 chosen = count
                 preferences[name][number].append(len(store.preferences()))
                 for learner, prompts_judged in LEARNERS.items():
-                    settings = RewardArguments(
-                        feedback=str(store.path), feedback_only=True, feedback_prompts=prompts_judged, seed=seed
-                    )
-                    right = _accuracy(settings, held_out, Path(folder) / "checkpoints")
+                    learning = {"feedback": str(store.path), "feedback_only": True, **FROM_CHOICES}
+                    demo = DemoArguments(**learning, feedback_prompts=prompts_judged, seed=seed)
+                    checkpoints = Path(folder) / "checkpoints"
+                    right = _accuracy(demo.reward_arguments(checkpoints), held_out, checkpoints)
                     accuracy[name][learner][number].append(right)
         for learner, by_count in accuracy[name].items():
             cells = "".join(f"{accuracies[-1]:>7.2f}" for accuracies in by_count)

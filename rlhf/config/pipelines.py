@@ -143,6 +143,11 @@ class SweepArguments(GoOnSettings, RewardFuncSettings, CeilingSettings, Template
         )
 
 
+FROM_CHOICES = {"num_train_epochs": 3, "reward_batch_size": 8, "reward_learning_rate": 1e-3}
+"""What suits a demo of the embedded model that learns from people's choices alone: of a thousand pairs more and larger
+steps than of nine thousand."""
+
+
 @dataclass
 class DemoArguments(
     GoOnSettings,

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.config import EVERYDAY, FeedbackArguments
 from rlhf.data.load import load_prompts
 from rlhf.everyday import subject_of
-from rlhf.feedback.probe import ASKING, Probe, answer_features, standardised
+from rlhf.feedback.probe import ASKING, Probe, answer_features, comparable
 from rlhf.feedback.store import Choice, Pair, Store
 from rlhf.models import context_size
 from rlhf.models.generate import generate
@@ -182,7 +182,7 @@ class Asker:
         if not answers:
             return []
         asked = [pair.prompt for pair in pairs]
-        first, second, others = standardised(
+        first, second, others = comparable(
             answer_features(self.model, self.reader, asked, [pair.a for pair in pairs]),
             answer_features(self.model, self.reader, asked, [pair.b for pair in pairs]),
             answer_features(self.model, self.reader, *zip(*answers, strict=True)),

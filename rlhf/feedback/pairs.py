@@ -1,6 +1,8 @@
 """People's choices as preference pairs for a reward model to learn from."""
 
 import copy
+import itertools
+import random
 from dataclasses import dataclass
 
 import torch
@@ -12,14 +14,15 @@ from rlhf.data.load import hold_out, pairs_of
 from rlhf.data.rows import Unusable, check_same_kind
 from rlhf.feedback.agreement import Agreement, agreement
 from rlhf.feedback.ask import Asker, answers_to
-from rlhf.feedback.probe import JUDGING, Probe, answer_features, standardised
+from rlhf.feedback.probe import JUDGING, Probe, answer_features, comparable
 from rlhf.feedback.store import FEWEST, HELD_OUT, Store
 from rlhf.models.prompts import PromptReader, readable
 
 
 ANSWERS = 4
-"""Sampled to each prompt, for the probe to judge in two pairs: the best with the worst, and the two between."""
-
+"""Sampled to each prompt, for the probe to judge."""
+MOST_JUDGED = 1_000
+"""Pairs of these that the reward model learns from."""
 PROBED = 1_000
 """Preferences, and ties, that the probe learns from at most; so many are enough without it."""
 
@@ -86,7 +89,7 @@ def judged_by_probe(
         model: the language model that answers, to `args.feedback_prompts` prompts.
 
     Raises:
-        BadInput: the prompts cannot be read, or no answer to them ends.
+        BadInput: the prompts cannot be read, or no two answers to one of them differ and end.
     """
     names = ("dataset_name", "prompt_column", "chosen_column", "rejected_column", "as_conversations", "seed")
     same = {name: getattr(args, name) for name in (*names, "chat_template_kwargs")}
@@ -100,14 +103,14 @@ def judged_by_probe(
     preferred = choices.train.select(range(min(PROBED, len(choices.train))))
     judged = preferred if choices.ties is None else concatenate_datasets([preferred, choices.ties])
     answers = [(prompt.raw, text) for prompt, texts in zip(prompts, sampled, strict=True) for text in texts]
-    if not answers:
+    if not any(len(set(texts)) > 1 for texts in sampled):
         raise BadInput(
-            f"{args.model_name_or_path} gives no answers that end; set feedback_prompts to 0, to learn from the "
-            "choices themselves only.",
+            f"{args.model_name_or_path} gives no two different answers that end; set feedback_prompts to 0, to learn "
+            "from the choices themselves only.",
             field="feedback_prompts",
         )
     reader = PromptReader(asker.reader.tokenizer, None, args.chat_template_kwargs)
-    chosen, rejected, others = standardised(
+    chosen, rejected, others = comparable(
         answer_features(model, reader, judged["prompt"], judged["chosen"]),
         answer_features(model, reader, judged["prompt"], judged["rejected"]),
         answer_features(model, reader, *zip(*answers, strict=True)),
@@ -116,14 +119,19 @@ def judged_by_probe(
     # 2. The probe learns from the judged pairs, in which a tie is half a preference.
     shares = torch.ones(len(judged))
     shares[len(preferred) :] = 0.5
-    worth = others @ Probe.fit(chosen - rejected, shares, JUDGING).weights
+    worth = others @ Probe.sparse(chosen - rejected, shares, JUDGING)
 
-    # 3. It judges two pairs of each prompt's answers.
+    # 3. It judges the answers to each prompt. What hardly differs in its eyes says nothing: for most pairs of answers
+    # that is so where a taste is rare.
     pairs, start = [], 0
     for prompt, texts in zip(prompts, sampled, strict=True):
         ranked = sorted(range(len(texts)), key=lambda row: worth[start + row].item())
-        for low, high in zip(ranked[: len(texts) // 2], reversed(ranked), strict=False):
+        for low, high in itertools.combinations(ranked, 2):
+            margin = (worth[start + high] - worth[start + low]).item()
             if texts[low] != texts[high]:
-                pairs.append({"prompt": prompt.raw, "chosen": texts[high], "rejected": texts[low]})
+                pairs.append((margin, {"prompt": prompt.raw, "chosen": texts[high], "rejected": texts[low]}))
         start += len(texts)
+    plain = torch.tensor([margin for margin, _ in pairs]).quantile(0.98) / 2
+    pairs = [pair for margin, pair in pairs if margin > plain]
+    pairs = random.Random(args.seed).sample(pairs, min(MOST_JUDGED, len(pairs)))
     return pairs_of(pairs, "answers")

@@ -1,13 +1,17 @@
-"""What choices say about answers that nobody has judged: Bayesian logistic regression on a frozen model's states.
+"""What choices say about answers that nobody has judged: Bayesian logistic regression on the answers' words and on a
+frozen model's states.
 
 Fine-tuned on a hundred choices, a reward model does not find a taste that shows in one answer of fifteen: it has seen
-seven preferences. A linear model of the base's states, averaged over the answer, finds it, also because a tie teaches
-it which differences do not matter. So it judges a thousand pairs, and the reward model learns from these as well.
+seven preferences. A linear model finds it, also because a tie teaches it which differences do not matter; the base's
+states, averaged over the answer, tell it what an answer is like, and the words what it names. So it judges a thousand
+pairs, and the reward model learns from these as well.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from transformers import PreTrainedModel
@@ -15,7 +19,7 @@ from transformers import PreTrainedModel
 from rlhf.models.prompts import PromptReader, TemplateRefused
 
 
-JUDGING, ASKING = 1.0, 0.01
+JUDGING, ASKING = 3.0, 0.01
 """Precision of the weights' prior, where the features have a mean square of one divided by their number. To judge, a
 firm one: people err, and of more features than choices a vague one would learn every error by heart. To find out what
 to ask, a vague one, which doubts what nobody has judged."""
@@ -24,8 +28,21 @@ STEPS = 12
 ROWS_AT_ONCE = 64
 
 
+@dataclass
+class Features:
+    """What is known of n answers."""
+
+    states: torch.Tensor
+    """What the model makes of them (n, 4 * hidden size), see `answer_states`."""
+    words: list[set[int]]
+    """The tokens that each one has."""
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+
 @torch.no_grad()
-def features(model: PreTrainedModel, rows: Sequence[list[int]], prompt_lengths: Sequence[int]) -> torch.Tensor:
+def answer_states(model: PreTrainedModel, rows: Sequence[list[int]], prompt_lengths: Sequence[int]) -> torch.Tensor:
     """States of a language model, or of its trunk, that reads a prompt and its answer (n, 4 * hidden size).
 
     They are: the last layer at the last token, its mean over the answer, that of the layer in the middle, and the sum
@@ -64,8 +81,8 @@ def answer_features(
     reader: PromptReader,
     prompts: Sequence[str | list[dict]],
     answers: Sequence[str | list[dict]],
-) -> torch.Tensor:
-    """`features` of answers to prompts (n, 4 * hidden size); zeros where a chat template refuses to write one.
+) -> Features:
+    """Features of answers to prompts; zeros and no words where a chat template refuses to write one.
 
     Raises:
         TemplateRefused: it refuses all.
@@ -76,20 +93,38 @@ def answer_features(
         for prompt, answer in sides
     ]
     read = reader.pairs(prompts, messages)
-    kept = [row for row, pair in enumerate(read) if not isinstance(pair, TemplateRefused)]
+    kept = {row: pair for row, pair in enumerate(read) if not isinstance(pair, TemplateRefused)}
     if not kept:
         raise read[0]
-    found = features(model, [read[row].ids for row in kept], [len(read[row].prompt_ids) for row in kept])
-    everything = torch.zeros(len(read), found.shape[1])
-    everything[kept] = found
-    return everything
+    rows, lengths = [pair.ids for pair in kept.values()], [len(pair.prompt_ids) for pair in kept.values()]
+    found = answer_states(model, rows, lengths)
+    features = Features(torch.zeros(len(read), found.shape[1]), [set() for _ in read])
+    features.states[list(kept)] = found
+    for row, ids, length in zip(kept, rows, lengths, strict=True):
+        features.words[row] = set(ids[length:])
+    return features
 
 
-def standardised(*groups: torch.Tensor) -> list[torch.Tensor]:
-    """Features (n, d) of several groups of answers with the mean and the spread of all, divided by sqrt(d)."""
-    together = torch.cat(groups)
-    mean, spread = together.mean(0), together.std(0) + 1e-6
-    return [(group - mean) / spread / math.sqrt(together.shape[1]) for group in groups]
+def standardised(values: torch.Tensor) -> torch.Tensor:
+    """Features (n, d) with a mean of zero and a mean square of 1 / d."""
+    return (values - values.mean(0)) / (values.std(0) + 1e-6) / math.sqrt(values.shape[1])
+
+
+def comparable(*groups: Features) -> list[torch.Tensor]:
+    """The features of several groups of answers on one scale (n, d), half states and half words.
+
+    A word is one that at least two answers have; the more often some have it and some have not, the more it weighs.
+    """
+    words = list(chain.from_iterable(group.words for group in groups))
+    counts = Counter(chain.from_iterable(words))
+    column = {word: number for number, word in enumerate(word for word in counts if counts[word] > 1)}
+    has = torch.zeros(len(words), len(column))
+    for row, its_words in enumerate(words):
+        has[row, [column[word] for word in its_words if word in column]] = 1
+    has -= has.mean(0)
+    has /= has.square().sum(1).mean().sqrt() + 1e-6
+    together = torch.cat([standardised(torch.cat([group.states for group in groups])), has], dim=1)
+    return list(together.split([len(group) for group in groups]))
 
 
 @dataclass
@@ -124,6 +159,19 @@ class Probe:
             precision = along.T @ (along * weight[:, None]) + prior * torch.eye(len(weights))
             weights = weights - torch.linalg.solve(precision, gradient)
         return cls(learned @ weights, prior, learned, torch.linalg.cholesky(precision))
+
+    @classmethod
+    def sparse(cls, differences: torch.Tensor, preferred: torch.Tensor, prior: float) -> torch.Tensor:
+        """Weights (d,) of a taste that is about few things: most are small. The arguments are those of `fit`.
+
+        A second fit gives each weight the more room the larger it was in the first; many of these would end at the
+        mode of a Laplace prior, the lasso (iteratively reweighted least squares). Where a taste is about one word,
+        the other words of what was chosen no longer count; where it is not, little is lost by one such step.
+        """
+        first = cls.fit(differences, preferred, prior).weights.abs()
+        room = first.sqrt()
+        room *= differences.norm() / (differences * room).norm()
+        return room * cls.fit(differences * room, preferred, prior).weights
 
     def doubt(self, differences: torch.Tensor) -> torch.Tensor:
         """Standard deviation of these pairs' margins (n,): how little is known about which answer is better."""
