@@ -171,15 +171,18 @@ def _wire(
     def begun(kept: dict, visitor: str, event: gr.EventData) -> dict:
         return choose(event.run, kept, visitor)
 
+    def started(start: dict, kept: dict, visitor: str) -> dict:
+        return {**choose(start["run"], kept, visitor), train.note: {"text": start.get("said", "")}}
+
     shown = [origin, *train.outputs, *chat.outputs, *feedback.outputs, *scores.outputs]
     browser = [chat.kept, train.visitor]
-    follow = {"fn": show, "inputs": [picker, *browser], "outputs": shown, **QUICK}
     demo.load(open_page, browser, [picker, train.visitor, *shown], **QUICK)
-    picker.input(**follow)
+    picker.input(show, [picker, *browser], shown, **QUICK)
     picker.focus(lambda: gr.Dropdown(choices=run_choices()), None, picker, **QUICK)
     train.wire(picker)
-    train.started.change(**follow)
-    scores.form.started.change(**follow)
+    # Not by the picker: a page that is still loading has no such run in its list.
+    for start in (train.started, scores.form.started):
+        start.change(started, [start, *browser], [picker, *shown], **QUICK)
     feedback.ballot.started(begun, browser, [picker, *shown], **QUICK)
     # When the run has ended, its label changes, its scores appear and its model can be talked to.
     train.live.ended(choose, [picker, *browser], [picker, *shown], **QUICK)

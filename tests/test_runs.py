@@ -425,6 +425,26 @@ def test_a_process_that_ended_is_explained_by_how_and_not_by_its_progress_bar(ro
     assert message in jobs.why_it_ended(code, run) and "%|" not in jobs.why_it_ended(code, run)
 
 
+GONE_ON_WITH = {
+    "checkpoints/checkpoint-4/MANIFEST.json": "No model was saved; the curves and the checkpoint of step 4 are kept.",
+    "model/config.json": "Saved: the PPO model as of step 0 of 10.",
+    ".answered.json": "The answers of the models that were done are kept.",
+}
+
+
+@pytest.mark.parametrize("kept", GONE_ON_WITH)
+def test_a_run_whose_process_is_gone_names_resume_where_there_is_something_to_go_on_from(root, kept):
+    run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
+    run.start(10)
+    gone = {**run.status(), "pid": 2**22, "updated": 0}
+    for expected in ("There was nothing to save yet.", f"{GONE_ON_WITH[kept]} Resume goes on from there."):
+        write_json(run.path / "status.json", gone)
+        assert jobs.why_it_ended(-9, run).endswith(f"smaller model. {expected}")
+        assert jobs.active_run() is None and run.status()["message"].endswith(expected)
+        (run.path / kept).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / kept).touch()
+
+
 WORK = {"stopping": "import time; end = time.time() + 4\nwhile time.time() < end: pass", "interrupted": "input()"}
 
 

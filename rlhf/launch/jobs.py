@@ -291,7 +291,7 @@ def _wait(process: subprocess.Popen, run: Run) -> None:
     if run.status().get("state") not in ACTIVE:
         return
     if run.stop_requested():
-        run.finish("stopped", f"Stopped. {run.saved()}")
+        run.finish("stopped", f"Stopped. {_kept(run)}")
     else:
         run.finish("failed", why_it_ended(process.returncode, run))
 
@@ -320,6 +320,11 @@ def _train_in_call(path: str, work: str) -> None:
     _wait(worker, run)
 
 
+def _kept(run: Run) -> str:
+    """What there is of a run whose process is gone, and whether it can be gone on with."""
+    return f"{run.saved()} Resume goes on from there." if run.can_go_on() else run.saved()
+
+
 _PROGRESS = re.compile(r"\d+%\||\d(it|steps?|updates?|responses?)?/s\b|\| \d+/\d+ \[")
 """What a progress bar looks like, which is the last thing that many processes print."""
 
@@ -330,7 +335,7 @@ def why_it_ended(code: int, run: Run) -> str:
         signal = f"signal {-code if code < 0 else 9}" if code < 256 else f"code {code:#x}"
         return (
             f"The process was ended by the system ({signal}), most often for lack of memory: lower the batch size or "
-            f"the response length, or take a smaller model. {run.saved()}"
+            f"the response length, or take a smaller model. {_kept(run)}"
         )
     log = run.path / "train.log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
@@ -351,7 +356,7 @@ def active_run() -> Run | None:
             found = found or run
         elif not 0 <= time.time() - status.get("updated", 0) < 2:  # one that is being started has no process yet
             why = "Its process is gone: it was ended from outside, or the computer was restarted."
-            run.finish("interrupted", f"{why} {run.saved()}")
+            run.finish("interrupted", f"{why} {_kept(run)}")
     return found
 
 
@@ -405,7 +410,7 @@ def _end_if_stuck(run: Run) -> None:
         now_spent, now_written = _work(run)
         if now_spent - spent < IDLE * GRACE_SECONDS and now_written == written:
             _kill(run)
-            run.finish("interrupted", f"It did nothing for {GRACE_SECONDS:.0f} s and was ended. {run.saved()}")
+            run.finish("interrupted", f"It did nothing for {GRACE_SECONDS:.0f} s and was ended. {_kept(run)}")
 
 
 def _work(run: Run) -> tuple[float, float]:

@@ -52,6 +52,8 @@ RECORD = ASSETS / "example-smollm2"
 """Another, of a model that is too large to ship: its curves, samples and scores, without weights."""
 WHOLE_CHECKPOINTS = "checkpoints/checkpoint-*/MANIFEST.json"
 """Pattern of the file that a checkpoint has once it is whole."""
+ANSWERED = ".answered.json"
+"""File of a comparison under way: the models whose answers are all in `scores.csv`, which a killed one is spared."""
 VOLUME = Path("/data")
 """Where a Space has its persistent disk, if it has one."""
 LOGS = ("metrics.jsonl", "samples.jsonl")
@@ -399,8 +401,14 @@ class Run:
         steps = [int(file.parent.name.split("-")[1]) for file in whole]
         if steps:
             return f"No model was saved; the curves and the checkpoint of step {max(steps):,} are kept."
+        if any(self.path.rglob(ANSWERED)):
+            return "The answers of the models that were done are kept."
         logged = any((stage.path / "metrics.jsonl").exists() for stage in self.trainings().values())
         return "No model was saved; the curves are kept." if logged else "There was nothing to save yet."
+
+    def can_go_on(self) -> bool:
+        """Whether there is something in it to go on from: a checkpoint, a stage that is done, or answers."""
+        return any(any(self.path.rglob(pattern)) for pattern in (WHOLE_CHECKPOINTS, "model/config.json", ANSWERED))
 
     def request_stop(self) -> None:
         """Ask the process to save and end after the step it is in."""

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from rlhf.config import EVERYDAY, BadInput
 from rlhf.kinds import KINDS
-from rlhf.launch.jobs import UnderWay
+from rlhf.launch.jobs import TWICE_SECONDS, UnderWay
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import ACTIVE, Run, find_run, list_runs
 
@@ -104,6 +104,14 @@ def is_comparison(run: Run) -> bool:
     """Whether the run's result is a comparison: its progress is shown where the scores will be."""
     kind = KINDS.get(run.status().get("kind"))
     return kind is not None and kind.compares
+
+
+def already_started(run: Run, asked: float) -> str:
+    """What is said of a run that was there when it was asked for, at that time; empty for a new one."""
+    if run.status().get("created", asked) >= asked:
+        return ""
+    within = f"{TWICE_SECONDS:.0f} seconds"
+    return f"This run was started a moment ago. The same again within {within} counts as a double click."
 
 
 def empty_state(text: str) -> str:

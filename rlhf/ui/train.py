@@ -20,12 +20,12 @@ from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
 from rlhf.ui import (
     FOREIGN,
     QUICK,
+    already_started,
     example_id,
     is_active,
     is_example,
     note,
     remarks,
-    run_choices,
     run_label,
     shown_run,
 )
@@ -239,7 +239,7 @@ class TrainTab:
         )
 
     def wire(self, picker: gr.Dropdown) -> None:
-        """Connect the buttons; `started` changes when a run has been started, which the page must then show."""
+        """Connect the buttons; `started` changes with each run that has been started, to be shown."""
         self.stop.click(_stop, [picker, self.visitor], [self.stop, self.note], **QUICK)
         knobs = {knob for form in self.forms.values() for knob in form.knobs.values()}
         self.start.click(
@@ -254,13 +254,13 @@ class TrainTab:
                 *knobs,
                 *self.rewards.components(),
             },
-            [picker, self.note, self.started],
+            [self.note, self.started],
             **IN_TURN,
         )
-        self.resume.click(_resume, [picker, self.visitor], [picker, self.note, self.started], **IN_TURN)
+        self.resume.click(_resume, [picker, self.visitor], [self.note, self.started], **IN_TURN)
 
     def _start(self, values: dict[Component, object]) -> tuple:
-        kind = values[self.mode]
+        kind, began = values[self.mode], time.time()
         try:
             settings = self.forms[kind].entered(values)
             if kind == "demo":  # the recipe may say more than the form shows
@@ -276,8 +276,8 @@ class TrainTab:
             where = f"{kind}-{error.field}" if error.field in form.knobs else error.field
             told_there = {knob.elem_id for knob in (*form.knobs.values(), *self.rewards.components())}
             told = {"text": error.with_labels(form.labels), "field": where if where in told_there else None}
-            return gr.skip(), _told(error) | told, gr.skip()
-        return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
+            return _told(error) | told, gr.skip()
+        return "", {"run": run.id, "at": time.time(), "said": already_started(run, began)}
 
     def _expect(self, values: dict[Component, object]) -> str:
         """How long the run takes that Start would start, as HTML."""
@@ -419,8 +419,8 @@ def _resume(run_id: str | None, visitor: str) -> tuple:
             raise BadInput("This run is not there any more; choose another.")
         jobs.resume(run, visitor)
     except BadInput as error:
-        return gr.skip(), _told(error), gr.skip()
-    return gr.Dropdown(choices=run_choices(), value=run.id), "", (run.id, time.time())
+        return _told(error), gr.skip()
+    return "", {"run": run.id, "at": time.time()}
 
 
 def _told(error: BadInput) -> dict:
