@@ -27,7 +27,7 @@ from rlhf.config import BadInput
 from rlhf.launch import jobs, limits
 from rlhf.runs import directory as runs
 from rlhf.runs.disk import ask_for, trouble
-from rlhf.ui import FOREIGN, QUICK, describe, empty_state, example_id, run_choices
+from rlhf.ui import FOREIGN, QUICK, describe, empty_state, example_id, note, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.api import add_endpoints
 from rlhf.ui.chat import ChatTab
@@ -172,7 +172,8 @@ def _wire(
         return choose(event.run, kept, visitor)
 
     def started(start: dict, kept: dict, visitor: str) -> dict:
-        return {**choose(start["run"], kept, visitor), train.note: {"text": start.get("said", "")}}
+        said = {train.note: {"text": start.get("said", "")}, train.own_run.said: note(start.get("saved", ""))}
+        return {**choose(start["run"], kept, visitor), **said}
 
     shown = [origin, *train.outputs, *chat.outputs, *feedback.outputs, *scores.outputs]
     browser = [chat.kept, train.visitor]
@@ -185,7 +186,8 @@ def _wire(
         start.change(started, [start, *browser], [picker, *shown], **QUICK)
     feedback.ballot.started(begun, browser, [picker, *shown], **QUICK)
     # When the run has ended, its label changes, its scores appear and its model can be talked to.
-    train.live.ended(choose, [picker, *browser], [picker, *shown], **QUICK)
+    typed = dict.fromkeys((train.own_run.name, train.own_run.text), gr.skip())  # somebody may be at it
+    train.live.ended(lambda *given: {**choose(*given), **typed}, [picker, *browser], [picker, *shown], **QUICK)
     for tab in (chat, scores):
         tab.example.click(lambda *browser: choose(example_id(), *browser), browser, [picker, *shown], **QUICK)
     chat.wire(picker, train.visitor)

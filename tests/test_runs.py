@@ -54,7 +54,7 @@ def test_tail_never_sees_half_a_line(tmp_path):
 @pytest.mark.parametrize("damage", ["[1]", '{"created": "x", "kind": 7}', '"text"', "{", "\xff", "[" * 100_000])
 def test_a_damaged_run_hides_no_other(root, damage):
     whole = Run.create(root / "ppo-20260101-000000-0001", "ppo", {})
-    for name in ("status.json", "config.json", "summary.json"):
+    for name in ("status.json", "config.json", "summary.json", "about.json"):
         broken = Run.create(root / f"ppo-20260101-000000-{len(list(root.iterdir())) + 1:04}", "ppo", {})
         (broken.path / name).write_text(damage, encoding="latin-1")
     whole.log({"step": 1})
@@ -394,7 +394,7 @@ def test_only_a_run_that_ended_early_is_resumed_by_who_started_it_and_by_its_own
     other = Run.create(root / "ppo-20260101-000000-0001", "ppo", {})
     other.start(10)
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
-    with pytest.raises(BadInput, match="Only the browser that started this run can stop it or resume it"):
+    with pytest.raises(BadInput, match="Only the browser that started this run can stop, resume, rename or delete it"):
         jobs.resume(run, "bob")
     assert begun == [] and run.stop_requested()
     jobs.resume(run, "ann")

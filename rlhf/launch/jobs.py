@@ -28,8 +28,20 @@ from rlhf.config import UPLOADED, BadInput, Settings
 from rlhf.feedback import Store
 from rlhf.kinds import KINDS
 from rlhf.launch import limits
-from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
+from rlhf.runs.directory import (
+    ACTIVE,
+    EXAMPLE,
+    RECORD,
+    Run,
+    clear_deleted,
+    list_runs,
+    make_room,
+    new_run_path,
+    size,
+    write_json,
+)
 from rlhf.runs.disk import told
+from rlhf.words import number
 
 
 CHOICES = "choices"
@@ -362,6 +374,7 @@ def active_run() -> Run | None:
 
 def watch() -> None:
     """Find runs whose process has ended without a word, and begin the next, also while nobody looks at the page."""
+    clear_deleted()
     while True:
         with suppress(OSError):  # a full disk, for one
             advance()
@@ -435,3 +448,66 @@ def _kill(run: Run) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(processes, timeout=5)
+
+
+# What is done to a run that has ended --------------------------------------------------------------------------------
+
+
+@told()
+def annotate(run: Run, name: str, note: str, visitor: str = "") -> None:
+    """Give a run a name and a note, see `Run.annotate`.
+
+    Raises:
+        BadInput: they are too long, the run is shipped, or on a shared page another visitor started it.
+    """
+    _check_own(run, visitor)
+    run.annotate(name, note)
+
+
+def what_is_lost(run: Run, visitor: str = "") -> str:
+    """What there will be no more once a run is deleted, in a sentence to be asked before.
+
+    Raises:
+        BadInput: it cannot be deleted: it is shipped, has not ended, another run needs it, or on a shared page another
+            visitor started it.
+    """
+    _check_own(run, visitor)
+    state, title = run.status().get("state"), run.title()
+    if state == "waiting":
+        raise BadInput(f"{title} waits for its turn; Stop takes it out of the queue.")
+    if state in ACTIVE:
+        raise BadInput(f"{title} is under way; stop it first.")
+    if needing := [other.title() for other in list_runs() if _needs(other, run)]:
+        more = f" and {len(needing) - 1} more" if needing[1:] else ""
+        raise BadInput(f"{needing[0]}{more} cannot do without a model of this run; delete that first.")
+    return f"{title} with its models, curves and answers ({run.id}, {number(size(run.path) / 1e6, 1)} MB)"
+
+
+@told()
+def delete(run: Run, visitor: str = "") -> None:
+    """Delete a run for good.
+
+    Raises:
+        BadInput: as `what_is_lost`, or its files cannot be deleted.
+    """
+    with _launching:  # it may be about to be gone on with
+        what_is_lost(run, visitor)
+        run.delete()
+
+
+def _check_own(run: Run, visitor: str) -> None:
+    if run.path in (EXAMPLE, RECORD):
+        raise BadInput("The example runs stay as they are.")
+    limits.check_owner(run.status(), visitor)
+
+
+def _needs(other: Run, run: Run) -> bool:
+    """Whether another run's settings name something of this one; a comparison that is finished needs it no more."""
+    settings = other.config()
+    if other.path == run.path or (settings.get("kind"), other.status().get("state")) == ("compare", "finished"):
+        return False
+    entries = [entry for value in settings.values() for entry in (value if isinstance(value, list) else [value])]
+    # A comparison names its models as NAME=PATH.
+    named = (entry.rpartition("=")[2] for entry in entries if isinstance(entry, str) and entry.isprintable())
+    folder = run.path.resolve()
+    return any(Path(path).resolve().is_relative_to(folder) for path in named)

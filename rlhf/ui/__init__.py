@@ -1,6 +1,7 @@
 """The page: one file per tab, the live view, and what the tabs share. It reads run directories and trains nothing."""
 
 import functools
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ Gradio's queue answers over a stream that it closes when nothing waits: over a s
 another ends was never answered."""
 
 
+NOTE_IN_LIST = 40
+"""Characters of a run's note beside its name in a list."""
 FOREIGN = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 """What is raised by requests that no page of this program sends, and by files that no run of it has written."""
 
@@ -61,11 +64,13 @@ def run_choices() -> list[tuple[str, str]]:
 
 
 def run_label(run: Run) -> str:
-    """Kind, time and state of a run in a few words."""
+    """Name, kind, time and state of a run in a few words, and how its note begins."""
     # The list is not redrawn at each change of state, so it says what stays true until the end.
     state = "under way" if is_active(run) else run.status().get("state", "unreadable")
-    name = "" if runs.has_own_id(run.id) or is_example(run) else f"{run.id} · "
-    return f"{name}{run.title()} · {state}"
+    about = run.about()
+    name = "" if runs.has_own_id(run.id) or is_example(run) or about.get("name") else f"{run.id} · "
+    words = textwrap.shorten(about.get("note", ""), NOTE_IN_LIST, placeholder=" …")
+    return " · ".join(filter(None, [f"{name}{run.title()}", state, words]))
 
 
 def describe(run_id: str | None) -> str:

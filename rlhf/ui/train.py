@@ -32,6 +32,7 @@ from rlhf.ui import (
 from rlhf.ui.expect import expectation, preset
 from rlhf.ui.lessons import IN_OTHER_WORDS, LESSONS, lesson
 from rlhf.ui.live import live_run
+from rlhf.ui.own_run import OwnRun, noted
 from rlhf.ui.rewards_form import NO_MODEL, RewardsForm
 from rlhf.ui.scripts import HEAD, script
 from rlhf.ui.upload import OwnData
@@ -153,7 +154,9 @@ class TrainTab:
                 self._form()
             with gr.Column(scale=1, min_width=320, elem_classes="view"):
                 shown = gr.HTML(elem_id="rewards-shown", apply_default_css=False)
+                self.noted = gr.HTML(apply_default_css=False)
                 self.live = live_run(value=None, elem_id="live")
+                self.own_run = OwnRun()
         self.rewards.preview(self.forms["ppo"].knobs, self.reward_run, shown)
         self.reward_run.input(
             lambda chosen: gr.skip() if chosen else gr.Accordion(open=True),  # without a reward model, rewards are due
@@ -164,7 +167,8 @@ class TrainTab:
         self.started = gr.State(None)
         # A secret of this browser, by which it may stop what it has started, also after the page was reloaded.
         self.visitor = gr.BrowserState("", storage_key="rlhf-lab", secret="visitor")
-        self.outputs = [self.live, self.stop, self.resume, self.reward_run, self.note]
+        self.outputs = [self.live, self.stop, self.resume, self.reward_run, self.note, self.noted]
+        self.outputs += self.own_run.outputs
 
     def _form(self) -> None:
         modes = [(KINDS[kind].choice, kind) for kind in startable()]
@@ -239,7 +243,7 @@ class TrainTab:
         )
 
     def wire(self, picker: gr.Dropdown) -> None:
-        """Connect the buttons; `started` changes with each run that has been started, to be shown."""
+        """Connect the buttons; `started` changes with each run that is to be shown anew."""
         self.stop.click(_stop, [picker, self.visitor], [self.stop, self.note], **QUICK)
         knobs = {knob for form in self.forms.values() for knob in form.knobs.values()}
         self.start.click(
@@ -258,6 +262,7 @@ class TrainTab:
             **IN_TURN,
         )
         self.resume.click(_resume, [picker, self.visitor], [self.note, self.started], **IN_TURN)
+        self.own_run.wire(picker, self.visitor, self.started)
 
     def _start(self, values: dict[Component, object]) -> tuple:
         kind, began = values[self.mode], time.time()
@@ -290,6 +295,8 @@ class TrainTab:
         active, ended_early = is_active(run), run is not None and jobs.resumable(run)
         return {
             self.live: run_id,
+            self.noted: noted(run),
+            **self.own_run.show(run),
             self.note: "",  # what it said was about another run, or about what has been mended
             self.stop: gr.Button(interactive=active, visible=not ended_early),
             self.resume: gr.Button(visible=ended_early),
