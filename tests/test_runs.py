@@ -23,6 +23,7 @@ from rlhf.launch import jobs, limits
 from rlhf.launch.start import start_run
 from rlhf.runs import checkpoint
 from rlhf.runs.directory import ACTIVE, EXAMPLE, Run, find_run, list_runs, read_json, write_json
+from rlhf.runs.history import rows_of, unreadable
 from rlhf.ui import refusal, run_choices, scores, train, voices
 from rlhf.write.export import as_command
 
@@ -49,6 +50,23 @@ def test_tail_never_sees_half_a_line(tmp_path):
     path.write_bytes(before + whole)
     lines, end = run.tail("metrics.jsonl", offset)
     assert lines[0]["step"] == 2 and end == len(before + whole)
+
+
+def test_a_log_that_was_cut_and_written_on_is_read_anew(tmp_path):
+    """As a run that goes on from a checkpoint does, also where it is longer by the time somebody looks."""
+    run = Run.create(tmp_path / "run", "ppo", {})
+    run.log({"step": 1})
+    kept = run.log_sizes()
+    for step in (2, 3):
+        run.log({"step": step})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"torn\n')
+    assert [row["step"] for row in rows_of(run)] == [1, 2, 3]
+    assert unreadable(run) == ["1 line of metrics.jsonl"]
+    run._cut(kept)
+    for step in (2, 3, 4, 5):
+        run.log({"step": step})
+    assert [row["step"] for row in rows_of(run)] == [1, 2, 3, 4, 5] and unreadable(run) == []
 
 
 @pytest.mark.parametrize("damage", ["[1]", '{"created": "x", "kind": 7}', '"text"', "{", "\xff", "[" * 100_000])

@@ -370,22 +370,6 @@ class Run:
                 rows.append(_LINES[name].validate_json(line))
         return rows, offset + len(whole)
 
-    def unreadable(self) -> list[str]:
-        """What of it could not be read, in words."""
-        told = []
-        for run in (self, *(stage for stage in self.stages().values() if stage.path != self.path)):
-            inside = "" if run is self else f"{run.id}/"
-            read = {"status.json": run.status, "config.json": run.config, "summary.json": run.summary}
-            read["about.json"] = run.about
-            told += [inside + name for name, content in read.items() if (run.path / name).exists() and not content()]
-            for name in _LINES:
-                path = run.path / name
-                if path.exists() and not path.is_file():
-                    told.append(inside + name)
-                elif path.exists() and (lost := path.read_bytes().count(b"\n") - len(run.tail(name)[0])):
-                    told.append(f"{lost:,} {'line' if lost == 1 else 'lines'} of {inside}{name}")
-        return told
-
     def metrics(self) -> list[dict]:
         """All logged lines."""
         return self.tail("metrics.jsonl")[0]

@@ -15,6 +15,7 @@ from rlhf.kinds import KINDS
 from rlhf.launch.jobs import TWICE_SECONDS, UnderWay
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import ACTIVE, Run, find_run, list_runs
+from rlhf.runs.history import unreadable
 
 
 QUICK = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
@@ -87,7 +88,7 @@ def describe(run_id: str | None) -> str:
     if simulated and not config.get("feedback_only"):
         people.append("preferences of simulated people" if is_example(run) else "simulated people")
     name = "Example run" if is_example(run) else escape(run.id)
-    lost = run.unreadable()
+    lost = unreadable(run)
     damaged = f"could not be read: {escape(', '.join(lost))}" if lost else ""
     return ", ".join(filter(None, [name, f"seed {seed}", *people, damaged]))
 

@@ -13,8 +13,8 @@ from rlhf.config import BadInput
 from rlhf.launch import jobs
 from rlhf.launch.start import FILLED_IN, start_comparison, start_run
 from rlhf.runs.directory import Run, find_run
+from rlhf.runs.history import rows_of
 from rlhf.ui import run_choices, run_label, voices
-from rlhf.ui.live import rows_of
 from rlhf.ui.scores import missing
 
 

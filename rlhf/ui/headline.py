@@ -46,10 +46,13 @@ def warning(status: dict, rows: list[dict]) -> str:
     """
     read = (metrics.SCORE, metrics.SCORE_STD, metrics.OBJECTIVE_SCORE, metrics.KL_PENALTY)
     read += (metrics.MEAN_LENGTH, metrics.CLIPPED_RATIO)
-    updates = [row for row in rows if all(row.get(name) is not None for name in read)]
-    if not updates or status.get("state") in ENDED_BADLY:
+    first, last = (
+        next((row for row in way if all(row.get(name) is not None for name in read)), None)
+        for way in (rows, reversed(rows))
+    )
+    if first is None or status.get("state") in ENDED_BADLY:
         return ""
-    signs, kind = warning_signs(updates[-1], updates[0]), KINDS.get(str(status.get("kind")))
+    signs, kind = warning_signs(last, first), KINDS.get(str(status.get("kind")))
     told = f"{next(iter(signs.values()))} {WHAT_TO_DO}" if signs else ""
     return BadInput(told).with_labels(kind.front if kind else {})
 
