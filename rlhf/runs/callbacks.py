@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState, TrainerCallback, Trai
 
 from rlhf import metrics, ranks
 from rlhf.config import Diverged
+from rlhf.runs.checkpoint import with_room
 from rlhf.runs.directory import Run, read_json
 from rlhf.runs.disk import ask_for
 from rlhf.runs.finite import check_weights
@@ -144,7 +145,7 @@ class RunCallback(TrainerCallback, ExportableState):
         if ranks.any_rank(time.monotonic() - self.saved > seconds):
             control.should_save = True
         if control.should_save:
-            ask_for(3 * _bytes(p for p in model.parameters() if p.requires_grad), self.run.path)  # with Adam's moments
+            self._ask_for(3 * _bytes(p for p in model.parameters() if p.requires_grad))  # with Adam's moments
 
     def on_save(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Note the time."""
@@ -169,7 +170,11 @@ class RunCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Close the progress bar, and ask for the room that the model takes."""
         self.bar.close()
-        ask_for(_bytes(model.parameters()), self.run.path)
+        self._ask_for(_bytes(model.parameters()))
+
+    def _ask_for(self, size: int) -> None:
+        if ranks.is_main_process():
+            with_room(self.run.path / "checkpoints", lambda: ask_for(size, self.run.path))
 
 
 def _bytes(weights: Iterable[torch.Tensor]) -> int:
