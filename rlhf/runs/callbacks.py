@@ -99,12 +99,7 @@ class RunCallback(TrainerCallback, ExportableState):
         )
 
     def on_pre_optimizer_step(
-        self,
-        args: object,
-        state: TrainerState,
-        control: TrainerControl,
-        model: torch.nn.Module | None = None,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: TrainerControl, *, model: torch.nn.Module, **kwargs: object
     ) -> None:
         """Check the gradients, while the weights are still those of the last good step."""
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -116,20 +111,16 @@ class RunCallback(TrainerCallback, ExportableState):
         args: object,
         state: TrainerState,
         control: TrainerControl,
-        model: torch.nn.Module | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
         **kwargs: object,
     ) -> None:
         """Check what the step has made of the weights, before any of it is saved."""
         check_weights(optimizer, f"step {state.global_step + 1}", model)
 
     def on_step_end(
-        self,
-        args: object,
-        state: TrainerState,
-        control: TrainerControl,
-        model: torch.nn.Module | None = None,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: TrainerControl, *, model: torch.nn.Module, **kwargs: object
     ) -> None:
         """Stamp the step, and ask for the room that a checkpoint takes.
 
@@ -161,12 +152,7 @@ class RunCallback(TrainerCallback, ExportableState):
         self.bar.set_postfix({name: f"{logs[key]:.3f}" for name, key in shown.items() if key in logs})
 
     def on_train_end(
-        self,
-        args: object,
-        state: TrainerState,
-        control: TrainerControl,
-        model: torch.nn.Module | None = None,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: TrainerControl, *, model: torch.nn.Module, **kwargs: object
     ) -> None:
         """Close the progress bar, and ask for the room that the model takes."""
         self.bar.close()
