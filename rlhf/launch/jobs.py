@@ -458,7 +458,7 @@ def annotate(run: Run, name: str, note: str, visitor: str = "") -> None:
     """Give a run a name and a note, see `Run.annotate`.
 
     Raises:
-        BadInput: they are too long, the run is shipped, or on a shared page another visitor started it.
+        BadInput: they are too long, or no texts, the run is shipped, or on a shared page another visitor started it.
     """
     _check_own(run, visitor)
     run.annotate(name, note)
@@ -488,11 +488,12 @@ def delete(run: Run, visitor: str = "") -> None:
     """Delete a run for good.
 
     Raises:
-        BadInput: as `what_is_lost`, or its files cannot be deleted.
+        BadInput: as `what_is_lost`, or it cannot be moved.
     """
     with _launching:  # it may be about to be gone on with
         what_is_lost(run, visitor)
-        run.delete()
+        run.discard()
+    clear_deleted()
 
 
 def _check_own(run: Run, visitor: str) -> None:

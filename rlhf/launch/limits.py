@@ -242,9 +242,7 @@ def mark(visitor: str) -> str:
 
 
 def may_stop(status: dict, visitor: str) -> bool:
-    """Whether this visitor may stop a run, go on with it, or rename or delete it, by its status: on a shared page only
-    who started it.
-    """
+    """Whether this visitor may stop, resume, rename or delete a run, by its status: on a shared page its own only."""
     return not shared() or bool(visitor) and status.get("owner") == mark(visitor)
 
 

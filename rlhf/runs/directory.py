@@ -389,8 +389,10 @@ class Run:
         """Give it a name and a note; its directory keeps its own name, so that links hold.
 
         Raises:
-            BadInput: one of them is too long.
+            BadInput: one of them is too long, or no text.
         """
+        if not isinstance(name, str) or not isinstance(note, str):
+            raise BadInput("The name and the note of a run are texts.")
         name, note = _printable(name), "\n".join(map(_printable, note.strip().splitlines()))
         for what, text, most in (("name", name, LONGEST_NAME), ("note", note, LONGEST_NOTE)):
             if len(text) > most:
@@ -433,12 +435,18 @@ class Run:
         """Whether there is something in it to go on from: a checkpoint, a stage that is done, or answers."""
         return any(any(self.path.rglob(pattern)) for pattern in (WHOLE_CHECKPOINTS, "model/config.json", ANSWERED))
 
-    def delete(self) -> None:
-        """Delete its directory: moved aside in one step, so that a kill leaves it whole or gone."""
+    def discard(self) -> None:
+        """Move its directory in one step to where `clear_deleted` deletes it: a kill leaves it whole or gone.
+
+        Raises:
+            BadInput: it cannot be moved.
+        """
         aside = runs_root() / DELETED / secrets.token_hex(8)
-        aside.parent.mkdir(exist_ok=True)
-        _while_it_is_held(lambda: self.path.rename(aside))
-        clear_deleted()
+        try:
+            aside.parent.mkdir(exist_ok=True)
+            _while_it_is_held(lambda: self.path.rename(aside))
+        except OSError as error:
+            raise BadInput(f"{self.id} was not deleted, as it cannot be moved ({error.strerror}).") from error
 
     def request_stop(self) -> None:
         """Ask the process to save and end after the step it is in."""
@@ -615,8 +623,9 @@ def _made(run: Run) -> str:
 
 
 def clear_deleted() -> None:
-    """Delete what is left of runs that were to be deleted."""
-    shutil.rmtree(runs_root() / DELETED, ignore_errors=True)
+    """Delete what was discarded; of a link to a run elsewhere only the link."""
+    for left in (runs_root() / DELETED).glob("*"):
+        left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
 
 
 def size(folder: Path) -> int:

@@ -80,7 +80,7 @@ def resume(run_id: str, secret: str = "") -> str:
 def annotate(run_id: str, name: str = "", note: str = "", secret: str = "") -> str:
     """Give a run a name, of 60 characters at most, and a note, of 500; returns what lists call it now."""
     run = _run(run_id)
-    jobs.annotate(run, str(name), str(note), str(secret))
+    jobs.annotate(run, name, note, str(secret))
     return run_label(run)
 
 

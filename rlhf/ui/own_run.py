@@ -76,7 +76,7 @@ def _shown(run_id: str | None) -> Run:
 
 def _save(run_id: str | None, name: str, text: str, visitor: str) -> tuple:
     try:
-        jobs.annotate(_shown(run_id), str(name), str(text), visitor)
+        jobs.annotate(_shown(run_id), name, text, visitor)
     except BadInput as error:
         return note(str(error)), gr.skip()
     return "", {"run": run_id, "at": time.time(), "saved": "Saved."}
