@@ -8,6 +8,7 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,7 +48,9 @@ class Queue(RuleBasedStateMachine):
         # Who waits for a process is called here once it has ended, so that the order of events is that of the rules.
         self.patch.setattr(jobs, "threading", SimpleNamespace(Thread=self.thread))
         self.workers: list[subprocess.Popen] = []
-        self.reapers: list = []
+        self.ending: list[subprocess.Popen] = []
+        """Processes whose run has ended, and which have not yet."""
+        self.reapers: dict[subprocess.Popen, Callable] = {}
         self.seed = self.steps = 0
         self.waiting: list[str] = []
         self.active: str | None = None
@@ -64,7 +67,7 @@ class Queue(RuleBasedStateMachine):
 
     def thread(self, target, args, daemon):
         if target is jobs._reap:
-            self.reapers.append((args[0], lambda: target(*args)))
+            self.reapers[args[0]] = lambda: target(*args)
         return SimpleNamespace(start=lambda: None)
 
     def teardown(self):
@@ -94,15 +97,11 @@ class Queue(RuleBasedStateMachine):
     def running(self):
         return Run(Path(self.folder.name).resolve() / self.active)
 
-    def process_ends(self):
-        """The process of the active run is gone; who waits for it, if the page was not restarted, is told."""
-        worker = self.workers[-1]
+    def exit(self, worker):
+        """A process is gone; who waits for it, if the page was not restarted, is told."""
         worker.kill()
         worker.wait()
-        self.alive = False
-        told = [reap for process, reap in self.reapers if process is worker]
-        self.reapers = []
-        for reap in told:
+        if reap := self.reapers.pop(worker, None):
             reap()
             self.next()
 
@@ -133,19 +132,25 @@ class Queue(RuleBasedStateMachine):
             run.log({"step": self.steps})
 
     @precondition(lambda self: self.alive)
-    @rule(state=st.sampled_from(["finished", "failed", "diverged"]))
+    @rule(state=st.sampled_from(["finished", "stopped", "failed", "diverged"]))
     def finish(self, state):
         self.now += 3
         self.running().finish(state, "Done.")
-        self.process_ends()
-        if self.active and not self.alive and not self.reapers:
-            self.end()  # nobody waited for it, but it said itself that it has ended
+        self.ending.append(self.workers[-1])
+        self.end()
+
+    @precondition(lambda self: self.ending)
+    @rule(place=PLACE)
+    def exit_at_last(self, place):
+        self.now += 3
+        self.exit(self.ending.pop(place % len(self.ending)))
 
     @precondition(lambda self: self.alive)
     @rule()
     def kill(self):
         self.now += 3
-        self.process_ends()
+        self.alive = False
+        self.exit(self.workers[-1])
 
     @precondition(lambda self: self.waiting or self.active)
     @rule(place=PLACE)
@@ -159,9 +164,8 @@ class Queue(RuleBasedStateMachine):
             self.ended.append(run.id)
         elif not begun and self.alive:
             assert run.status()["state"] == "stopped"
-            self.process_ends()
-            if self.active == run.id:
-                self.end()
+            self.end()
+            self.exit(self.workers[-1])
         else:
             assert run.status()["state"] == "stopping"
 
@@ -189,7 +193,7 @@ class Queue(RuleBasedStateMachine):
     def restart(self):
         """The page is ended and started again; processes go on, and nobody waits for them any more."""
         self.now += 60
-        self.reapers = []
+        self.reapers = {}
         directory._unwritten.clear()
         directory.clear_deleted()
         jobs.advance()
@@ -232,8 +236,22 @@ class Queue(RuleBasedStateMachine):
         states = {run.id: run.status()["state"] for run in list_runs()}
         at_it = [name for name, state in states.items() if state in ACTIVE and state != "waiting"]
         assert at_it == [self.active] * bool(self.active)
-        assert [worker.poll() for worker in self.workers].count(None) == int(self.alive)
+        assert [worker.poll() for worker in self.workers].count(None) == int(self.alive) + len(self.ending)
         assert all(states[name] not in ACTIVE for name in self.ended)
+
+
+def test_a_run_is_gone_on_with_while_its_first_process_is_still_ending():
+    queue = Queue()
+    for event in (queue.start, queue.start, lambda: queue.finish("stopped"), lambda: queue.resume(0)):
+        event()
+    for _ in range(2):
+        queue.one_has_the_machine_and_the_others_wait_in_their_order()
+        queue.finish("stopped")
+        queue.advance()
+        queue.exit_at_last(0)
+    queue.one_has_the_machine_and_the_others_wait_in_their_order()
+    assert find_run(queue.ended[-1]).status()["message"] == "Done."
+    queue.teardown()
 
 
 def test_runs_in_any_order_of_events():

@@ -230,6 +230,23 @@ def test_several_prices_of_kl_are_read_from_one_line(root):
         build(SweepArguments, entered | {"kl_coefs": "0, much"})
 
 
+def test_a_start_before_the_page_has_loaded_shows_its_run(root):
+    """The list of runs is still empty then, so what the page shows cannot go by it."""
+    run = make_demo(root / LIVE_ID, "running")
+    page = app.build_app()
+    events = [event for event in page.fns.values() if len(event.outputs) > 20]
+    events = [event for event in events if event.targets and event.targets[0][1] == "change"]
+    assert len(events) == 2  # a training, a comparison
+    for event in events:
+        state = SessionState(page)
+        state[event.targets[0][0]] = {"run": run.id, "said": "Twice."}
+        given = [run.id, *(part.value for part in event.inputs[1:])]
+        shown = asyncio.run(page.process_api(event, given, state=state))["data"]
+        values = dict(zip((part.elem_id for part in event.outputs), shown, strict=True))
+        assert values["run"]["value"] == run.id and values["live"] == run.id
+        assert values["train-note"] == {"text": "Twice."}
+
+
 @pytest.mark.process
 def test_page_comes_up_in_ten_seconds_and_without_training_code(tmp_path):
     script = f"""
@@ -448,23 +465,6 @@ def test_start_launches_what_the_form_says_and_stop_stops_it(page, site, monkeyp
     page.locator("#stop").click()
     page.wait_for_selector("#train-note .note")
     assert stopped == [LIVE_ID]
-
-
-def test_a_start_before_the_page_has_loaded_shows_its_run(root):
-    """The list of runs is still empty then, so what the page shows cannot go by it."""
-    run = make_demo(root / LIVE_ID, "running")
-    page = app.build_app()
-    events = [event for event in page.fns.values() if len(event.outputs) > 20]
-    events = [event for event in events if event.targets and event.targets[0][1] == "change"]
-    assert len(events) == 2  # a training, a comparison
-    for event in events:
-        state = SessionState(page)
-        state[event.targets[0][0]] = {"run": run.id, "said": "Twice."}
-        given = [run.id, *(part.value for part in event.inputs[1:])]
-        shown = asyncio.run(page.process_api(event, given, state=state))["data"]
-        values = dict(zip((part.elem_id for part in event.outputs), shown, strict=True))
-        assert values["run"]["value"] == run.id and values["live"] == run.id
-        assert values["train-note"] == {"text": "Twice."}
 
 
 def test_a_run_can_be_copied_and_downloaded_while_it_is_under_way(page, site):

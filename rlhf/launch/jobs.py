@@ -237,7 +237,7 @@ def _check_place(ahead: list[Run], visitor: str) -> None:
 
 def _queue(run: Run, **status: object) -> None:
     run.set_status(
-        state="waiting", **status, queued=time.time(), step=0, total_steps=0, message="Waiting for its turn"
+        state="waiting", **status, queued=time.time(), step=0, total_steps=0, message="Waiting for its turn", pid=None
     )
 
 
@@ -300,7 +300,9 @@ def _wait(process: subprocess.Popen, run: Run) -> None:
     except subprocess.TimeoutExpired:
         _end(run)
         process.wait()
-    if run.status().get("state") not in ACTIVE:
+    status = run.status()
+    # A run may have been gone on with while this process was still ending: then it is another one's.
+    if status.get("state") not in ACTIVE or status.get("pid") != process.pid:
         return
     if run.stop_requested():
         run.finish("stopped", f"Stopped. {_kept(run)}")
@@ -418,7 +420,7 @@ def _end_if_stuck(run: Run) -> None:
     while run.process():
         spent, written = _work(run)
         time.sleep(GRACE_SECONDS)
-        if run.status().get("state") not in ACTIVE or not run.process():
+        if run.status().get("state") not in ACTIVE or not run.stop_requested() or not run.process():
             return
         now_spent, now_written = _work(run)
         if now_spent - spent < IDLE * GRACE_SECONDS and now_written == written:

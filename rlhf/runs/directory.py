@@ -79,7 +79,8 @@ class _Status(TypedDict, total=False):
     kind: str
     message: str
     owner: str
-    pid: _Count
+    pid: _Count | None
+    """None while it waits."""
     began: float
     """When the process with this id began, counted from the computer's start: another one may get the same id."""
     step: _Count
@@ -276,13 +277,15 @@ class Run:
 
     def set_status(self, **changes: object) -> None:
         """Change entries of the status and stamp it; with a process id goes the time at which that process began."""
-        if "pid" in changes:
+        if changes.get("pid"):
             changes["began"] = _since_boot(psutil.Process(changes["pid"]))
         write_json(self.path / "status.json", {**self.status(), **changes, "updated": time.time()})
 
     def process(self) -> psutil.Process | None:
         """The process that works on it; None once it is gone, also where another one has got its id since."""
         status = self.status()
+        if not status.get("pid"):
+            return None
         try:
             process = psutil.Process(status["pid"])
             ours = abs(_since_boot(process) - status["began"]) < 2  # Windows counts by whole seconds
