@@ -160,7 +160,7 @@ def _ppo_headline(rows: list[dict], active: bool) -> dict[str, str]:
     kl = recent(logged, metrics.KL)
     away = f" The answers are {number(kl, 1)} nats (KL) away from the base model’s." if kl is not None else ""
     updates = "update" if len(last) == 1 else f"{len(last)} updates"
-    details = f"Averages of the first and of the last {updates}, of {len(logged)} in all.{away}"
+    details = f"Averages of the first and of the last {updates}, of {len(logged):,} in all.{away}"
     went = f"the average score went from {number(before, 2)} to {number(after, 2)}"
     if math.isfinite(room):
         between = f"{signed(change - room)} to {signed(change + room)}"
