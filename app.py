@@ -27,7 +27,7 @@ from rlhf.config import BadInput
 from rlhf.launch import jobs, limits
 from rlhf.runs import directory as runs
 from rlhf.runs.disk import ask_for, trouble
-from rlhf.ui import FOREIGN, QUICK, describe, empty_state, example_id, run_choices
+from rlhf.ui import FOREIGN, QUICK, describe, empty_state, example_id, note, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.api import add_endpoints
 from rlhf.ui.chat import ChatTab
@@ -171,18 +171,23 @@ def _wire(
     def begun(kept: dict, visitor: str, event: gr.EventData) -> dict:
         return choose(event.run, kept, visitor)
 
+    def started(start: dict, kept: dict, visitor: str) -> dict:
+        said = {train.note: {"text": start.get("said", "")}, train.own_run.said: note(start.get("saved", ""))}
+        return {**choose(start["run"], kept, visitor), **said}
+
     shown = [origin, *train.outputs, *chat.outputs, *feedback.outputs, *scores.outputs]
     browser = [chat.kept, train.visitor]
-    follow = {"fn": show, "inputs": [picker, *browser], "outputs": shown, **QUICK}
     demo.load(open_page, browser, [picker, train.visitor, *shown], **QUICK)
-    picker.input(**follow)
+    picker.input(show, [picker, *browser], shown, **QUICK)
     picker.focus(lambda: gr.Dropdown(choices=run_choices()), None, picker, **QUICK)
     train.wire(picker)
-    train.started.change(**follow)
-    scores.form.started.change(**follow)
+    # Not by the picker: a page that is still loading has no such run in its list.
+    for start in (train.started, scores.form.started):
+        start.change(started, [start, *browser], [picker, *shown], **QUICK)
     feedback.ballot.started(begun, browser, [picker, *shown], **QUICK)
     # When the run has ended, its label changes, its scores appear and its model can be talked to.
-    train.live.ended(choose, [picker, *browser], [picker, *shown], **QUICK)
+    typed = dict.fromkeys((train.own_run.name, train.own_run.text), gr.skip())  # somebody may be at it
+    train.live.ended(lambda *given: {**choose(*given), **typed}, [picker, *browser], [picker, *shown], **QUICK)
     for tab in (chat, scores):
         tab.example.click(lambda *browser: choose(example_id(), *browser), browser, [picker, *shown], **QUICK)
     chat.wire(picker, train.visitor)

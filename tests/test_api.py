@@ -87,6 +87,8 @@ def test_a_second_run_waits_and_a_run_can_be_stopped(lab, few_pairs):
         ("/status", ("../..",), "There is no such run"),
         ("/metrics", ("example", -1), "after must be a whole number"),
         ("/stop", ("reward-20260101-000000-0000",), "There is no such run"),
+        ("/annotate", ("example", "Mine"), "The example runs stay as they are."),
+        ("/delete", ("example", True), "The example runs stay as they are."),
         ("/chat", ("example", "  "), "Please write a question first."),
         ("/chat", ("example", "Why?", "x"), "seed must be a whole number"),
     ],
@@ -97,6 +99,6 @@ def test_mistakes_are_answered_with_the_pages_sentences(lab, endpoint, given, me
 
 
 def test_nothing_but_the_named_endpoints_is_offered(lab):
-    names = ("start", "compare", "status", "metrics", "stop", "resume", "runs", "scores", "chat")
+    names = ("start", "compare", "status", "metrics", "stop", "resume", "annotate", "delete", "runs", "scores", "chat")
     offered = {f"/{name}" for name in names}
     assert set(lab.view_api(return_format="dict", print_info=False)["named_endpoints"]) == offered

@@ -18,10 +18,12 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from gradio.state_holder import SessionState
 from processes import fill_unfolded, forget, free_port, serving_here
 from scipy import stats
 from starlette.middleware import Middleware
 
+import app
 from rlhf.compare import table as comparison
 from rlhf.config import BadInput, DemoArguments, SweepArguments, build
 from rlhf.everyday import prompt_splits
@@ -226,6 +228,23 @@ def test_several_prices_of_kl_are_read_from_one_line(root):
         build(SweepArguments, entered | {"kl_coefs": " "})
     with pytest.raises(BadInput, match="kl_coefs must be numbers"):
         build(SweepArguments, entered | {"kl_coefs": "0, much"})
+
+
+def test_a_start_before_the_page_has_loaded_shows_its_run(root):
+    """The list of runs is still empty then, so what the page shows cannot go by it."""
+    run = make_demo(root / LIVE_ID, "running")
+    page = app.build_app()
+    events = [event for event in page.fns.values() if len(event.outputs) > 20]
+    events = [event for event in events if event.targets and event.targets[0][1] == "change"]
+    assert len(events) == 2  # a training, a comparison
+    for event in events:
+        state = SessionState(page)
+        state[event.targets[0][0]] = {"run": run.id, "said": "Twice."}
+        given = [run.id, *(part.value for part in event.inputs[1:])]
+        shown = asyncio.run(page.process_api(event, given, state=state))["data"]
+        values = dict(zip((part.elem_id for part in event.outputs), shown, strict=True))
+        assert values["run"]["value"] == run.id and values["live"] == run.id
+        assert values["train-note"] == {"text": "Twice."}
 
 
 @pytest.mark.process

@@ -6,6 +6,7 @@ Everything is real: the embedded models, the store, the page in a browser.
 import json
 import random
 import shutil
+from collections import OrderedDict
 
 import gradio as gr
 import pytest
@@ -169,6 +170,15 @@ def test_only_what_was_answered_can_be_voted_on_by_who_asked(example):
     seen = votes.look({"run": EXAMPLE.name, "visitor": "eve", "ids": [key]})
     assert seen["open"] == [] and seen["votes"] == {} and seen["tiles"] == []
     assert votes.look({"run": EXAMPLE.name, "visitor": "ada", "ids": [key]})["open"] == [key]
+
+
+def test_after_a_restart_an_open_vote_is_said_to_be_gone_and_a_given_one_stands(example, monkeypatch):
+    given, waits = (served(example, "ada", seed)[0] for seed in (0, 1))
+    vote(given, "a")
+    monkeypatch.setattr(votes, "_served", OrderedDict())
+    seen = votes.look({"run": EXAMPLE.name, "visitor": "ada", "ids": [given, waits]})
+    assert seen["open"] == [] and seen["votes"][given]["choice"] == "a" and seen["closed"] == {waits: votes.GONE}
+    assert vote(waits, "a")["refused"] == votes.GONE
 
 
 def test_an_open_vote_can_be_taken_back_and_a_blind_one_stands(example):
@@ -354,6 +364,9 @@ def test_votes_by_click_and_key_are_kept_shown_and_taken_back(page):
     turn.locator(".result", has_text="You voted for a tie.").wait_for()
     page.reload()
     page.locator(".turn .result", has_text="You voted for a tie.").wait_for()
+    votes._served.clear()  # as a restart does
+    page.get_by_role("button", name="Undo").click()
+    page.locator(".turn .result", has_text="can no longer be voted on: the server was restarted").wait_for()
 
 
 def test_names_and_scores_come_with_a_blind_vote_and_stay(page):

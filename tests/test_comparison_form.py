@@ -47,7 +47,7 @@ def test_questions_of_a_file_are_shown_once_each_before_they_are_asked(tmp_path)
     ],
 )
 def test_what_cannot_be_compared_starts_nothing(root, given, message):
-    _, note, _ = _start(*given, "")
+    note, _ = _start(*given, "")
     assert message in note
     assert list(runs.list_runs()) == []
 
@@ -73,7 +73,7 @@ def test_letters_that_were_guessed_are_said_beside_the_questions(tmp_path):
 def test_what_is_chosen_is_compared_whole_or_not_at_all(root, chosen, message):
     runs.Run.create(root / "reward-20260101-000000-0001", "reward", {}).finish("finished")
     before = list(root.iterdir())
-    _, note, _ = _start(chosen, "", "4", "1", "")
+    note, _ = _start(chosen, "", "4", "1", "")
     assert message in note and list(root.iterdir()) == before
 
 
@@ -96,8 +96,12 @@ def test_a_program_that_asks_for_a_comparison_is_told_what_it_gave(root, given, 
 
 @pytest.mark.process
 def test_own_questions_are_put_to_the_models_and_the_scores_shown(root):
-    _, note, run_id = _start(["example", "best-of-4"], " How do I get wine out of a carpet?\n\nWhy?", "2", "1", "")
+    asked = (["example", "best-of-4"], " How do I get wine out of a carpet?\n\nWhy?", "2", "1", "")
+    note, started = _start(*asked)
+    run_id = started["run"]
     assert note == ""
+    note, again = _start(*asked)
+    assert again["run"] == run_id and "This run was started a moment ago" in note
     run, deadline = runs.find_run(run_id), time.time() + 180
     while run.status()["state"] in runs.ACTIVE and time.time() < deadline:
         time.sleep(0.5)

@@ -7,7 +7,9 @@ import json
 import os
 import resource
 import shutil
+import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +21,7 @@ from app import BodyLimit
 from rlhf.commands.lifecycle import recorded
 from rlhf.config import BadInput, RewardArguments
 from rlhf.launch import jobs
-from rlhf.runs import directory, disk
+from rlhf.runs import checkpoint, directory, disk
 from rlhf.runs.directory import EXAMPLE, Run, read_json
 from rlhf.ui import downloads, live, train
 
@@ -133,6 +135,41 @@ def test_no_save_is_begun_without_room_for_it(command, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
     assert command(*PPO).returncode == 2
     assert Run("run").status()["message"].startswith(FULL) and not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Gives a real file system of so many bytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size):
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+        if done.returncode:
+            pytest.skip("Only root may mount a file system")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", folder], capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("kind", ["ppo", "reward"] if os.environ.get("RLHF_SLOW") else ["ppo"])
+def test_a_save_without_room_deletes_the_oldest_checkpoint_and_tries_again(kind, command, few_pairs, small_disk):
+    words = {
+        "ppo": (*PPO[:-2], "--total_episodes", 1000),
+        "reward": ("reward", "--dataset_name", few_pairs, "--per_device_train_batch_size", 2, "--save_steps", 1),
+    }[kind]
+    assert command(*words, "--max_steps", 1, "--output_dir", "plenty").returncode == 0
+    size = directory.size(Path("plenty/checkpoints"))
+    room = small_disk(int(2.2 * size)) / "run"
+    done = command(*words, "--max_steps", 3, "--save_total_limit", 2, "--output_dir", room)
+    assert done.returncode == 0 and Run(room).status()["state"] == "finished", Run(room).status()
+    # The model had no room beside the last two checkpoints either.
+    assert list(map(checkpoint.step_of, checkpoint.folders(room / "checkpoints"))) == [3]
+    assert checkpoint.newest(room / "checkpoints") and Run(room).model("policy" if kind == "ppo" else "reward")
+    with pytest.raises(OSError, match="No space left"):  # the last one stays, however little room there is
+        checkpoint.with_room(room / "checkpoints", lambda: disk.ask_for(10**18, room))
+    assert checkpoint.newest(room / "checkpoints")
 
 
 def test_a_checkpoint_of_a_reward_model_that_was_cut_off_is_removed(command, few_pairs, tmp_path):

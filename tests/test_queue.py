@@ -11,7 +11,7 @@ import pytest
 from rlhf.config import BadInput, DemoArguments, PPOArguments, RewardArguments
 from rlhf.launch import jobs
 from rlhf.runs.directory import Run
-from rlhf.ui import live
+from rlhf.ui import already_started, live
 
 
 WORKS = """
@@ -101,12 +101,15 @@ def test_on_a_page_for_others_each_browser_has_one_place_and_a_space_three(under
     assert len(jobs.waiting()) == 4
 
 
-def test_a_double_click_is_one_run(under_way):
+def test_a_double_click_is_one_run_and_says_so(under_way):
+    asked = time.time()
     first = jobs.launch("reward", RewardArguments(seed=1), visitor="ann")
     assert jobs.launch("reward", RewardArguments(seed=1), visitor="ann").id == first.id
     assert jobs.launch("reward", RewardArguments(seed=2), visitor="ann").id != first.id
     assert jobs.launch("reward", RewardArguments(seed=2), visitor="bob").id not in {first.id, jobs.waiting()[1].id}
     assert len(jobs.waiting()) == 3
+    assert already_started(first, asked) == ""
+    assert already_started(first, time.time()).startswith("This run was started a moment ago.")
 
 
 def test_the_page_says_whose_turn_it_is_and_about_when(under_way):

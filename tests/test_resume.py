@@ -13,7 +13,8 @@ from processes import ROOT
 from safetensors.torch import load_file
 from worlds import chat_model, quick, updates_of
 
-from rlhf.__main__ import main
+from rlhf.__main__ import main, make_run
+from rlhf.launch import jobs
 from rlhf.runs import checkpoint
 from rlhf.runs.directory import Run, write_json
 
@@ -124,22 +125,33 @@ def test_a_run_that_was_killed_again_and_again_leaves_what_an_undisturbed_one_do
         assert list(map(checkpoint.step_of, kept)) == [4, 5]
 
 
-def test_a_run_that_was_stopped_and_goes_on_saves_the_model_of_its_end(tmp_path, few_pairs, monkeypatch):
+@pytest.mark.parametrize("kind", ["ppo", "dpo"])
+def test_a_run_that_was_stopped_and_is_resumed_saves_the_model_of_its_end(tmp_path, few_pairs, monkeypatch, kind):
     folder = world(tmp_path, few_pairs)
-    words = [*settings_of("ppo", folder), "--output_dir", str(tmp_path / "run")]
-    run, log = Run(tmp_path / "run"), Run.log
+    words = [*settings_of(kind, folder), "--output_dir", str(tmp_path / "run")]
+    run, log, begun = Run(tmp_path / "run"), Run.log, []
+    monkeypatch.setattr(jobs, "_take_worker", lambda: None)
+    monkeypatch.setattr(jobs, "_hand_over", lambda worker, run, work: begun.append(json.loads(work)))
+    monkeypatch.setattr(jobs, "_reap", lambda worker, run: None)
 
-    def stop_at_two(self, row):
+    def stop_early(self, row):
         log(self, row)
-        if row.get("step") == 2:
+        if row["step"] in (2, 3):
             self.request_stop()
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "log", stop_at_two)
+        patch.setattr(Run, "log", stop_early)
         assert main(words) == 0
-    assert run.status()["state"] == "stopped" and (run.path / "model" / "config.json").exists()
-    assert main(words) == 0
+    stopped = run.status()["step"]
+    assert run.status()["state"] == "stopped" and stopped < 5 and (run.path / "model" / "config.json").exists()
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    jobs.resume(run)
+    ((made, settings),) = [(work["kind"], work["settings"]) for work in begun]
+    run.set_status(pid=os.getpid())  # as the process that it was handed to
+    make_run(made, settings)
     assert run.status()["state"] == "finished" and run.status()["step"] == 5
+    steps = [row["step"] for row in run.metrics()]
+    assert steps == sorted(steps) and steps[-1] == 5 and min(steps) < stopped + 1
     last, saved = (load_file(run.path / name / "model.safetensors") for name in ("checkpoints/checkpoint-5", "model"))
     assert all(torch.equal(last[name], saved[name]) for name in saved)
 

@@ -23,6 +23,7 @@ from rlhf.launch import jobs, limits
 from rlhf.launch.start import start_run
 from rlhf.runs import checkpoint
 from rlhf.runs.directory import ACTIVE, EXAMPLE, Run, find_run, list_runs, read_json, write_json
+from rlhf.runs.history import rows_of, unreadable
 from rlhf.ui import refusal, run_choices, scores, train, voices
 from rlhf.write.export import as_command
 
@@ -51,10 +52,27 @@ def test_tail_never_sees_half_a_line(tmp_path):
     assert lines[0]["step"] == 2 and end == len(before + whole)
 
 
+def test_a_log_that_was_cut_and_written_on_is_read_anew(tmp_path):
+    """As a run that goes on from a checkpoint does, also where it is longer by the time somebody looks."""
+    run = Run.create(tmp_path / "run", "ppo", {})
+    run.log({"step": 1})
+    kept = run.log_sizes()
+    for step in (2, 3):
+        run.log({"step": step})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"torn\n')
+    assert [row["step"] for row in rows_of(run)] == [1, 2, 3]
+    assert unreadable(run) == ["1 line of metrics.jsonl"]
+    run._cut(kept)
+    for step in (2, 3, 4, 5):
+        run.log({"step": step})
+    assert [row["step"] for row in rows_of(run)] == [1, 2, 3, 4, 5] and unreadable(run) == []
+
+
 @pytest.mark.parametrize("damage", ["[1]", '{"created": "x", "kind": 7}', '"text"', "{", "\xff", "[" * 100_000])
 def test_a_damaged_run_hides_no_other(root, damage):
     whole = Run.create(root / "ppo-20260101-000000-0001", "ppo", {})
-    for name in ("status.json", "config.json", "summary.json"):
+    for name in ("status.json", "config.json", "summary.json", "about.json"):
         broken = Run.create(root / f"ppo-20260101-000000-{len(list(root.iterdir())) + 1:04}", "ppo", {})
         (broken.path / name).write_text(damage, encoding="latin-1")
     whole.log({"step": 1})
@@ -394,7 +412,7 @@ def test_only_a_run_that_ended_early_is_resumed_by_who_started_it_and_by_its_own
     other = Run.create(root / "ppo-20260101-000000-0001", "ppo", {})
     other.start(10)
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
-    with pytest.raises(BadInput, match="Only the browser that started this run can stop it or resume it"):
+    with pytest.raises(BadInput, match="Only the browser that started this run can stop, resume, rename or delete it"):
         jobs.resume(run, "bob")
     assert begun == [] and run.stop_requested()
     jobs.resume(run, "ann")
@@ -423,6 +441,26 @@ def test_a_process_that_ended_is_explained_by_how_and_not_by_its_progress_bar(ro
     run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
     (run.path / "train.log").write_text(log, encoding="utf-8")
     assert message in jobs.why_it_ended(code, run) and "%|" not in jobs.why_it_ended(code, run)
+
+
+GONE_ON_WITH = {
+    "checkpoints/checkpoint-4/MANIFEST.json": "No model was saved; the curves and the checkpoint of step 4 are kept.",
+    "model/config.json": "Saved: the PPO model as of step 0 of 10.",
+    ".answered.json": "The answers of the models that were done are kept.",
+}
+
+
+@pytest.mark.parametrize("kept", GONE_ON_WITH)
+def test_a_run_whose_process_is_gone_names_resume_where_there_is_something_to_go_on_from(root, kept):
+    run = Run.create(root / "ppo-20260101-000000-abcd", "ppo", {})
+    run.start(10)
+    gone = {**run.status(), "pid": 2**22, "updated": 0}
+    for expected in ("There was nothing to save yet.", f"{GONE_ON_WITH[kept]} Resume goes on from there."):
+        write_json(run.path / "status.json", gone)
+        assert jobs.why_it_ended(-9, run).endswith(f"smaller model. {expected}")
+        assert jobs.active_run() is None and run.status()["message"].endswith(expected)
+        (run.path / kept).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / kept).touch()
 
 
 WORK = {"stopping": "import time; end = time.time() + 4\nwhile time.time() < end: pass", "interrupted": "input()"}

@@ -18,7 +18,7 @@ from rlhf.config import BadInput, DemoArguments, build
 from rlhf.figures import curves
 from rlhf.kinds import KINDS, startable
 from rlhf.launch import jobs, start
-from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs, write_json
+from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs, runs_root, write_json
 from rlhf.ui import describe, expect, live, train
 from rlhf.ui.headline import headline, margin
 from rlhf.words import number
@@ -457,6 +457,27 @@ def test_a_run_that_was_started_from_far_down_comes_into_sight(opened, monkeypat
     page.wait_for_function(f"location.search.includes('run={ACTIVE}')")
     page.wait_for_function("(({top, bottom}) => top >= 0 && bottom <= innerHeight)"
                            "(document.querySelector('.live .verdict').getBoundingClientRect())")  # fmt: skip
+
+
+def test_a_run_gets_a_name_and_is_deleted_by_a_second_click(opened):
+    extra = finished_copy(runs_root() / "demo-20260101-000000-0009")
+    page = opened(f"run={extra.id}")
+    page.locator("#own-run button").first.click()
+    page.locator("#own-name").wait_for()
+    fill_unfolded(page.locator("#own-name :is(input, textarea)"), "Polite & <i>short</i>")
+    page.locator("#own-save").click()
+    page.locator("#own-said", has_text="Saved.").wait_for()
+    assert page.locator("#run input").input_value().startswith("Polite & <i>short</i> · Reward and PPO")
+    assert page.locator(".noted").inner_text() == "Polite & <i>short</i>"
+    page.locator("#own-delete").click()
+    page.locator("#own-said", has_text="Delete Polite & <i>short</i> · ").wait_for()
+    page.locator("#own-no").click()
+    page.locator("#own-yes").wait_for(state="hidden")
+    page.locator("#own-delete").click()
+    page.locator("#own-yes").click()
+    page.locator("#train-note", has_text="was deleted.").wait_for()
+    page.wait_for_function("location.search.includes('run=example')")
+    assert not extra.path.exists() and not page.locator("#own-run").is_visible()
 
 
 def test_a_figure_is_one_stop_of_the_tab_key_and_uploads_nothing(opened):

@@ -30,11 +30,9 @@ from rlhf.everyday import gold_score
 from rlhf.kinds import KINDS
 from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import Messages, Prompt, PromptReader, end_ids, fitting, give_chat_template
-from rlhf.runs.directory import Run, read_json, write_json
+from rlhf.runs.directory import ANSWERED, Run, read_json, write_json
 
 
-ANSWERED = ".answered.json"
-"""File of a comparison under way: the models whose answers are all in `scores.csv`, which a killed one is spared."""
 KEPT_MB = 2_000
 """Models that were loaded to check them stay in memory until they answer, up to so many megabytes of them."""
 

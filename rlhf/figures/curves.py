@@ -4,10 +4,10 @@ A live figure is built once and then grows in the browser: each trace names the 
 `ui/live.js` appends their new points.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import islice
 
 import plotly.graph_objects as go
 
@@ -249,9 +249,14 @@ def latest(rows: list[dict], key: str) -> float | None:
 
 def first_and_last(rows: list[dict], key: str) -> tuple[list[float], list[float]]:
     """The values whose means are "at the start" and "now" wherever the page says so; at most half of them each."""
-    values = [row[key] for row in rows if row.get(key) is not None]
-    count = min(WINDOW, max(1, len(values) // 2))
-    return values[:count], values[-count:]
+    first = list(islice(_holding(rows, key), 2 * WINDOW))
+    count = min(WINDOW, max(1, len(first) // 2))
+    last = list(islice(_holding(reversed(rows), key), count))
+    return [row[key] for row in first[:count]], [row[key] for row in last[::-1]]
+
+
+def _holding(rows: Iterable[dict], key: str) -> Iterator[dict]:
+    return (row for row in rows if row.get(key) is not None)
 
 
 def recent(rows: list[dict], key: str) -> float | None:
@@ -265,20 +270,21 @@ def end(panel: Panel, rows: list[dict], x: str) -> dict[str, list]:
     _, last = first_and_last(rows, panel.key)
     if not last:
         return {"x": [], "y": [], "text": []}
-    xs, mean = [row[x] for row in rows if row.get(panel.key) is not None], recent(rows, panel.key)
-    return {"x": [xs[-len(last)], xs[-1]], "y": [mean, mean], "text": ["", panel.label(mean)]}
+    xs = [row[x] for row in islice(_holding(reversed(rows), panel.key), len(last))]
+    mean = sum(last) / len(last)
+    return {"x": [xs[-1], xs[0]], "y": [mean, mean], "text": ["", panel.label(mean)]}
 
 
 def detail_panels(kind: str, rows: list[dict]) -> list[Panel]:
     """What is logged and not among the main curves: first what has an explanation, then all else by its own name."""
-    counts, peaks = Counter(), Counter()
-    for key, value in ((key, value) for row in rows for key, value in row.items() if isinstance(value, int | float)):
-        counts[key] += 1
-        peaks[key] = max(peaks[key], abs(value))
-    named = [panel for panel in DETAIL_PANELS[kind] if counts[panel.key]]
+    keys: dict[str, object] = {}
+    for row in rows:
+        keys.update(row)
+    named = [panel for panel in DETAIL_PANELS[kind] if any(True for _ in _holding(rows, panel.key))]
     drawn = {key for panel in (*PANELS[kind], *named) for key in (panel.key, panel.std, panel.held_out)}
-    others = [key for key in counts if counts[key] > 1 and key not in drawn | _AXES]
+    others = [key for key in keys if key not in drawn | _AXES and len(list(islice(_holding(rows, key), 2))) > 1]
     held_out = {key: f"eval_{key}" for key in others if f"eval_{key}" in others}
+    peaks = {key: max(abs(row[key]) for row in _holding(rows, key)) for key in others}
     return named + [
         Panel(key, key, "", digits=3 if peaks[key] < 100 else 0, held_out=held_out.get(key, ""))
         for key in others
@@ -296,7 +302,7 @@ def overlay(panels: Sequence[Panel], rows: list[dict], x: str, name: str, dash: 
     """Another run's curves, to be laid over a figure of the same panels."""
     traces = []
     for number, panel in enumerate(panels, start=1):
-        points = _thinned(rows, panel.key)
+        points = thinned(rows, panel.key)
         traces.append(
             go.Scatter(
                 x=[row[x] for row in points],
@@ -391,7 +397,7 @@ def _add_level(figure: go.Figure, level: Level, axis: str) -> None:
 
 def _traces(panel: Panel, rows: list[dict], x: str) -> list[go.Scatter]:
     """Band, curve, its end with a label, and held-out dots, each with the metrics it draws in `meta`."""
-    points = _thinned(rows, panel.key)
+    points = thinned(rows, panel.key)
     xs, ys = [row[x] for row in points], [row[panel.key] for row in points]
     traces = []
     if panel.std:
@@ -431,7 +437,7 @@ def _traces(panel: Panel, rows: list[dict], x: str) -> list[go.Scatter]:
     )
     traces += [curve, label]
     if panel.held_out:
-        dots = _thinned(rows, panel.held_out)
+        dots = thinned(rows, panel.held_out)
         traces.append(
             go.Scatter(
                 x=[row[x] for row in dots],
@@ -447,8 +453,8 @@ def _traces(panel: Panel, rows: list[dict], x: str) -> list[go.Scatter]:
     return traces
 
 
-def _thinned(rows: list[dict], key: str) -> list[dict]:
+def thinned(rows: Sequence[dict], key: str) -> list[dict]:
     """The rows that hold this metric, thinned to what a screen can show; the newest one always stays."""
-    points = [row for row in rows if row.get(key) is not None]
+    points = list(_holding(rows, key))
     every = -(-len(points) // MAX_POINTS) or 1
     return points[::-1][::every][::-1]

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from rlhf import metrics
 from rlhf.compare.ceiling import Ceiling
 from rlhf.compare.stats import Interval, Overoptimization, ReliabilityBin
-from rlhf.figures.curves import recent
+from rlhf.figures.curves import recent, thinned
 from rlhf.figures.style import (
     BASE,
     CLEAR,
@@ -478,7 +478,8 @@ def path(rows: Sequence[dict], ceiling: Ceiling, height: int = 300) -> go.Figure
     figure = blank(height, right=56, top=24, bottom=40)
     add_ceiling(figure, ceiling, "score", explained="gain")
     logged = [row for row in rows if row.get(metrics.SCORE) is not None and row.get(metrics.KL) is not None]
-    kl, gains = [row[metrics.KL] for row in logged], [row[metrics.SCORE] - ceiling.base_score for row in logged]
+    dots = thinned(logged, metrics.KL)
+    kl, gains = [row[metrics.KL] for row in dots], [row[metrics.SCORE] - ceiling.base_score for row in dots]
     of_score = {"x": metrics.KL, "minus": ceiling.base_score}
     figure.add_scatter(
         x=kl,

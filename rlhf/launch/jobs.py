@@ -28,8 +28,20 @@ from rlhf.config import UPLOADED, BadInput, Settings
 from rlhf.feedback import Store
 from rlhf.kinds import KINDS
 from rlhf.launch import limits
-from rlhf.runs.directory import ACTIVE, Run, list_runs, make_room, new_run_path, write_json
+from rlhf.runs.directory import (
+    ACTIVE,
+    EXAMPLE,
+    RECORD,
+    Run,
+    clear_deleted,
+    list_runs,
+    make_room,
+    new_run_path,
+    size,
+    write_json,
+)
 from rlhf.runs.disk import told
+from rlhf.words import number
 
 
 CHOICES = "choices"
@@ -225,7 +237,7 @@ def _check_place(ahead: list[Run], visitor: str) -> None:
 
 def _queue(run: Run, **status: object) -> None:
     run.set_status(
-        state="waiting", **status, queued=time.time(), step=0, total_steps=0, message="Waiting for its turn"
+        state="waiting", **status, queued=time.time(), step=0, total_steps=0, message="Waiting for its turn", pid=None
     )
 
 
@@ -288,10 +300,12 @@ def _wait(process: subprocess.Popen, run: Run) -> None:
     except subprocess.TimeoutExpired:
         _end(run)
         process.wait()
-    if run.status().get("state") not in ACTIVE:
+    status = run.status()
+    # A run may have been gone on with while this process was still ending: then it is another one's.
+    if status.get("state") not in ACTIVE or status.get("pid") != process.pid:
         return
     if run.stop_requested():
-        run.finish("stopped", f"Stopped. {run.saved()}")
+        run.finish("stopped", f"Stopped. {_kept(run)}")
     else:
         run.finish("failed", why_it_ended(process.returncode, run))
 
@@ -320,6 +334,11 @@ def _train_in_call(path: str, work: str) -> None:
     _wait(worker, run)
 
 
+def _kept(run: Run) -> str:
+    """What there is of a run whose process is gone, and whether it can be gone on with."""
+    return f"{run.saved()} Resume goes on from there." if run.can_go_on() else run.saved()
+
+
 _PROGRESS = re.compile(r"\d+%\||\d(it|steps?|updates?|responses?)?/s\b|\| \d+/\d+ \[")
 """What a progress bar looks like, which is the last thing that many processes print."""
 
@@ -330,7 +349,7 @@ def why_it_ended(code: int, run: Run) -> str:
         signal = f"signal {-code if code < 0 else 9}" if code < 256 else f"code {code:#x}"
         return (
             f"The process was ended by the system ({signal}), most often for lack of memory: lower the batch size or "
-            f"the response length, or take a smaller model. {run.saved()}"
+            f"the response length, or take a smaller model. {_kept(run)}"
         )
     log = run.path / "train.log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
@@ -351,12 +370,13 @@ def active_run() -> Run | None:
             found = found or run
         elif not 0 <= time.time() - status.get("updated", 0) < 2:  # one that is being started has no process yet
             why = "Its process is gone: it was ended from outside, or the computer was restarted."
-            run.finish("interrupted", f"{why} {run.saved()}")
+            run.finish("interrupted", f"{why} {_kept(run)}")
     return found
 
 
 def watch() -> None:
     """Find runs whose process has ended without a word, and begin the next, also while nobody looks at the page."""
+    clear_deleted()
     while True:
         with suppress(OSError):  # a full disk, for one
             advance()
@@ -400,12 +420,12 @@ def _end_if_stuck(run: Run) -> None:
     while run.process():
         spent, written = _work(run)
         time.sleep(GRACE_SECONDS)
-        if run.status().get("state") not in ACTIVE or not run.process():
+        if run.status().get("state") not in ACTIVE or not run.stop_requested() or not run.process():
             return
         now_spent, now_written = _work(run)
         if now_spent - spent < IDLE * GRACE_SECONDS and now_written == written:
             _kill(run)
-            run.finish("interrupted", f"It did nothing for {GRACE_SECONDS:.0f} s and was ended. {run.saved()}")
+            run.finish("interrupted", f"It did nothing for {GRACE_SECONDS:.0f} s and was ended. {_kept(run)}")
 
 
 def _work(run: Run) -> tuple[float, float]:
@@ -430,3 +450,67 @@ def _kill(run: Run) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(processes, timeout=5)
+
+
+# What is done to a run that has ended --------------------------------------------------------------------------------
+
+
+@told()
+def annotate(run: Run, name: str, note: str, visitor: str = "") -> None:
+    """Give a run a name and a note, see `Run.annotate`.
+
+    Raises:
+        BadInput: they are too long, or no texts, the run is shipped, or on a shared page another visitor started it.
+    """
+    _check_own(run, visitor)
+    run.annotate(name, note)
+
+
+def what_is_lost(run: Run, visitor: str = "") -> str:
+    """What there will be no more once a run is deleted, in a sentence to be asked before.
+
+    Raises:
+        BadInput: it cannot be deleted: it is shipped, has not ended, another run needs it, or on a shared page another
+            visitor started it.
+    """
+    _check_own(run, visitor)
+    state, title = run.status().get("state"), run.title()
+    if state == "waiting":
+        raise BadInput(f"{title} waits for its turn; Stop takes it out of the queue.")
+    if state in ACTIVE:
+        raise BadInput(f"{title} is under way; stop it first.")
+    if needing := [other.title() for other in list_runs() if _needs(other, run)]:
+        more = f" and {len(needing) - 1} more" if needing[1:] else ""
+        raise BadInput(f"{needing[0]}{more} cannot do without a model of this run; delete that first.")
+    return f"{title} with its models, curves and answers ({run.id}, {number(size(run.path) / 1e6, 1)} MB)"
+
+
+@told()
+def delete(run: Run, visitor: str = "") -> None:
+    """Delete a run for good.
+
+    Raises:
+        BadInput: as `what_is_lost`, or it cannot be moved.
+    """
+    with _launching:  # it may be about to be gone on with
+        what_is_lost(run, visitor)
+        run.discard()
+    clear_deleted()
+
+
+def _check_own(run: Run, visitor: str) -> None:
+    if run.path in (EXAMPLE, RECORD):
+        raise BadInput("The example runs stay as they are.")
+    limits.check_owner(run.status(), visitor)
+
+
+def _needs(other: Run, run: Run) -> bool:
+    """Whether another run's settings name something of this one; a comparison that is finished needs it no more."""
+    settings = other.config()
+    if other.path == run.path or (settings.get("kind"), other.status().get("state")) == ("compare", "finished"):
+        return False
+    entries = [entry for value in settings.values() for entry in (value if isinstance(value, list) else [value])]
+    # A comparison names its models as NAME=PATH.
+    named = (entry.rpartition("=")[2] for entry in entries if isinstance(entry, str) and entry.isprintable())
+    folder = run.path.resolve()
+    return any(Path(path).resolve().is_relative_to(folder) for path in named)

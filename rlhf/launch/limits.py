@@ -242,15 +242,15 @@ def mark(visitor: str) -> str:
 
 
 def may_stop(status: dict, visitor: str) -> bool:
-    """Whether this visitor may stop a run and go on with it, by its status: on a shared page only who started it."""
+    """Whether this visitor may stop, resume, rename or delete a run, by its status: on a shared page its own only."""
     return not shared() or bool(visitor) and status.get("owner") == mark(visitor)
 
 
 def check_owner(status: dict, visitor: str) -> None:
-    """Check that this visitor may stop a run and go on with it, see `may_stop`.
+    """Check that a run is this visitor's, see `may_stop`.
 
     Raises:
         BadInput: somebody else started it.
     """
     if not may_stop(status, visitor):
-        raise BadInput("Only the browser that started this run can stop it or resume it.")
+        raise BadInput("Only the browser that started this run can stop, resume, rename or delete it.")

@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState, TrainerCallback, Trai
 
 from rlhf import metrics, ranks
 from rlhf.config import Diverged
+from rlhf.runs.checkpoint import with_room
 from rlhf.runs.directory import Run, read_json
 from rlhf.runs.disk import ask_for
 from rlhf.runs.finite import check_weights
@@ -98,12 +99,7 @@ class RunCallback(TrainerCallback, ExportableState):
         )
 
     def on_pre_optimizer_step(
-        self,
-        args: object,
-        state: TrainerState,
-        control: TrainerControl,
-        model: torch.nn.Module | None = None,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: TrainerControl, *, model: torch.nn.Module, **kwargs: object
     ) -> None:
         """Check the gradients, while the weights are still those of the last good step."""
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -115,20 +111,16 @@ class RunCallback(TrainerCallback, ExportableState):
         args: object,
         state: TrainerState,
         control: TrainerControl,
-        model: torch.nn.Module | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
         **kwargs: object,
     ) -> None:
         """Check what the step has made of the weights, before any of it is saved."""
         check_weights(optimizer, f"step {state.global_step + 1}", model)
 
     def on_step_end(
-        self,
-        args: object,
-        state: TrainerState,
-        control: TrainerControl,
-        model: torch.nn.Module | None = None,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: TrainerControl, *, model: torch.nn.Module, **kwargs: object
     ) -> None:
         """Stamp the step, and ask for the room that a checkpoint takes.
 
@@ -144,7 +136,7 @@ class RunCallback(TrainerCallback, ExportableState):
         if ranks.any_rank(time.monotonic() - self.saved > seconds):
             control.should_save = True
         if control.should_save:
-            ask_for(3 * _bytes(p for p in model.parameters() if p.requires_grad), self.run.path)  # with Adam's moments
+            self._ask_for(3 * _bytes(p for p in model.parameters() if p.requires_grad))  # with Adam's moments
 
     def on_save(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Note the time."""
@@ -160,16 +152,15 @@ class RunCallback(TrainerCallback, ExportableState):
         self.bar.set_postfix({name: f"{logs[key]:.3f}" for name, key in shown.items() if key in logs})
 
     def on_train_end(
-        self,
-        args: object,
-        state: TrainerState,
-        control: TrainerControl,
-        model: torch.nn.Module | None = None,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: TrainerControl, *, model: torch.nn.Module, **kwargs: object
     ) -> None:
         """Close the progress bar, and ask for the room that the model takes."""
         self.bar.close()
-        ask_for(_bytes(model.parameters()), self.run.path)
+        self._ask_for(_bytes(model.parameters()))
+
+    def _ask_for(self, size: int) -> None:
+        if ranks.is_main_process():
+            with_room(self.run.path / "checkpoints", lambda: ask_for(size, self.run.path))
 
 
 def _bytes(weights: Iterable[torch.Tensor]) -> int:

@@ -4,12 +4,14 @@ Those of PPO hold tensors as safetensors and everything else as JSON, so that no
 trainers are Transformers' own.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from rlhf import ranks
 from rlhf.config import BadInput, PairTrainingSettings, PPOArguments
-from rlhf.runs.directory import Run
+from rlhf.runs.directory import Run, size
 
 
 ASIDE = ".saving"
@@ -55,6 +57,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
     if ranks.is_main_process():
         shutil.rmtree(aside.parent, ignore_errors=True)
         aside.mkdir(parents=True)
+        with_room(folder.parent, lambda: _reserve(folder.parent))
     ranks.barrier()
     try:
         yield aside
@@ -71,6 +74,30 @@ def written_whole(folder: Path) -> Iterator[Path]:
         if ranks.is_main_process():
             shutil.rmtree(aside.parent, ignore_errors=True)
     ranks.barrier()
+
+
+def with_room(parent: Path, take: Callable[[], object]) -> None:
+    """Do what takes up room; where there is too little, once more without the oldest of several checkpoints.
+
+    Raises:
+        OSError: there still is too little, or there is only one checkpoint.
+    """
+    try:
+        take()
+    except OSError as error:
+        oldest = folders(parent)[:-1][:1]
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not oldest:
+            raise
+        shutil.rmtree(oldest[0])
+        take()
+
+
+def _reserve(parent: Path) -> None:
+    """Have the disk promise as much room as the last checkpoint takes up; it counts what others may have written."""
+    if hasattr(os, "posix_fallocate"):
+        for last in folders(parent)[-1:]:
+            with tempfile.TemporaryFile(dir=parent) as file:
+                os.posix_fallocate(file.fileno(), 0, size(last))
 
 
 def _put_in_place(aside: Path) -> None:

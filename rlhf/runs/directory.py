@@ -9,6 +9,7 @@
     rewards/        the files with reward functions of a person's own
     checkpoints/    to resume from
     uploaded/       the data that a person uploaded for it
+    about.json      {name, note} that people gave it on the page
     model/          the final model, a plain Transformers folder
 
 A demo holds its stages as run directories of their own: `reward/`, `ppo/` and `compare/`. `Run` alone knows what lies
@@ -52,8 +53,14 @@ RECORD = ASSETS / "example-smollm2"
 """Another, of a model that is too large to ship: its curves, samples and scores, without weights."""
 WHOLE_CHECKPOINTS = "checkpoints/checkpoint-*/MANIFEST.json"
 """Pattern of the file that a checkpoint has once it is whole."""
+ANSWERED = ".answered.json"
+"""File of a comparison under way: the models whose answers are all in `scores.csv`, which a killed one is spared."""
 VOLUME = Path("/data")
 """Where a Space has its persistent disk, if it has one."""
+DELETED = ".deleted"
+"""Where runs are moved to in the folder of all runs, to be deleted."""
+LONGEST_NAME, LONGEST_NOTE = 60, 500
+"""Characters of what people call a run, and of what they note about it."""
 LOGS = ("metrics.jsonl", "samples.jsonl")
 """Files of a run that grow by lines."""
 _RUN_ID = re.compile(r"^[a-z]+-\d{8}-\d{6}-[0-9a-f]{4}$")
@@ -72,7 +79,8 @@ class _Status(TypedDict, total=False):
     kind: str
     message: str
     owner: str
-    pid: _Count
+    pid: _Count | None
+    """None while it waits."""
     began: float
     """When the process with this id began, counted from the computer's start: another one may get the same id."""
     step: _Count
@@ -96,7 +104,15 @@ class _Sample(TypedDict, total=False):
     score: float | None
 
 
-_STATUS = TypeAdapter(_Status)
+@with_config(_STRICT)
+class _About(TypedDict, total=False):
+    """What `about.json` holds."""
+
+    name: Annotated[str, Field(max_length=LONGEST_NAME)]
+    note: Annotated[str, Field(max_length=LONGEST_NOTE)]
+
+
+_STATUS, _ABOUT = TypeAdapter(_Status), TypeAdapter(_About)
 _LINES = {
     "metrics.jsonl": TypeAdapter(dict[str, int | float | None], config=_STRICT),
     "samples.jsonl": TypeAdapter(_Sample),
@@ -131,6 +147,11 @@ def new_run_path(kind: str) -> Path:
     """A fresh path for a run of this kind; nobody chooses its id."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return runs_root() / f"{kind}-{stamp}-{secrets.token_hex(2)}"
+
+
+def _printable(text: str) -> str:
+    """A text on one line, without characters that cannot be seen: some turn all that follows around."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _finite(value: object) -> object:
@@ -256,13 +277,15 @@ class Run:
 
     def set_status(self, **changes: object) -> None:
         """Change entries of the status and stamp it; with a process id goes the time at which that process began."""
-        if "pid" in changes:
+        if changes.get("pid"):
             changes["began"] = _since_boot(psutil.Process(changes["pid"]))
         write_json(self.path / "status.json", {**self.status(), **changes, "updated": time.time()})
 
     def process(self) -> psutil.Process | None:
         """The process that works on it; None once it is gone, also where another one has got its id since."""
         status = self.status()
+        if not status.get("pid"):
+            return None
         try:
             process = psutil.Process(status["pid"])
             ours = abs(_since_boot(process) - status["began"]) < 2  # Windows counts by whole seconds
@@ -350,21 +373,6 @@ class Run:
                 rows.append(_LINES[name].validate_json(line))
         return rows, offset + len(whole)
 
-    def unreadable(self) -> list[str]:
-        """What of it could not be read, in words."""
-        told = []
-        for run in (self, *(stage for stage in self.stages().values() if stage.path != self.path)):
-            inside = "" if run is self else f"{run.id}/"
-            read = {"status.json": run.status, "config.json": run.config, "summary.json": run.summary}
-            told += [inside + name for name, content in read.items() if (run.path / name).exists() and not content()]
-            for name in _LINES:
-                path = run.path / name
-                if path.exists() and not path.is_file():
-                    told.append(inside + name)
-                elif path.exists() and (lost := path.read_bytes().count(b"\n") - len(run.tail(name)[0])):
-                    told.append(f"{lost:,} {'line' if lost == 1 else 'lines'} of {inside}{name}")
-        return told
-
     def metrics(self) -> list[dict]:
         """All logged lines."""
         return self.tail("metrics.jsonl")[0]
@@ -373,11 +381,33 @@ class Run:
         """All responses to the pinned prompts."""
         return self.tail("samples.jsonl")[0]
 
+    def about(self) -> dict[str, str]:
+        """The "name" and "note" that people gave it; empty if they gave none, or it cannot be read."""
+        try:
+            return _ABOUT.validate_python(read_json(self.path / "about.json"))
+        except ValidationError:
+            return {}
+
+    def annotate(self, name: str, note: str) -> None:
+        """Give it a name and a note; its directory keeps its own name, so that links hold.
+
+        Raises:
+            BadInput: one of them is too long, or no text.
+        """
+        if not isinstance(name, str) or not isinstance(note, str):
+            raise BadInput("The name and the note of a run are texts.")
+        name, note = _printable(name), "\n".join(map(_printable, note.strip().splitlines()))
+        for what, text, most in (("name", name, LONGEST_NAME), ("note", note, LONGEST_NOTE)):
+            if len(text) > most:
+                raise BadInput(f"A {what} has at most {most} characters, and this one {len(text):,}; shorten it.")
+        write_json(self.path / "about.json", {"name": name, "note": note})
+
     def title(self) -> str:
-        """Its kind and when it was made, in a few words."""
-        status = self.status()
+        """What people call it, its kind, and when it was made, in a few words."""
+        status, name = self.status(), self.about().get("name")
         kind, made = KINDS.get(status.get("kind")), time.localtime(status.get("created", 0))
-        return f"{kind.label if kind else 'Run'} · {time.strftime('%d %b %H:%M', made)}"
+        called = f"{name} · " if name else ""
+        return f"{called}{kind.label if kind else 'Run'} · {time.strftime('%d %b %H:%M', made)}"
 
     def seconds_left(self) -> float | None:
         """Seconds left in the stage under way, if that can be told."""
@@ -399,8 +429,27 @@ class Run:
         steps = [int(file.parent.name.split("-")[1]) for file in whole]
         if steps:
             return f"No model was saved; the curves and the checkpoint of step {max(steps):,} are kept."
+        if any(self.path.rglob(ANSWERED)):
+            return "The answers of the models that were done are kept."
         logged = any((stage.path / "metrics.jsonl").exists() for stage in self.trainings().values())
         return "No model was saved; the curves are kept." if logged else "There was nothing to save yet."
+
+    def can_go_on(self) -> bool:
+        """Whether there is something in it to go on from: a checkpoint, a stage that is done, or answers."""
+        return any(any(self.path.rglob(pattern)) for pattern in (WHOLE_CHECKPOINTS, "model/config.json", ANSWERED))
+
+    def discard(self) -> None:
+        """Move its directory in one step to where `clear_deleted` deletes it: a kill leaves it whole or gone.
+
+        Raises:
+            BadInput: it cannot be moved.
+        """
+        aside = runs_root() / DELETED / secrets.token_hex(8)
+        try:
+            aside.parent.mkdir(exist_ok=True)
+            _while_it_is_held(lambda: self.path.rename(aside))
+        except OSError as error:
+            raise BadInput(f"{self.id} was not deleted, as it cannot be moved ({error.strerror}).") from error
 
     def request_stop(self) -> None:
         """Ask the process to save and end after the step it is in."""
@@ -576,7 +625,13 @@ def _made(run: Run) -> str:
     return time.strftime("%Y%m%d-%H%M%S", time.localtime(run.status().get("created", 0)))
 
 
-def _size(folder: Path) -> int:
+def clear_deleted() -> None:
+    """Delete what was discarded; of a link to a run elsewhere only the link."""
+    for left in (runs_root() / DELETED).glob("*"):
+        left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
+
+
+def size(folder: Path) -> int:
     """Bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -587,12 +642,12 @@ def make_room(most: int, keep: Sequence[Path] = ()) -> None:
     Curves, samples and scores are kept, and so is a run that holds one of the folders `keep`, about to be used. What
     else lies in the folder of all runs, such as the page's uploads, does not count: it costs nobody a model.
     """
-    used = sum(_size(run.path) for run in list_runs())
+    used = sum(size(run.path) for run in list_runs())
     for run in reversed(list(list_runs())):
         if used <= most:
             return
         if run.status().get("state") in ACTIVE or any(folder.is_relative_to(run.path) for folder in keep):
             continue
         for folder in [*run.path.rglob("model"), *run.path.rglob("checkpoints")]:
-            used -= _size(folder)
+            used -= size(folder)
             shutil.rmtree(folder, ignore_errors=True)  # a model may lie within checkpoints

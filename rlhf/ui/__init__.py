@@ -1,6 +1,7 @@
 """The page: one file per tab, the live view, and what the tabs share. It reads run directories and trains nothing."""
 
 import functools
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,9 +12,10 @@ from urllib.parse import quote
 
 from rlhf.config import EVERYDAY, BadInput
 from rlhf.kinds import KINDS
-from rlhf.launch.jobs import UnderWay
+from rlhf.launch.jobs import TWICE_SECONDS, UnderWay
 from rlhf.runs import directory as runs
 from rlhf.runs.directory import ACTIVE, Run, find_run, list_runs
+from rlhf.runs.history import unreadable
 
 
 QUICK = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
@@ -23,6 +25,8 @@ Gradio's queue answers over a stream that it closes when nothing waits: over a s
 another ends was never answered."""
 
 
+NOTE_IN_LIST = 40
+"""Characters of a run's note beside its name in a list."""
 FOREIGN = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 """What is raised by requests that no page of this program sends, and by files that no run of it has written."""
 
@@ -61,11 +65,13 @@ def run_choices() -> list[tuple[str, str]]:
 
 
 def run_label(run: Run) -> str:
-    """Kind, time and state of a run in a few words."""
+    """Name, kind, time and state of a run in a few words, and how its note begins."""
     # The list is not redrawn at each change of state, so it says what stays true until the end.
     state = "under way" if is_active(run) else run.status().get("state", "unreadable")
-    name = "" if runs.has_own_id(run.id) or is_example(run) else f"{run.id} · "
-    return f"{name}{run.title()} · {state}"
+    about = run.about()
+    name = "" if runs.has_own_id(run.id) or is_example(run) or about.get("name") else f"{run.id} · "
+    words = textwrap.shorten(about.get("note", ""), NOTE_IN_LIST, placeholder=" …")
+    return " · ".join(filter(None, [f"{name}{run.title()}", state, words]))
 
 
 def describe(run_id: str | None) -> str:
@@ -82,7 +88,7 @@ def describe(run_id: str | None) -> str:
     if simulated and not config.get("feedback_only"):
         people.append("preferences of simulated people" if is_example(run) else "simulated people")
     name = "Example run" if is_example(run) else escape(run.id)
-    lost = run.unreadable()
+    lost = unreadable(run)
     damaged = f"could not be read: {escape(', '.join(lost))}" if lost else ""
     return ", ".join(filter(None, [name, f"seed {seed}", *people, damaged]))
 
@@ -104,6 +110,14 @@ def is_comparison(run: Run) -> bool:
     """Whether the run's result is a comparison: its progress is shown where the scores will be."""
     kind = KINDS.get(run.status().get("kind"))
     return kind is not None and kind.compares
+
+
+def already_started(run: Run, asked: float) -> str:
+    """What is said of a run that was there when it was asked for, at that time; empty for a new one."""
+    if run.status().get("created", asked) >= asked:
+        return ""
+    within = f"{TWICE_SECONDS:.0f} seconds"
+    return f"This run was started a moment ago. The same again within {within} counts as a double click."
 
 
 def empty_state(text: str) -> str:

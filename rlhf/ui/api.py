@@ -13,8 +13,8 @@ from rlhf.config import BadInput
 from rlhf.launch import jobs
 from rlhf.launch.start import FILLED_IN, start_comparison, start_run
 from rlhf.runs.directory import Run, find_run
-from rlhf.ui import run_choices, voices
-from rlhf.ui.live import rows_of
+from rlhf.runs.history import rows_of
+from rlhf.ui import run_choices, run_label, voices
 from rlhf.ui.scores import missing
 
 
@@ -77,10 +77,29 @@ def resume(run_id: str, secret: str = "") -> str:
     return run.status().get("state", "")
 
 
+def annotate(run_id: str, name: str = "", note: str = "", secret: str = "") -> str:
+    """Give a run a name, of 60 characters at most, and a note, of 500; returns what lists call it now."""
+    run = _run(run_id)
+    jobs.annotate(run, name, note, str(secret))
+    return run_label(run)
+
+
+def delete(run_id: str, sure: bool = False, secret: str = "") -> str:
+    """Delete a run that has ended, if `sure` is true; returns what is lost by that, or would be."""
+    run = _run(run_id)
+    lost = jobs.what_is_lost(run, str(secret))
+    if sure is True:
+        jobs.delete(run, str(secret))
+    return lost
+
+
 def runs() -> list[dict]:
-    """All runs that can be shown, the example first, then the newest: id, label, kind and state."""
+    """All runs that can be shown, the example first, then the newest: id, label, name, note, kind and state."""
     shown = [(label, find_run(run_id)) for label, run_id in run_choices()]
-    return [{"id": run.id, "label": label, **_status(run, ("kind", "state"))} for label, run in shown]
+    return [
+        {"id": run.id, "label": label, "name": "", "note": "", **run.about(), **_status(run, ("kind", "state"))}
+        for label, run in shown
+    ]
 
 
 def scores(run_id: str) -> dict:
@@ -118,6 +137,6 @@ def add_endpoints() -> None:
     """Add the endpoints to the page that is being built; the ones that start or load take turns with the page's."""
     turns = {one: {"concurrency_id": "start", "concurrency_limit": 1} for one in (start, compare, resume)}
     turns[chat] = {"concurrency_id": "model", "concurrency_limit": 1}
-    for endpoint in (start, compare, status, metrics, stop, resume, runs, scores, chat):
+    for endpoint in (start, compare, status, metrics, stop, resume, annotate, delete, runs, scores, chat):
         about = " ".join(inspect.getdoc(endpoint).split("\n\n")[0].split())
         gr.api(endpoint, api_name=endpoint.__name__, api_description=about, **turns.get(endpoint, {}))

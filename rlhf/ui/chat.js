@@ -4,6 +4,7 @@ const $ = selector => element.querySelector(selector);
 const LETTERS = ['A', 'B', 'C', 'D'];
 let votes = {};        // what was voted, and whose the answers are, by a turn's id
 let open = new Set();  // ids of turns that can be voted on
+let closed = {};       // why others cannot any more
 let sent = new Set();  // and of those whose vote is on its way
 
 function button(cls, text, act, key) {
@@ -74,7 +75,7 @@ function showTurn(node, turn, isLast) {
   showChoices(node, turn.answers.length);
   node.querySelector('.choices').hidden = !canVote;
   const best = voted?.sides[voted.choice], choice = best ? voted.choice.toUpperCase() + ', ' + best.who : 'a tie';
-  setText(node.querySelector('.result'), voted ? 'You voted for ' + choice + '.' : turn.closed ?? '');
+  setText(node.querySelector('.result'), voted ? 'You voted for ' + choice + '.' : turn.closed ?? closed[turn.id] ?? '');
   node.querySelector('.undo').hidden = !voted || voted.blind;
   setText(node.querySelector('.asked'), turn.asked);
   node.querySelector('.again').hidden = !isLast || !done;
@@ -100,7 +101,7 @@ const box = outbox(element, call, text => setText($('.saved'), text));
 function take(answer) {
   sent = new Set();
   Object.assign(votes, answer.votes);
-  if (answer.open) open = new Set(answer.open);
+  if (answer.open) [open, closed] = [new Set(answer.open), answer.closed];
   const stands = document.querySelector('#votes .votes');
   if (stands && answer.tiles) {
     showTiles(stands.querySelector('dl'), answer.tiles);

@@ -300,7 +300,8 @@ def _trained(run: Run) -> str:
 
 def _others(run: Run) -> dict[str, str]:
     """What the models of other runs are called that can answer beside this run's."""
-    return {name: each.title() if has_own_id(each.id) else each.id for name, each in siblings(run).items()}
+    others = siblings(run).items()
+    return {key: one.title() if has_own_id(one.id) or one.about().get("name") else one.id for key, one in others}
 
 
 def _by_name(turn: dict) -> dict:

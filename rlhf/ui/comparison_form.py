@@ -1,5 +1,6 @@
 """The form in the Scores tab that compares other models, on the test questions or on a person's own."""
 
+import time
 from pathlib import Path
 
 import gradio as gr
@@ -8,7 +9,7 @@ from rlhf.config import BadInput, CompareArguments
 from rlhf.launch import limits
 from rlhf.launch.start import BASELINES, check_questions, start_comparison
 from rlhf.runs.directory import list_runs
-from rlhf.ui import example_id, note, refusal, remarks, run_choices, run_label, shown_run
+from rlhf.ui import already_started, example_id, note, refusal, remarks, run_label, shown_run
 
 
 class ComparisonForm:
@@ -56,14 +57,14 @@ class ComparisonForm:
             self.note = gr.HTML(elem_id="compare-note")
         self.started = gr.State(None)
 
-    def wire(self, picker: gr.Dropdown, visitor: gr.BrowserState) -> None:
-        """Connect the buttons; `started` changes when a comparison has begun, which the page must then show."""
+    def wire(self, visitor: gr.BrowserState) -> None:
+        """Connect the buttons; `started` changes with each comparison that has begun, to be shown."""
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         self.upload.upload(_read_upload, self.upload, [self.questions, self.note], **quiet)
         self.start.click(
             _start,
             [self.models, self.questions, self.samples, self.seeds, visitor],
-            [picker, self.note, self.started],
+            [self.note, self.started],
             concurrency_id="start",
             concurrency_limit=1,
             **quiet,
@@ -93,9 +94,10 @@ def _read_upload(path: str | None) -> tuple:
 
 
 def _start(chosen: list[str], text: str, samples: str, seeds: str, visitor: str) -> tuple:
+    began = time.time()
     try:
         run = start_comparison(chosen, text.split("\n"), samples, seeds, visitor)
     except BadInput as error:
         labels = {"samples": "Answers per question", "seeds": "Training runs per model", "models": "Models"}
-        return gr.skip(), refusal(error, labels), gr.skip()
-    return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
+        return refusal(error, labels), gr.skip()
+    return note(already_started(run, began)), {"run": run.id, "at": began}

@@ -15,6 +15,7 @@ from rlhf import metrics
 from rlhf.config import EVERYDAY, BadInput, DemoArguments, Settings, build
 from rlhf.kinds import KINDS, startable
 from rlhf.runs.directory import EXAMPLE, Run, list_runs
+from rlhf.runs.history import rows_of
 from rlhf.ui import FOREIGN
 
 
@@ -67,7 +68,7 @@ def pace() -> Pace:
 
 def _measured(run: Run, config: dict) -> Pace | None:
     reward, ppo = (run.stages().get(kind) for kind in ("reward", "ppo"))
-    rows = {"reward": reward.metrics() if reward else [], "ppo": ppo.metrics()}
+    rows = {"reward": rows_of(reward) if reward else [], "ppo": rows_of(ppo)}
     timed = [row for row in rows["reward"] if "loss" in row]
     speed = [row[metrics.EPISODES_PER_SECOND] for row in rows["ppo"] if row.get(metrics.EPISODES_PER_SECOND)]
     seconds = run.summary().get("seconds")
@@ -161,7 +162,7 @@ def _ended(kind: str) -> Iterator[Run]:
 
 def _pairs(run: Run, config: dict[str, object]) -> float:
     """Pairs of one pass over the data of a run that learned from pairs; 0 where it did not say."""
-    row = next((row for row in reversed(run.metrics()) if row.get("epoch")), None)
+    row = next((row for row in reversed(rows_of(run)) if row.get("epoch")), None)
     return row[metrics.STEP] * config["per_device_train_batch_size"] / row["epoch"] if row else 0.0
 
 

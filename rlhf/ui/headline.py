@@ -46,10 +46,13 @@ def warning(status: dict, rows: list[dict]) -> str:
     """
     read = (metrics.SCORE, metrics.SCORE_STD, metrics.OBJECTIVE_SCORE, metrics.KL_PENALTY)
     read += (metrics.MEAN_LENGTH, metrics.CLIPPED_RATIO)
-    updates = [row for row in rows if all(row.get(name) is not None for name in read)]
-    if not updates or status.get("state") in ENDED_BADLY:
+    first, last = (
+        next((row for row in way if all(row.get(name) is not None for name in read)), None)
+        for way in (rows, reversed(rows))
+    )
+    if first is None or status.get("state") in ENDED_BADLY:
         return ""
-    signs, kind = warning_signs(updates[-1], updates[0]), KINDS.get(str(status.get("kind")))
+    signs, kind = warning_signs(last, first), KINDS.get(str(status.get("kind")))
     told = f"{next(iter(signs.values()))} {WHAT_TO_DO}" if signs else ""
     return BadInput(told).with_labels(kind.front if kind else {})
 
@@ -157,7 +160,7 @@ def _ppo_headline(rows: list[dict], active: bool) -> dict[str, str]:
     kl = recent(logged, metrics.KL)
     away = f" The answers are {number(kl, 1)} nats (KL) away from the base model’s." if kl is not None else ""
     updates = "update" if len(last) == 1 else f"{len(last)} updates"
-    details = f"Averages of the first and of the last {updates}, of {len(logged)} in all.{away}"
+    details = f"Averages of the first and of the last {updates}, of {len(logged):,} in all.{away}"
     went = f"the average score went from {number(before, 2)} to {number(after, 2)}"
     if math.isfinite(room):
         between = f"{signed(change - room)} to {signed(change + room)}"

@@ -39,7 +39,7 @@ function show() {
   const {top, bottom} = $('.verdict').getBoundingClientRect();
   if (top >= 0 && bottom <= innerHeight) return;
   const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
-  element.scrollIntoView({behavior: still ? 'auto' : 'smooth', block: 'start'});
+  $('.live').scrollIntoView({behavior: still ? 'auto' : 'smooth', block: 'start'});
 }
 if (element.closest('.train')) {
   fold(phone.matches);

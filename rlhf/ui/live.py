@@ -8,11 +8,9 @@ Text of models and people reaches the document through `textContent` only.
 """
 
 import dataclasses
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 
 import gradio as gr
 import plotly.graph_objects as go
@@ -25,6 +23,7 @@ from rlhf.figures import curves, scores
 from rlhf.kinds import KINDS
 from rlhf.launch import jobs
 from rlhf.runs.directory import ACTIVE, Run, Snapshot, find_run
+from rlhf.runs.history import rows_of
 from rlhf.ui import run_choices, run_label, served
 from rlhf.ui.changes import with_changes
 from rlhf.ui.downloads import offer, zip_of
@@ -119,37 +118,6 @@ def live_run(**kwargs: object) -> gr.HTML:
         **kwargs,
     )
     return view
-
-
-class History:
-    """The lines of one file of a run, read once for all pages; each call reads only what was appended."""
-
-    def __init__(self, path: str, name: str) -> None:
-        self.run, self.name = Run(path), name
-        self.rows: list[dict] = []
-        self._offset = 0
-        self._lock = threading.Lock()
-
-    def refresh(self) -> list[dict]:
-        """All lines so far."""
-        file = self.run.path / self.name
-        with self._lock:
-            if not file.is_file() or file.stat().st_size < self._offset:
-                self.rows, self._offset = [], 0
-            fresh, self._offset = self.run.tail(self.name, self._offset)
-            # A new list, so that nobody's list grows while it is being read.
-            self.rows = self.rows + fresh if fresh else self.rows
-            return self.rows
-
-
-@lru_cache(maxsize=64)
-def _history(path: str, name: str) -> History:
-    return History(path, name)
-
-
-def rows_of(run: Run, name: str = "metrics.jsonl") -> list[dict]:
-    """All lines of a run's file, read incrementally."""
-    return _history(str(run.path), name).refresh()
 
 
 @served

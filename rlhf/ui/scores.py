@@ -418,7 +418,7 @@ class ScoresTab:
             trigger_mode="always_last",
             **QUICK,
         )
-        self.form.wire(picker, visitor)
+        self.form.wire(visitor)
 
     def show(self, run_id: str | None) -> dict:
         """The values of `outputs` for this run."""

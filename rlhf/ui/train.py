@@ -20,18 +20,19 @@ from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
 from rlhf.ui import (
     FOREIGN,
     QUICK,
+    already_started,
     example_id,
     is_active,
     is_example,
     note,
     remarks,
-    run_choices,
     run_label,
     shown_run,
 )
 from rlhf.ui.expect import expectation, preset
 from rlhf.ui.lessons import IN_OTHER_WORDS, LESSONS, lesson
 from rlhf.ui.live import live_run
+from rlhf.ui.own_run import OwnRun, noted
 from rlhf.ui.rewards_form import NO_MODEL, RewardsForm
 from rlhf.ui.scripts import HEAD, script
 from rlhf.ui.upload import OwnData
@@ -153,7 +154,9 @@ class TrainTab:
                 self._form()
             with gr.Column(scale=1, min_width=320, elem_classes="view"):
                 shown = gr.HTML(elem_id="rewards-shown", apply_default_css=False)
+                self.noted = gr.HTML(apply_default_css=False)
                 self.live = live_run(value=None, elem_id="live")
+                self.own_run = OwnRun()
         self.rewards.preview(self.forms["ppo"].knobs, self.reward_run, shown)
         self.reward_run.input(
             lambda chosen: gr.skip() if chosen else gr.Accordion(open=True),  # without a reward model, rewards are due
@@ -164,7 +167,8 @@ class TrainTab:
         self.started = gr.State(None)
         # A secret of this browser, by which it may stop what it has started, also after the page was reloaded.
         self.visitor = gr.BrowserState("", storage_key="rlhf-lab", secret="visitor")
-        self.outputs = [self.live, self.stop, self.resume, self.reward_run, self.note]
+        self.outputs = [self.live, self.stop, self.resume, self.reward_run, self.note, self.noted]
+        self.outputs += self.own_run.outputs
 
     def _form(self) -> None:
         modes = [(KINDS[kind].choice, kind) for kind in startable()]
@@ -239,7 +243,7 @@ class TrainTab:
         )
 
     def wire(self, picker: gr.Dropdown) -> None:
-        """Connect the buttons; `started` changes when a run has been started, which the page must then show."""
+        """Connect the buttons; `started` changes with each run that is to be shown anew."""
         self.stop.click(_stop, [picker, self.visitor], [self.stop, self.note], **QUICK)
         knobs = {knob for form in self.forms.values() for knob in form.knobs.values()}
         self.start.click(
@@ -254,13 +258,14 @@ class TrainTab:
                 *knobs,
                 *self.rewards.components(),
             },
-            [picker, self.note, self.started],
+            [self.note, self.started],
             **IN_TURN,
         )
-        self.resume.click(_resume, [picker, self.visitor], [picker, self.note, self.started], **IN_TURN)
+        self.resume.click(_resume, [picker, self.visitor], [self.note, self.started], **IN_TURN)
+        self.own_run.wire(picker, self.visitor, self.started)
 
     def _start(self, values: dict[Component, object]) -> tuple:
-        kind = values[self.mode]
+        kind, began = values[self.mode], time.time()
         try:
             settings = self.forms[kind].entered(values)
             if kind == "demo":  # the recipe may say more than the form shows
@@ -276,8 +281,8 @@ class TrainTab:
             where = f"{kind}-{error.field}" if error.field in form.knobs else error.field
             told_there = {knob.elem_id for knob in (*form.knobs.values(), *self.rewards.components())}
             told = {"text": error.with_labels(form.labels), "field": where if where in told_there else None}
-            return gr.skip(), _told(error) | told, gr.skip()
-        return gr.Dropdown(choices=run_choices(), value=run.id), "", run.id
+            return _told(error) | told, gr.skip()
+        return "", {"run": run.id, "at": time.time(), "said": already_started(run, began)}
 
     def _expect(self, values: dict[Component, object]) -> str:
         """How long the run takes that Start would start, as HTML."""
@@ -290,6 +295,8 @@ class TrainTab:
         active, ended_early = is_active(run), run is not None and jobs.resumable(run)
         return {
             self.live: run_id,
+            self.noted: noted(run),
+            **self.own_run.show(run),
             self.note: "",  # what it said was about another run, or about what has been mended
             self.stop: gr.Button(interactive=active, visible=not ended_early),
             self.resume: gr.Button(visible=ended_early),
@@ -419,8 +426,8 @@ def _resume(run_id: str | None, visitor: str) -> tuple:
             raise BadInput("This run is not there any more; choose another.")
         jobs.resume(run, visitor)
     except BadInput as error:
-        return gr.skip(), _told(error), gr.skip()
-    return gr.Dropdown(choices=run_choices(), value=run.id), "", (run.id, time.time())
+        return _told(error), gr.skip()
+    return "", {"run": run.id, "at": time.time()}
 
 
 def _told(error: BadInput) -> dict:

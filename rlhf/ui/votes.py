@@ -24,6 +24,7 @@ from rlhf.words import count, percent
 
 MOST_SERVED = 2_000
 """Questions whose answers wait for a vote; the oldest are forgotten."""
+GONE = "These answers can no longer be voted on: the server was restarted, or many have asked since. Ask again."
 LETTERS = "abcd"
 STAYS = "On this page, which others use too, they train nothing: nobody reads what you have asked."
 KNOWN = ("name", "who", "by", "weights", "score", "parts")
@@ -62,13 +63,14 @@ def serve(exchange: Exchange) -> str:
 
 
 def look(request: dict) -> dict:
-    """How the votes stand, and for each of the `ids` of exchanges what was voted, or that it can be voted on."""
+    """How the votes stand, and for each of the `ids` of exchanges what was voted, or whether it can be voted on."""
 
     def shown(run: Run, at: Desk, person: str) -> dict:
         ids = [str(key) for key in request["ids"]][:100]
         found = {key: _vote_of(at.store, key, person) for key in ids} if at.store else {}
         open_to_vote = [key for key in ids if key in _served and _served[key].person == person]
-        return standing(run, at.store) | {"votes": found, "open": open_to_vote}
+        closed = {key: GONE for key in ids if key not in open_to_vote and not found.get(key)}
+        return standing(run, at.store) | {"votes": found, "open": open_to_vote, "closed": closed}
 
     return answered(request, shown)
 
@@ -80,7 +82,7 @@ def vote(request: dict) -> dict:
         key, choice = str(request["id"]), str(request["choice"])
         exchange = _served.get(key)
         if exchange is None or (exchange.person, exchange.run) != (person, run.id):
-            raise BadInput("These answers can no longer be voted on; ask again.")
+            raise BadInput(GONE)
         if choice not in ("tie", *LETTERS[: len(exchange.answers)]):
             raise BadInput("A vote is for one of the answers, or a tie.")
         store, said = _store(run, at), f"Thanks, {name_of(person)}: your vote is saved."
