@@ -135,7 +135,7 @@ def ppo(args: PPOArguments) -> dict:
     resumed = checkpoint.find(args, "ppo", policy)
     trainer = PPOTrainer(
         policy,
-        _ppo_config(args, judges.weights),
+        ppo_config(args, judges.weights),
         tokenizer,
         judges.sources,
         reward_processing_classes=judges.tokenizers,
@@ -289,7 +289,7 @@ def prompt_room(args: PPOArguments | CompareArguments, policy: PreTrainedModel) 
     return room if args.max_prompt_length is None else min(room, args.max_prompt_length)
 
 
-def _ppo_config(args: PPOArguments, reward_weights: list[float]) -> PPOConfig:
+def ppo_config(args: PPOArguments, reward_weights: list[float]) -> PPOConfig:
     """The trainer's settings in a run, which has its own directory, progress bar and samples."""
     shared = {field.name: getattr(args, field.name) for field in fields(PPOSettings)}
     return PPOConfig(

@@ -1,6 +1,7 @@
 """People's choices as preference pairs for a reward model to learn from."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from rlhf.data.rows import Unusable, check_same_kind
 from rlhf.feedback.agreement import Agreement, agreement
 from rlhf.feedback.ask import Asker, answers_to
 from rlhf.feedback.probe import JUDGING, Probe, answer_features, standardised
-from rlhf.feedback.store import FEWEST, HELD_OUT, Store
+from rlhf.feedback.store import FEWEST, HELD_OUT, Choice, Store
 from rlhf.models.prompts import PromptReader, readable
 
 
@@ -36,14 +37,15 @@ class Choices:
     agreement: Agreement | None
 
 
-def load_choices(path: str, as_conversations: bool = False) -> Choices:
-    """The choices in a store.
+def load_choices(path: str, as_conversations: bool = False, only: Sequence[Choice] | None = None) -> Choices:
+    """The choices in a store, or only these of them.
 
     Raises:
         BadInput: it is no store, or too few of its choices prefer an answer.
     """
     store = Store(path)
-    rows = store.preferences()
+    given = store.choices() if only is None else only
+    rows = store.preferences(only=given)
     if len(rows) < FEWEST:
         raise BadInput(
             f"{path} holds {len(rows)} choices that prefer an answer, not counting ties and skips; it takes at least "
@@ -51,7 +53,7 @@ def load_choices(path: str, as_conversations: bool = False) -> Choices:
             field="feedback",
         )
     train, held_out = hold_out(pairs_of(rows, path, as_conversations), path, HELD_OUT)
-    tied = [store.pairs[choice.id] for choice in store.choices() if choice.choice == "tie"]
+    tied = [store.pairs[choice.id] for choice in given if choice.choice == "tie"]
     ties = None
     if tied:
         rows = [{"prompt": pair.prompt, "chosen": pair.a, "rejected": pair.b} for pair in tied]
