@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import NonNegativeFloat
+
 from rlhf.config.checking import (
     BatchSize,
     Coefficient,
     Fraction,
     LearningRate,
-    NonNegativeInt,
     PathOrName,
     PositiveInt,
 )
@@ -28,7 +29,7 @@ class LiveArguments(GoOnSettings, AskingSettings):
     """New choices after which both models learn; what they then are is a state."""
     num_states: PositiveInt | None = None
     """States after which it ends; by default it goes on until it is stopped."""
-    choices_after: NonNegativeInt = 0
+    choices_after: NonNegativeFloat = 0.0
     """Leave choices aside that were made before this time, in seconds since 1970."""
     updates_per_state: PositiveInt = 20
     """PPO updates for each state, or fewer:"""

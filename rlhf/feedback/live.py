@@ -9,9 +9,10 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlhf.compare.stats import Interval, accuracy
+from rlhf.compare.stats import Interval
 from rlhf.config import BadInput
 from rlhf.feedback.store import BY_BASE, Choice, Store
+from rlhf.feedback.votes import win_rate
 from rlhf.runs.directory import ACTIVE, Run, read_json, write_json
 from rlhf.words import count, percent
 
@@ -115,19 +116,10 @@ def answering(store: Store) -> Set[str]:
 
 
 def preferred(store: Store, run: Run, state: State | None = None) -> tuple[Interval, int] | None:
-    """How often people prefer the answers of a state, or of all of them, to the base's, and in how many judgements.
-
-    A tie is half a preference; a session's choices come from few people, so the interval is a little too narrow.
-    """
-    wins = []
-    for choice in store.choices(chat=False):
-        pair = store.pairs[choice.id]
-        others = [name for name in pair.models if name != "base"]
-        ours = others and (others[0] == writer(run, state) if state else others[0].startswith(f"{run.id}, state "))
-        if ours and choice.choice != "skip":
-            side = "ab"[pair.models.index(others[0])]
-            wins.append(0.5 if choice.choice == "tie" else float(choice.choice == side))
-    return (accuracy(sum(wins), len(wins)), len(wins)) if wins else None
+    """How often people prefer the answers of a state, or of all of them, to the base's, and in how many pairs."""
+    if state:
+        return win_rate(store, writer(run, state).__eq__, "base")
+    return win_rate(store, lambda name: name.startswith(f"{run.id}, state "), "base")
 
 
 def in_words(store: Store, run: Run) -> str:

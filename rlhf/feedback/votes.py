@@ -1,6 +1,7 @@
-"""What votes in Chat say: how often people prefer one model to another, and whether the rewards agree with them."""
+"""What people say of two models: how often they prefer one to the other, and whether the rewards agree with them."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rlhf.compare.stats import ROUNDING, Interval, accuracy, more_to_decide
@@ -40,6 +41,21 @@ def matchups(store: Store, run_id: str) -> list[Matchup]:
         win_rate = accuracy(sum(won), len(won))
         found.append(Matchup((one, other), blind, len(won), win_rate, more_to_decide(win_rate, len(won))))
     return found
+
+
+def win_rate(store: Store, is_ours: Callable[[str], bool], other: str) -> tuple[Interval, int] | None:
+    """How often people prefer the answers of one model, or of several, to another's in the pairs that they were asked.
+
+    Returns the share, in which a tie is half a preference, and of how many; None for no such pair. The interval takes
+    judgements to be independent, which several by one person are not.
+    """
+    won = []
+    for choice in store.choices(chat=False):
+        models = store.pairs[choice.id].models
+        if choice.choice != "skip" and other in models and any(map(is_ours, models)):
+            ours = "a" if is_ours(models[0]) else "b"
+            won.append(0.5 if choice.choice == "tie" else float(choice.choice == ours))
+    return (accuracy(sum(won), len(won)), len(won)) if won else None
 
 
 def agreement_with_rewards(store: Store, run_id: str) -> tuple[Interval, int] | None:
