@@ -1,7 +1,7 @@
 """People's choices as preference pairs for a reward model to learn from."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from rlhf.config import BadInput, FeedbackArguments, RewardArguments
 from rlhf.data.load import hold_out, pairs_of
 from rlhf.data.rows import Unusable, check_same_kind
 from rlhf.feedback.agreement import Agreement, agreement
-from rlhf.feedback.ask import Asker, answers_to
+from rlhf.feedback.ask import PROMPTS_AT_ONCE, Asker, answers_to
 from rlhf.feedback.probe import JUDGING, Probe, answer_features, standardised
 from rlhf.feedback.store import FEWEST, HELD_OUT, Choice, Store
 from rlhf.models.prompts import PromptReader, readable
@@ -80,12 +80,17 @@ def joined(pairs: Dataset, choices: Dataset) -> Dataset:
 
 
 def judged_by_probe(
-    choices: Choices, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, args: RewardArguments
+    choices: Choices,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    args: RewardArguments,
+    tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dataset:
     """Pairs of answers that nobody has judged; in each, a probe of the choices prefers `chosen`, see `probe`.
 
     Args:
         model: the language model that answers, to `args.feedback_prompts` prompts.
+        tell: is told now and then how many of how many prompts have been answered.
 
     Raises:
         BadInput: the prompts cannot be read, or no answer to them ends.
@@ -96,7 +101,12 @@ def judged_by_probe(
     asker = Asker(model, copy.deepcopy(tokenizer), settings)
     prompts = asker.prompts[: args.feedback_prompts]
     lengths = {"response_length": settings.response_length, "temperature": settings.temperature}
-    sampled = list(answers_to(model, asker.reader, prompts, ANSWERS, **lengths, seed=args.seed))
+    sampled = []
+    for answers in answers_to(model, asker.reader, prompts, ANSWERS, **lengths, seed=args.seed):
+        if len(sampled) % PROMPTS_AT_ONCE == 0:
+            tell(len(sampled), len(prompts))
+        sampled.append(answers)
+    tell(len(prompts), len(prompts))
 
     # 1. All answers as features: the judged pairs' two sides, and those that were sampled.
     preferred = choices.train.select(range(min(PROBED, len(choices.train))))

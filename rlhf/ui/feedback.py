@@ -27,7 +27,7 @@ from rlhf.launch import jobs, limits
 from rlhf.launch.start import DATA, FILLED_IN
 from rlhf.runs.directory import RECORD, Run, find_run
 from rlhf.runs.disk import told
-from rlhf.ui import QUICK, empty_state, learning, note, run_label, served, shown_run, voices
+from rlhf.ui import QUICK, empty_state, is_example, learning, note, run_label, served, shown_run, voices
 from rlhf.ui.downloads import download_button, place
 from rlhf.ui.expect import expectation
 from rlhf.ui.people import answered, desk_between, desk_of, trained_from
@@ -104,8 +104,8 @@ TEMPLATE = """
       <button type="button" class="go" data-steer="start">Start learning live</button>
       <button type="button" class="go" data-steer="resume" hidden>Go on learning</button>
       <button type="button" data-steer="stop" hidden>Stop</button>
-      <div class="earlier" hidden><select aria-label="An earlier state"></select>
-        <button type="button" data-steer="back">Go back</button></div>
+      <div class="earlier" hidden><button type="button" data-steer="back">Go back to</button>
+        <select aria-label="An earlier state"></select></div>
       <button type="button" data-steer="afresh" hidden>Start afresh</button>
       <p class="gloss rule"></p>
       <p class="note refused" role="alert" hidden></p>
@@ -203,7 +203,8 @@ def train(request: dict) -> dict:
 def who(request: dict) -> dict:
     """The models whose answers a person can choose between: {"voices": [id, what it is called]}."""
     run = find_run(str(request.get("run")))
-    return {"voices": [("base", "the base model"), *((each.id, run_label(each)) for each in trained_from(run))]}
+    trained = [(each.id, "the example run" if is_example(each) else run_label(each)) for each in trained_from(run)]
+    return {"voices": [("base", "the base model"), *trained]}
 
 
 @served

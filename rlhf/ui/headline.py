@@ -16,7 +16,7 @@ from rlhf.figures.curves import first_and_last, latest, recent
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import ACTIVE
 from rlhf.runs.divergence import WHAT_TO_DO, warning_signs
-from rlhf.words import number, percent, signed
+from rlhf.words import count, number, percent, signed
 
 
 SMALL = 0.2
@@ -70,6 +70,10 @@ def _verdict(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
         return _pairs_headline(rows["reward"], active, metrics.ACCURACY, metrics.EVAL_ACCURACY, learned)
     compares = status.get("kind") in ("compare", "sweep")
     if active:
+        if status.get("preparing"):
+            answered, asked = status["preparing"]
+            text = f"Getting ready: the base model has answered {count(answered)} of {count(asked)} questions."
+            return _said("none", text, "What our choices say of these answers is learned as well.")
         begun = compares and status.get("step")
         return _said("none", f"{message}." if begun else "Getting ready: loading the models.")
     if state == "stopped":

@@ -22,7 +22,8 @@ def standing(store: Store | None, visitor: str) -> dict | None:
         return None
     status, now = run.status(), present(run)
     active = status.get("state") in ACTIVE
-    doing, done, total = _progress(run) if active else (status.get("message", ""), None, None)
+    ended = "Stopped; all that it has learned is saved." if status.get("state") == "stopped" else status.get("message")
+    doing, done, total = _progress(run) if active else (ended, None, None)
     return {
         "active": active,
         "yours": limits.may_stop(status, visitor),
@@ -48,7 +49,7 @@ def _choice_words(store: Store, run: Run, state: State) -> str:
     if not state.number:
         return "the base model"
     found = preferred(store, run, state)
-    liked = f", preferred in {percent(found[0].value)} of {count(found[1])}" if found else ""
+    liked = f", preferred {percent(found[0].value)}" if found else ""
     return f"state {state.number}: {count(state.choices)} choices{liked}"
 
 
