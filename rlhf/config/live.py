@@ -46,8 +46,8 @@ class LiveArguments(GoOnSettings, AskingSettings):
     answers is learned as well."""
     reward_learning_rate: LearningRate = RewardArguments.learning_rate
     """Reward model: peak learning rate, decayed linearly to zero within each state."""
-    learning_rate: Fraction = PPOArguments.learning_rate
-    """PPO: learning rate."""
+    learning_rate: Fraction = 6e-4
+    """PPO: learning rate; twice that of `ppo`, since there are few updates."""
     kl_coef: Coefficient = PPOArguments.kl_coef
     """PPO: weight of the KL penalty, in score units per nat; higher keeps the policy closer to the base model."""
     per_device_train_batch_size: BatchSize = PPOArguments.per_device_train_batch_size
