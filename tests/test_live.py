@@ -99,28 +99,32 @@ def test_people_soon_prefer_the_new_answers_and_nothing_is_lost_by_a_step_back_o
         go_back(run, 0)
         until(lambda: answering(person.store) == BY_BASE)
         chosen.extend(person.choose(1))
-        assert chosen[-1].is_between(BY_BASE) and run.model("policy") is not None
-
-    run = session_with(at_first, choices_per_state=30)
-    share, n = preferred(Store(tmp_path / "store"), run)
-    assert n >= 29 and share.low > 0.5
-    assert run.status()["state"] == "stopped" and len(run.metrics()) == 0
-    assert [row["step"] for row in Run(run.path / "ppo").metrics()] == list(range(1, 9))
-
-    def later(person, run):
-        until(lambda: run.status()["message"].startswith("1 of 30"))  # those of the state that was left are left aside
+        assert chosen[-1].is_between(BY_BASE)
+        until(lambda: run.status()["message"].startswith("1 of 30"))  # the choices since state 0 are left aside
         chosen.extend(person.choose(29))
-        until(lambda: Run(run.path / "reward").status().get("step"))  # the reward model learns
+        until(lambda: run.status()["message"].startswith("Learning"))
+        until(lambda: Run(run.path / "reward").status()["state"] == "running")
         run.request_stop()
         os.kill(os.getpid(), signal.SIGINT)  # a second wish to stop ends it at once
 
     with pytest.raises(KeyboardInterrupt):
-        session_with(later, resume_from_checkpoint=True)
+        session_with(at_first)
+    run, store = Run(tmp_path / "run"), Store(tmp_path / "store")
+    share, n = preferred(store, run)
+    assert n >= 29 and share.low > 0.5
     assert run.status()["state"] == "interrupted"
     assert [state.number for state in states(run)] == [0, 1] and present(run).number == 0
-    store = Store(tmp_path / "store")
     assert [choice.id for choice in store.choices()] == [pair.id for pair in chosen] and session(store).id == run.id
     assert len([choice for choice in store.choices() if present(run).counts(choice)]) == 30
+
+    def later(person, run):
+        go_back(run, 1)
+        until(lambda: answering(person.store) == {"base", "run, state 1"})
+        until(lambda: run.model("policy"))
+
+    session_with(later, resume_from_checkpoint=True)
+    assert run.status()["state"] == "stopped" and present(run).number == 1
+    assert [row["step"] for row in Run(run.path / "ppo").metrics()] == list(range(1, 9))
 
 
 @pytest.mark.process

@@ -55,12 +55,15 @@ from rlhf.runs import checkpoint
 from rlhf.runs.callbacks import RunCallback
 from rlhf.runs.directory import Run, write_json
 from rlhf.runs.disk import ask_for
+from rlhf.runs.divergence import Watch
 from rlhf.words import count
 from rlhf.write.card import write_card
 
 
 READY, AT_ONCE = 32, 16
 """Pairs that are kept ready, and prompts that are answered at a time."""
+MOST_BYTES = 1_000_000_000
+"""Of the states that are kept; two are kept in any case."""
 MOST_ROWS = 160
 """Of the choices that the reward model reads for a state, several times while they are few; all are read once."""
 
@@ -145,7 +148,7 @@ class Learner:
             self.policy, _ = models.load_policy(str(folder / "policy"))
             self.reward, tokenizer = models.load_reward_model(str(folder / "reward"), trained=True)
         else:
-            self.policy = copy.deepcopy(self.base)
+            self.policy = copy.deepcopy(self.base).requires_grad_(True)  # the reference is frozen
             self.reward, tokenizer = models.load_reward_model(self.args.model_name_or_path)
         use_packed_attention(self.reward)
         config = ppo_config(self.args.ppo_arguments(self.ppo_run.path), [1.0])
@@ -168,14 +171,17 @@ class Learner:
         """Let others use the models of the state, for example in Chat."""
         self.asker.models, folder = {"base": self.base}, folder_of(self.run, self.state.number)
         for run, role in ((self.reward_run, "reward"), (self.ppo_run, "policy")):
-            shutil.rmtree(run.path / "model", ignore_errors=True)
-            if self.state.number:
-                with checkpoint.all_or_nothing(run.path / "model") as model:
-                    shutil.copytree(folder / role, model)
-                write_card(run.path / "model")
-        if self.state.number:
+            if not self.state.number:
+                shutil.rmtree(run.path / "model", ignore_errors=True)
+                continue
+            with checkpoint.all_or_nothing(run.path / "model") as model:
+                shutil.copytree(folder / role, model)
+            write_card(run.path / "model")
             self.asker.models[writer(self.run, self.state)] = self.policy
-        self.run.set_status(step=self.state.number, message="")
+        said = in_words(self.store, self.run)
+        self.run.set_status(step=self.state.number, message="", verdict=said)
+        if self.state.number:
+            tqdm.write(f"State {self.state.number}, after {count(self.state.choices)} choices. {said}")
 
     def look(self) -> None:
         """Do what is to be done: go back, learn, ask, or wait a moment."""
@@ -223,7 +229,7 @@ class Learner:
         self.run.set_status(message=f"Learning from {count(len(kept))} choices")
         try:
             steps = self._learn_what_people_prefer(kept, newest)
-            self.trainer.state.global_step = newest.updates
+            self.trainer.state.global_step, self.trainer.watch = newest.updates, Watch()
             self.trainer.args.max_steps = newest.updates + self.args.updates_per_state
             self.trainer.train()
         except Diverged as error:
@@ -242,18 +248,18 @@ class Learner:
             updates=self.trainer.state.global_step,
             sizes={run.id: run.log_sizes() for run in (self.reward_run, self.ppo_run)},
         )
-        ask_for(2 * sum(weights.nbytes for weights in self.base.parameters()), self.run.path)
+        size = 2 * sum(weights.nbytes for weights in self.base.parameters())
+        ask_for(size, self.run.path)
         folder = folder_of(self.run, state.number)
         with checkpoint.written_whole(folder) as aside:
             self.trainer.save_model(aside / "policy")
             self.reward.save_pretrained(aside / "reward")
             self.tokenizer.save_pretrained(aside / "reward")
             write_json(aside / STATE, asdict(state))
-        checkpoint.rotate(folder.parent, self.args.states_kept)
+        checkpoint.rotate(folder.parent, min(self.args.states_kept, max(2, MOST_BYTES // size)))
         if (now := present(self.run)).number == state.number:  # nobody went back meanwhile
             self.state = now
             self._publish()
-            tqdm.write(f"State {now.number}, after {count(now.choices)} choices. {in_words(self.store, self.run)}")
 
     def _learn_what_people_prefer(self, kept: list[Choice], newest: State) -> int:
         """Train the reward model; returns its steps so far."""
@@ -301,11 +307,16 @@ class Bounded(TrainerCallback):
 
 
 class Continued(RunCallback):
-    """Counts the steps of a training after those of the trainings before it, and logs nothing of held-out pairs."""
+    """Counts the steps of a training after those of the trainings before it; a state is saved with the policy."""
 
     def __init__(self, run: Run, label: str, unit: str, before: int) -> None:
         super().__init__(run, label, unit)
         self.before = before
+
+    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """See RunCallback."""
+        super().on_step_end(args, state, control, **kwargs)
+        control.should_save = False
 
     def on_log(self, args: object, state: TrainerState, control: TrainerControl, logs: dict, **kwargs: object) -> None:
         """See RunCallback."""

@@ -107,9 +107,9 @@ def writer(run: Run, state: State) -> str:
 
 
 def answering(store: Store) -> Set[str]:
-    """Who answers what people are asked now: while a session is under way its policy and the base, else the base."""
+    """Who answers what people are asked now: while a session's process runs its policy and the base, else the base."""
     run = session(store)
-    if run is None or run.status().get("state") not in ACTIVE:
+    if run is None or run.status().get("state") not in ACTIVE or run.process() is None:
         return BY_BASE
     state = present(run)
     return {"base", writer(run, state)} if state.number else BY_BASE

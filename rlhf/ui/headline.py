@@ -60,6 +60,9 @@ def _verdict(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
     if state in ENDED_BADLY:
         kept = "What was logged until then is shown below." if any(rows.values()) else ""
         return _said("bad", f"{ENDED_BADLY[state]}. {message}", kept)
+    if status.get("kind") == "live" and rows.get("ppo"):
+        text = status.get("verdict") or "It has learned a little: choose in the Feedback tab which answers are better."
+        return _said("none", text, "The reward model goes on learning too, so only scores of one state compare.")
     if rows.get("ppo"):
         return _ppo_headline(rows["ppo"], active)
     if rows.get("dpo"):
