@@ -31,6 +31,8 @@ FRUITLESS = 8
 """Batches in a row that may bring no pair, before the desk gives up."""
 CLOSING_SECONDS = 10.0
 """A batch of pairs takes a few seconds; a model that is being downloaded is not waited for."""
+LEAVES_SECONDS = 300.0
+"""A desk of two models lets go of them when nobody has asked for so long: there may be many such desks."""
 AGAIN_SECONDS = 10.0
 """After a failure the model is tried again, if somebody is there, so much later."""
 
@@ -119,15 +121,14 @@ class Desk:
                     made = asker.add(self.store, MORE if self.store.waiting(self.models) else FIRST)
                     fruitless = 0 if made else fruitless + 1
                     if fruitless == FRUITLESS:
-                        who = " and ".join(self.others) if self.others else name
-                        raise BadInput(f"{who} gives no two different answers that end, so there is no choice.")
-                    if (
-                        self.store.waiting(self.models) > self._held()
-                    ):  # no hurry: half of the time is for those who choose
+                        give = f"{' and '.join(self.others)} give" if self.others else f"{name} gives"
+                        raise BadInput(f"{give} no two different answers that end, so there is no choice.")
+                    # No hurry then: half of the time is for those who choose.
+                    if self.store.waiting(self.models) > self._held():
                         self._closed.wait(self.seconds())
                 self.doing = ""
-                if not self._closed.is_set():
-                    self._asked.wait()
+                if not self._closed.is_set() and not self._asked.wait(LEAVES_SECONDS if self.others else None):
+                    break
         except BadInput as error:
             self.error = str(error)
         except Exception as error:  # whatever a library raises about a model: there is nobody else to tell

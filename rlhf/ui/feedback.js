@@ -9,7 +9,7 @@ let shown = null, since = 0, asked = 0, heard = 0, looking = false, ticks = 0;
 const say = text => setText($('.saved'), text);
 
 async function call(name, details) {
-  const turn = ++asked, sent = {...of, count: HELD + box.letters.length, ...details};
+  const turn = ++asked, sent = {...of, count: HELD + box.letters.length, ...details, between: of.between};
   const answer = await request(server, name, sent);
   box.failures = 0;
   // An answer may arrive after one to a later request.
