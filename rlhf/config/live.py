@@ -32,9 +32,9 @@ class LiveArguments(GoOnSettings, AskingSettings):
     choices_after: NonNegativeFloat = 0.0
     """Leave choices aside that were made before this time, in seconds since 1970."""
     updates_per_state: PositiveInt = 20
-    """PPO updates for each state, or fewer:"""
+    """PPO: updates for each state, or fewer,"""
     seconds_per_state: PositiveInt = 15
-    """no update is begun after so many seconds."""
+    """since no update is begun after so many seconds."""
     states_kept: PositiveInt = 20
     """The newest states, to which one can go back."""
     idle_minutes: PositiveInt = 30

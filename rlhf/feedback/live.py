@@ -1,7 +1,7 @@
 """What has become of a live session: its states, which of them is the present one, and what people think of each.
 
 A state is what both models had learned by then, in `ppo/checkpoints/checkpoint-N`. To go back is to go on from an
-earlier one: nothing is deleted, and the next state has the next number. Choices made since that state are left aside.
+earlier one: no state is deleted for it, and the next has the next number. Choices made since it are left aside.
 """
 
 import time
@@ -12,7 +12,7 @@ from pathlib import Path
 from rlhf.compare.stats import Interval
 from rlhf.config import BadInput
 from rlhf.feedback.store import BY_BASE, Choice, Store
-from rlhf.feedback.votes import win_rate
+from rlhf.feedback.votes import points_against, win_rate
 from rlhf.runs.directory import ACTIVE, Run, read_json, write_json
 from rlhf.words import count, percent
 
@@ -115,15 +115,14 @@ def answering(store: Store) -> Set[str]:
     return {"base", writer(run, state)} if state.number else BY_BASE
 
 
-def preferred(store: Store, run: Run, state: State | None = None) -> tuple[Interval, int] | None:
-    """How often people prefer the answers of a state, or of all of them, to the base's, and in how many pairs."""
-    if state:
-        return win_rate(store, writer(run, state).__eq__, "base")
-    return win_rate(store, lambda name: name.startswith(f"{run.id}, state "), "base")
+def preferred(store: Store, run: Run) -> tuple[Interval, int] | None:
+    """How often people prefer the answers of a session's states to the base's, and in how many pairs."""
+    points = points_against(store, "base").items()
+    return win_rate([point for name, each in points if name.startswith(f"{run.id}, state ") for point in each])
 
 
 def in_words(store: Store, run: Run) -> str:
-    """`preferred` of a whole session, in a sentence; empty before anybody has judged the new answers."""
+    """`preferred` in a sentence; empty before anybody has judged the new answers."""
     if (found := preferred(store, run)) is None:
         return ""
     share, n = found

@@ -1,7 +1,7 @@
 """What people say of two models: how often they prefer one to the other, and whether the rewards agree with them."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf.compare.stats import ROUNDING, Interval, accuracy, more_to_decide
@@ -43,19 +43,26 @@ def matchups(store: Store, run_id: str) -> list[Matchup]:
     return found
 
 
-def win_rate(store: Store, is_ours: Callable[[str], bool], other: str) -> tuple[Interval, int] | None:
-    """How often people prefer the answers of one model, or of several, to another's in the pairs that they were asked.
+def points_against(store: Store, other: str) -> dict[str, list[float]]:
+    """What each model earned in the pairs of its answer and another model's that people were asked about.
 
-    Returns the share, in which a tie is half a preference, and of how many; None for no such pair. The interval takes
-    judgements to be independent, which several by one person are not.
+    That is 1, 0, or one half for a tie, for each judgement; votes in Chat are not among them.
     """
-    won = []
+    points: dict[str, list[float]] = defaultdict(list)
     for choice in store.choices(chat=False):
         models = store.pairs[choice.id].models
-        if choice.choice != "skip" and other in models and any(map(is_ours, models)):
-            ours = "a" if is_ours(models[0]) else "b"
-            won.append(0.5 if choice.choice == "tie" else float(choice.choice == ours))
-    return (accuracy(sum(won), len(won)), len(won)) if won else None
+        if choice.choice != "skip" and models[0] != models[1] and other in models:
+            ours = "ba"[models[1] == other]
+            points[models["ab".index(ours)]].append({ours: 1.0, "tie": 0.5}.get(choice.choice, 0.0))
+    return points
+
+
+def win_rate(points: Sequence[float]) -> tuple[Interval, int] | None:
+    """The mean of such points and how many there are; None for none.
+
+    The interval takes judgements to be independent, which several by one person are not.
+    """
+    return (accuracy(sum(points), len(points)), len(points)) if points else None
 
 
 def agreement_with_rewards(store: Store, run_id: str) -> tuple[Interval, int] | None:

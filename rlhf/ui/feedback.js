@@ -155,7 +155,7 @@ function showLive() {
   const wanted = states.map(([n, label]) => n + label).join();
   if (list.dataset.shows !== wanted && document.activeElement !== list) {
     const chosen = list.value;
-    list.replaceChildren(...states.toReversed().map(([n, label]) => {
+    list.replaceChildren(...[...states].reverse().map(([n, label]) => {
       const option = el('option', '', label);
       option.value = n;
       return option;

@@ -22,7 +22,7 @@ from rlhf.feedback.desk import Desk
 from rlhf.feedback.live import answering
 from rlhf.feedback.names import name_of
 from rlhf.feedback.store import BY_BASE, EVERY, FEWEST, HELD_OUT, IMPORTED, ChosenBefore, Pair
-from rlhf.feedback.votes import win_rate
+from rlhf.feedback.votes import points_against, win_rate
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import DATA, FILLED_IN
 from rlhf.runs.directory import RECORD, Run, find_run
@@ -324,7 +324,7 @@ def _between_words(store: Store | None, asking: Desk) -> list[tuple[str, str, st
     if store is None or asking.models == BY_BASE:
         return []
     one, other = asking.others
-    found = win_rate(store, one.__eq__, other)
+    found = win_rate(points_against(store, other).get(one, []))
     if found is None:
         return [(f"{one} preferred to {other}", "–", "Nobody has judged this pair of models yet.")]
     share, n = found

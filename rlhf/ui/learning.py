@@ -9,7 +9,8 @@ from dataclasses import fields
 
 from rlhf.config import BadInput, LiveArguments, build
 from rlhf.feedback import Store
-from rlhf.feedback.live import State, begin, go_back, in_words, preferred, present, session, states
+from rlhf.feedback.live import State, begin, go_back, in_words, present, session, states, writer
+from rlhf.feedback.votes import points_against, win_rate
 from rlhf.launch import jobs, limits
 from rlhf.runs.directory import ACTIVE, Run
 from rlhf.words import count, percent
@@ -20,7 +21,7 @@ def standing(store: Store | None, visitor: str) -> dict | None:
     run = session(store) if store else None
     if run is None:
         return None
-    status, now = run.status(), present(run)
+    status, now, points = run.status(), present(run), points_against(store, "base")
     active = status.get("state") in ACTIVE
     ended = "Stopped; all that it has learned is saved." if status.get("state") == "stopped" else status.get("message")
     doing, done, total = _progress(run) if active else (ended, None, None)
@@ -34,7 +35,7 @@ def standing(store: Store | None, visitor: str) -> dict | None:
         "done": done,
         "total": total,
         "number": now.number,
-        "states": [(state.number, _choice_words(store, run, state)) for state in states(run)],
+        "states": [(state.number, _words(state, points.get(writer(run, state), []))) for state in states(run)],
     }
 
 
@@ -44,11 +45,11 @@ def _state_words(state: State) -> str:
     return f"State {state.number}: it has learned from {count(state.choices)} choices."
 
 
-def _choice_words(store: Store, run: Run, state: State) -> str:
+def _words(state: State, points: list[float]) -> str:
     """A state in the list of those to go back to."""
     if not state.number:
         return "the base model"
-    found = preferred(store, run, state)
+    found = win_rate(points)
     liked = f", preferred {percent(found[0].value)}" if found else ""
     return f"state {state.number}: {count(state.choices)} choices{liked}"
 
