@@ -126,6 +126,12 @@ $('.train-on').addEventListener('click', async () => {
   }
 });
 
+const fill = (list, choices) => list.replaceChildren(...choices.map(([value, label]) => {
+  const option = el('option', '', label);
+  option.value = value;
+  return option;
+}));
+
 // Learn live
 const live = $('.while-choosing'), modes = element.querySelectorAll('.modes input');
 let picked = false;  // whether this person has chosen what to see below
@@ -155,11 +161,7 @@ function showLive() {
   const wanted = states.map(([n, label]) => n + label).join();
   if (list.dataset.shows !== wanted && document.activeElement !== list) {
     const chosen = list.value;
-    list.replaceChildren(...[...states].reverse().map(([n, label]) => {
-      const option = el('option', '', label);
-      option.value = n;
-      return option;
-    }));
+    fill(list, states.reverse());
     if (states.some(([n]) => String(n) === chosen)) list.value = chosen;
     list.dataset.shows = wanted;
   }
@@ -184,12 +186,7 @@ let voices = null;
 async function showVoices() {
   const answer = await server.who(of);
   voices = answer?.voices?.length > 1 ? answer.voices : null;
-  for (const list of element.querySelectorAll('.whose select'))
-    list.replaceChildren(...(voices ?? []).map(([id, label]) => {
-      const option = el('option', '', label);
-      option.value = id;
-      return option;
-    }));
+  for (const list of element.querySelectorAll('.whose select')) fill(list, voices ?? []);
   $('.whose').hidden = !voices || Boolean(news.live?.active);
 }
 for (const list of element.querySelectorAll('.whose select'))
