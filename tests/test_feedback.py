@@ -449,8 +449,9 @@ def test_choices_for_short_answers_are_extended_to_answers_that_nobody_has_judge
     for pair in store.pairs.values():
         store.choose(pair.id, "a" if len(pair.a) < len(pair.b) else "b", "ann")
     args = RewardArguments(feedback=str(store.path), feedback_only=True, feedback_prompts=64)
-    pairs = judged_by_probe(load_choices(store.path), model, tokenizer, args)
-    assert 100 < len(pairs) <= 128
+    told = []
+    pairs = judged_by_probe(load_choices(store.path), model, tokenizer, args, lambda *done: told.append(done))
+    assert 100 < len(pairs) <= 128 and told == [(done, 64) for done in (0, 16, 32, 48, 64)]
     shorter = [
         len(chosen) < len(rejected) for chosen, rejected in zip(pairs["chosen"], pairs["rejected"], strict=True)
     ]
