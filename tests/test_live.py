@@ -19,8 +19,8 @@ from rlhf.runs.directory import Run
 
 
 SMALL = {
-    "choices_per_state": 30, "updates_per_state": 8, "seconds_per_state": 300, "feedback_prompts": 24,
-    "per_device_train_batch_size": 32, "learning_rate": 1.5e-3, "kl_coef": 0.02,
+    "choices_per_state": 30, "updates_per_state": 8, "seconds_per_state": 300, "feedback_prompts": 16,
+    "per_device_train_batch_size": 32, "learning_rate": 1.5e-3, "kl_coef": 0.02, "response_length": 40,
 }  # fmt: skip
 
 
