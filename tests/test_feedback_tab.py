@@ -479,7 +479,7 @@ def test_whoever_comes_late_sees_the_state_and_who_started_may_stop_go_back_and_
 def test_a_session_is_started_from_the_page_and_asks_for_a_store_first(ask, store, begun, monkeypatch, root):
     monkeypatch.setenv("RLHF_RUNS", str(store.path.parents[1]))
     assert "error" in ask("steer", visitor="teacher", what="stop")
-    assert ask("steer", visitor="teacher", what="start") == {}
+    assert ask("steer", visitor="teacher", what="start") == {"done": True}
     live = ask("look", visitor="late")["live"]
     assert live["active"] and live["state"].startswith("It has learned nothing yet")
     assert "already" in ask("steer", visitor="other", what="start")["error"]

@@ -216,7 +216,9 @@ def steer(request: dict) -> dict:
         learning.start(_settings(run), store, visitor, what == "afresh")
     elif what in ("stop", "resume", "back"):
         learning.steer(store, visitor, what, int(request.get("state") or 0))
-    return {}
+    else:
+        raise BadInput("There is no such button; please reload the page.")
+    return {"done": True}
 
 
 def _answer(request: dict, act: Callable[[Desk, str], dict]) -> dict:
