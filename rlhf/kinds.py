@@ -10,6 +10,7 @@ from rlhf.config import (
     CompareArguments,
     DemoArguments,
     DPOArguments,
+    LiveArguments,
     PPOArguments,
     RewardArguments,
     SweepArguments,
@@ -88,6 +89,12 @@ KINDS = {
         front={"max_steps": "Steps", "beta": "Beta", "learning_rate": "Learning rate"},
         trains="policy",
         reads_pairs=True,
+    ),
+    "live": Kind(
+        settings=LiveArguments,
+        summary="learn while people choose: reward model and PPO go on after every ten choices",
+        label="Live",
+        stages=("reward", "ppo"),
     ),
     "compare": Kind(
         settings=CompareArguments,

@@ -161,6 +161,10 @@ def test_the_headline_follows_from_the_numbers():
     )
     failed = {"state": "failed", "message": "The disk is full."}
     assert headline(failed, {})["text"] == "The run failed. The disk is full."
+    preparing = {"state": "running", "kind": "demo", "preparing": [1024, 2048]}
+    assert headline(preparing, {})["text"].endswith("the base model has answered 1,024 of 2,048 questions.")
+    live = {"state": "running", "kind": "live", "verdict": "The class prefers the new answers in 62 % of 8 pairs."}
+    assert headline(live, {"ppo": rising})["text"] == live["verdict"]  # each state has another reward model
 
 
 def test_scores_sentence_says_how_sure_it_is(root):

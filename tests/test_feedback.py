@@ -479,8 +479,10 @@ def test_choices_for_short_answers_are_extended_to_answers_that_nobody_has_judge
     for pair in store.pairs.values():
         store.choose(pair.id, "a" if len(pair.a) < len(pair.b) else "b", "ann")
     args = RewardArguments(feedback=str(store.path), feedback_only=True, feedback_prompts=64)
-    pairs = judged_by_probe(load_choices(store.path), model, tokenizer, args)
+    told = []
+    pairs = judged_by_probe(load_choices(store.path), model, tokenizer, args, lambda *done: told.append(done))
     assert 50 < len(pairs) <= 300 and len(set(pairs["prompt"])) > 30
+    assert told == [(done, 64) for done in (0, 16, 32, 48, 64)]
     shorter = [
         len(chosen) < len(rejected) for chosen, rejected in zip(pairs["chosen"], pairs["rejected"], strict=True)
     ]

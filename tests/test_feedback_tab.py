@@ -4,11 +4,14 @@ Everything is real: the page in a browser, the store, the embedded model that wr
 """
 
 import json
+import os
 import random
+import shutil
 import threading
 import time
 import urllib.request
 from collections import Counter
+from dataclasses import asdict
 from urllib.parse import urlsplit
 
 import gradio as gr
@@ -21,11 +24,12 @@ from rlhf.config import BadInput, FeedbackArguments
 from rlhf.feedback import Store
 from rlhf.feedback.agreement import agreement
 from rlhf.feedback.desk import Desk, desk, store_of
+from rlhf.feedback.live import STATE, State, answering, folder_of, present, session, writer
 from rlhf.feedback.names import name_of
-from rlhf.feedback.store import EVERY, IMPORTED
+from rlhf.feedback.store import BY_BASE, EVERY, IMPORTED
 from rlhf.launch import jobs, limits
 from rlhf.runs.directory import EXAMPLE, RECORD, Run, list_runs, write_json
-from rlhf.ui import feedback
+from rlhf.ui import feedback, learning
 from rlhf.words import number, percent
 
 
@@ -413,6 +417,96 @@ def test_a_run_is_started_on_a_copy_of_the_choices_and_knows_nobody(store, root,
     assert not {choice.person for choice in copy.choices()} & {choice.person for choice in store.choices()}
     with pytest.raises(BadInput, match="at least 5"):
         feedback.start(Run(EXAMPLE), Store.open(store.path.parent / "empty", "everyday", "0"), True, "secret")
+
+
+# Learning live -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(monkeypatch, root):
+    """The runs that were begun, whose processes are not started, in a folder of runs of their own."""
+    runs = []
+
+    def begin(run):
+        runs.append(run.id)
+        run.set_status(state="running", pid=os.getpid())
+
+    monkeypatch.setattr(jobs, "_begin", begin)
+    return runs
+
+
+def test_whoever_comes_late_sees_the_state_and_who_started_may_stop_go_back_and_start_afresh(
+    base, begun, root, monkeypatch
+):
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")  # others use the page too
+    store = Store.open(root / "feedback" / "mine", "everyday", models.revision(base[0]))
+    assert learning.standing(store, "pupil") is None
+    run = learning.start({"seed": 3, "num_prompts": 7}, store, "teacher", afresh=False)
+    assert run.config()["store"] == str(store.path) and run.config()["seed"] == 3
+    store.add((f"How {n}?", f"How {n}?", "So.", "No.", ("base", writer(run, State(2)))) for n in range(8))
+    for n, pair_id in enumerate(store.pairs):
+        store.choose(pair_id, "a" if n < 3 else "b", "ann")
+    for n in (1, 2):
+        folder_of(run, n).mkdir(parents=True)
+        write_json(folder_of(run, n) / STATE, asdict(State(n, n - 1, made=float(n), choices=10 * n)))
+    seen = learning.standing(store, "pupil")
+    assert seen["active"] and not seen["yours"] and seen["state"] == "State 2: it has learned from 20 choices."
+    assert seen["share"] == "The class prefers the new answers in 62 % of 8 pairs [31 %, 86 %]."
+    assert [n for n, _ in seen["states"]] == [0, 1, 2] and seen["states"][2][1].endswith("preferred 62 %")
+    assert answering(store) == {"base", writer(run, State(2))}
+
+    for what, state in (("stop", 0), ("back", 1)):
+        with pytest.raises(BadInput, match="Only the browser that started this run"):
+            learning.steer(store, "pupil", what, state)
+    with pytest.raises(BadInput, match="Only the browser that started this run"):
+        learning.start({}, store, "pupil", afresh=True)
+    with pytest.raises(BadInput, match="already"):
+        learning.start({}, store, "teacher", afresh=False)
+    with pytest.raises(BadInput, match="There is no state 7"):
+        learning.steer(store, "teacher", "back", 7)
+    learning.steer(store, "teacher", "back", 1)
+    assert learning.standing(store, "pupil")["number"] == 1
+    run.finish("stopped")
+    assert answering(store) == BY_BASE and learning.standing(store, "teacher")["resumable"]
+    learning.steer(store, "teacher", "resume")
+    assert begun == [run.id, run.id]
+    run.finish("stopped")
+    again = learning.start({}, store, "teacher", afresh=True)
+    kept = [choice for choice in store.choices() if present(again).counts(choice)]
+    assert session(store).id == again.id != run.id and kept == [] and len(store.choices()) == 8
+
+
+def test_a_session_is_started_from_the_page_and_asks_for_a_store_first(ask, store, begun, monkeypatch, root):
+    monkeypatch.setenv("RLHF_RUNS", str(store.path.parents[1]))
+    assert "error" in ask("steer", visitor="teacher", what="stop")
+    assert ask("steer", visitor="teacher", what="start") == {"done": True}
+    live = ask("look", visitor="late")["live"]
+    assert live["active"] and live["state"].startswith("It has learned nothing yet")
+    assert "already" in ask("steer", visitor="other", what="start")["error"]
+    assert "no state 4" in ask("steer", visitor="teacher", what="back", state=4)["error"]
+    run = Run(store.path.parents[1] / begun[0])
+    run.finish("stopped")
+    shutil.rmtree(run.path)
+    assert ask("look", visitor="late")["live"] is None
+
+
+def test_two_runs_answer_in_random_order_and_people_say_which_is_better(ask, store):
+    assert ("example", "the example run") in map(tuple, ask("who")["voices"])
+    between, judged = ["example", "base"], []
+    for _ in range(12):
+        until(lambda: ask("look", visitor="judge", between=between)["pairs"])
+        (shown,) = ask("look", visitor="judge", between=between)["pairs"]
+        pair = Store(store.path).pairs[shown["id"]]
+        assert set(pair.models) == {"example", "base"}
+        ask("choose", visitor="judge", between=between, id=pair.id, choice="ab"[pair.models[0] == "base"])
+        judged.append(pair)
+    assert {pair.models[0] for pair in judged} == {"example", "base"}
+    tiles = ask("look", visitor="judge", between=between)["tallies"]
+    assert tiles[-1][:2] == ["example preferred to base", "100 %"] and "of 12 pairs" in tiles[-1][2]
+    (shown,) = ask("look", visitor="judge")["pairs"]
+    assert Store(store.path).pairs[shown["id"]].is_between(BY_BASE)
+    for wrong, message in ((["example", "example"], "two different models"), (["base", "gone"], "is gone")):
+        assert message in ask("look", visitor="judge", between=wrong)["refused"]
 
 
 # The desk ------------------------------------------------------------------------------------------------------------

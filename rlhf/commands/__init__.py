@@ -5,8 +5,9 @@ run's status.
 """
 
 from rlhf.commands.comparison import ceiling, compare
+from rlhf.commands.live import live
 from rlhf.commands.pipelines import demo, sweep
 from rlhf.commands.training import dpo, ppo, reward
 
 
-__all__ = ["ceiling", "compare", "demo", "dpo", "ppo", "reward", "sweep"]
+__all__ = ["ceiling", "compare", "demo", "dpo", "live", "ppo", "reward", "sweep"]

@@ -1,10 +1,12 @@
 """`reward`, `ppo` and `dpo`: load and check everything, make the run directory, train, save."""
 
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
 from datasets import Dataset, concatenate_datasets
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback
 
@@ -110,10 +112,29 @@ def _pairs(args: RewardArguments) -> tuple[Dataset, Dataset, Agreement | None]:
     choices = load_choices(args.feedback, args.as_conversations)
     train = concatenate_datasets([choices.train] * args.feedback_epochs)
     if args.feedback_prompts:
-        train = joined(judged_by_probe(choices, *models.load_policy(args.model_name_or_path), args), train)
+        policy = models.load_policy(args.model_name_or_path)
+        train = joined(judged_by_probe(choices, *policy, args, _tell(args)), train)
     if not args.feedback_only:
         train = joined(load_preferences(args.dataset_name, **named)[0], train)
     return train, choices.held_out, choices.agreement
+
+
+def _tell(args: RewardArguments) -> Callable[[int, int], None]:
+    """Shows how many prompts have been answered, also in the status of a demo: the stage has no directory yet."""
+    bar = tqdm(desc="Answers to judge", unit=" prompts")
+    run = Run(args.output_dir).parent() if args.output_dir else None
+
+    def tell(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+        if run is not None:
+            run.set_status(preparing=[done, total])
+            if run.stop_requested():
+                raise Stopped
+
+    return tell
 
 
 def ppo(args: PPOArguments) -> dict:
@@ -135,7 +156,7 @@ def ppo(args: PPOArguments) -> dict:
     resumed = checkpoint.find(args, "ppo", policy)
     trainer = PPOTrainer(
         policy,
-        _ppo_config(args, judges.weights),
+        ppo_config(args, judges.weights),
         tokenizer,
         judges.sources,
         reward_processing_classes=judges.tokenizers,
@@ -289,7 +310,7 @@ def prompt_room(args: PPOArguments | CompareArguments, policy: PreTrainedModel) 
     return room if args.max_prompt_length is None else min(room, args.max_prompt_length)
 
 
-def _ppo_config(args: PPOArguments, reward_weights: list[float]) -> PPOConfig:
+def ppo_config(args: PPOArguments, reward_weights: list[float]) -> PPOConfig:
     """The trainer's settings in a run, which has its own directory, progress bar and samples."""
     shared = {field.name: getattr(args, field.name) for field in fields(PPOSettings)}
     return PPOConfig(

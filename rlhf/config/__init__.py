@@ -4,6 +4,7 @@ from rlhf.config.ceiling import CeilingArguments, CeilingSettings
 from rlhf.config.checking import BadInput, Diverged, FailedElsewhere, Settings, build, default_of, field_docs, typed
 from rlhf.config.compare import CompareArguments
 from rlhf.config.dpo import DPOArguments
+from rlhf.config.live import LiveArguments
 from rlhf.config.pipelines import DemoArguments, SweepArguments
 from rlhf.config.ppo import PPOArguments, PPOSettings
 from rlhf.config.reward import RewardArguments
@@ -42,6 +43,7 @@ __all__ = [
     "Diverged",
     "FailedElsewhere",
     "FeedbackArguments",
+    "LiveArguments",
     "ModelSettings",
     "PPOArguments",
     "PPOSettings",

@@ -83,15 +83,11 @@ class PreviewArguments(TemplateSettings, ColumnSettings):
 
 
 @dataclass
-class FeedbackArguments(PromptSettings):
-    """Settings of `python -m rlhf feedback`, by which people, or scripts, choose between two answers."""
+class AskingSettings(PromptSettings):
+    """Which answers people choose between, and where their choices are kept."""
 
     store: PathOrName | None = None
-    """Folder of the choices; `next` makes it."""
-    n: PositiveInt = 1
-    """Pairs to print."""
-    person: Annotated[str, Field(min_length=1, max_length=64)] = "someone"
-    """Who chooses: any name, the same each time."""
+    """Folder of the choices; made if there is none."""
     model_name_or_path: PathOrName = EVERYDAY
     """Model that answers: "everyday", a run directory, a folder or a Hub name."""
     dataset_name: PathOrName = EVERYDAY
@@ -108,6 +104,16 @@ class FeedbackArguments(PromptSettings):
         super().check()
         if self.store is None:
             raise BadInput("Give --store, the folder of the choices.", field="store")
+
+
+@dataclass
+class FeedbackArguments(AskingSettings):
+    """Settings of `python -m rlhf feedback`, by which people, or scripts, choose between two answers."""
+
+    n: PositiveInt = 1
+    """Pairs to print."""
+    person: Annotated[str, Field(min_length=1, max_length=64)] = "someone"
+    """Who chooses: any name, the same each time."""
 
 
 @dataclass

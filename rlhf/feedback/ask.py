@@ -92,9 +92,10 @@ def add_pairs(
     temperature: float,
     seed: int,
 ) -> list[Pair]:
-    """Sample answers to the prompts and add a pair for each: of one model, or one answer of each of two.
+    """Sample answers to the prompts and add a pair for each; a prompt to which no two answers differ gives none.
 
-    A prompt to which no two answers differ gives none.
+    Of one model these are the two answers that differ most; two models answer once each, so that what people choose
+    says how often they prefer one model.
     """
     dice, rows = random.Random(seed), []
     sampled = [
@@ -102,7 +103,7 @@ def add_pairs(
             model,
             reader,
             prompts,
-            ANSWERS // len(models),
+            ANSWERS if len(models) == 1 else 1,
             response_length=response_length,
             temperature=temperature,
             seed=seed + number,
@@ -143,6 +144,8 @@ class Asker:
         self.reader = PromptReader(tokenizer, room, args.chat_template_kwargs, end_ids(model, tokenizer))
         self.prompts = spread(list(fitting(prompts, self.reader)), args.seed)
         self.model, self.args = model, args
+        self.models = {"base": model}
+        """Who answers, by name: the model itself, or two others, once each."""
         self.turn: int | None = None
         """How many prompts have had their turn."""
 
@@ -153,12 +156,13 @@ class Asker:
         """
         judged = [choice for choice in store.choices() if choice.choice != "skip"][-REMEMBERED:]
         turn = len(store.pairs) if self.turn is None else self.turn
-        self.turn = turn + count * (SCREENED if len(judged) >= FIRST_CHOICES else 1)
+        blindly = len(judged) < FIRST_CHOICES or len(self.models) > 1
+        self.turn = turn + count * (1 if blindly else SCREENED)
         prompts = [self.prompts[number % len(self.prompts)] for number in range(turn, self.turn)]
         lengths = {"response_length": self.args.response_length, "temperature": self.args.temperature}
         seed = self.args.seed * 1_000_003 + turn
-        if len(judged) < FIRST_CHOICES:
-            return add_pairs(store, {"base": self.model}, self.reader, prompts, **lengths, seed=seed)
+        if blindly:
+            return add_pairs(store, self.models, self.reader, prompts, **lengths, seed=seed)
         sampled = list(answers_to(self.model, self.reader, prompts, ANSWERS, **lengths, seed=seed))
         dice, rows = random.Random(seed), []
         for prompt, both in self._most_telling(store, judged, prompts, sampled)[:count]:

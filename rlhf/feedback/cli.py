@@ -2,12 +2,14 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from itertools import count
 
 from rlhf.config import BadInput, FeedbackArguments
 from rlhf.feedback.agreement import agreement
-from rlhf.feedback.store import Store
+from rlhf.feedback.live import LOOKS_SECONDS, answering
+from rlhf.feedback.store import BY_BASE, Store
 
 
 def feedback(what: str, args: FeedbackArguments) -> Iterator[str]:
@@ -50,16 +52,17 @@ def _next(args: FeedbackArguments) -> Iterator[str]:
 
     model, tokenizer = models.load_policy(args.model_name_or_path)
     store = Store.open(args.store, args.model_name_or_path, models.revision(model))
-    given = store.next(args.person, args.n)
-    if len(given) < args.n:
-        asker = Asker(model, tokenizer, args)
-        for batch in count():
-            added = asker.add(store, max(args.n, PROMPTS_AT_ONCE))
-            given = store.next(args.person, args.n)
-            if len(given) == args.n:
-                break
-            if not added or batch == 100:
+    given, asker = store.next(args.person, args.n, answering(store)), None
+    for batch in count():
+        if len(given) == args.n:
+            break
+        if (who := answering(store)) != BY_BASE:  # a live run makes the pairs
+            time.sleep(LOOKS_SECONDS)
+        else:
+            asker = asker or Asker(model, tokenizer, args)
+            if not asker.add(store, max(args.n, PROMPTS_AT_ONCE)) or batch == 100:
                 raise BadInput(f"{args.model_name_or_path} gives no two different answers that end.")
+        given = store.next(args.person, args.n, who)
     for pair in given:
         yield json.dumps({"id": pair.id, "prompt": pair.question, "a": pair.a, "b": pair.b}, ensure_ascii=False)
 

@@ -1,4 +1,4 @@
-"""Where people are asked on the page: one desk per model, at which pairs are kept ready by a thread in the background.
+"""Where people are asked on the page: a desk per model, or two, at which a thread in the background keeps pairs ready.
 
 A desk is opened when somebody first comes. What was asked there before is asked at once; the model is loaded in the
 meantime, and writes a few pairs at a time until enough are ready.
@@ -10,11 +10,11 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rlhf.config import EVERYDAY, BadInput, FeedbackArguments
-from rlhf.feedback.store import Pair, Store
+from rlhf.feedback.store import BY_BASE, Pair, Store
 from rlhf.runs.directory import runs_root
 from rlhf.runs.disk import trouble
 
@@ -31,15 +31,24 @@ FRUITLESS = 8
 """Batches in a row that may bring no pair, before the desk gives up."""
 CLOSING_SECONDS = 10.0
 """A batch of pairs takes a few seconds; a model that is being downloaded is not waited for."""
+LEAVES_SECONDS = 300.0
+"""A desk of two models lets go of them when nobody has asked for so long: there may be many such desks."""
 AGAIN_SECONDS = 10.0
 """After a failure the model is tried again, if somebody is there, so much later."""
 
 
 class Desk:
-    """Where people are asked about the answers of one model."""
+    """Where people are asked about the answers of one model, or of two `others`; see `desk`."""
 
-    def __init__(self, args: FeedbackArguments, load: Callable[[str], tuple]) -> None:
-        self.args, self.load = args, load
+    def __init__(
+        self,
+        args: FeedbackArguments,
+        load: Callable[[str], tuple],
+        others: Mapping[str, Callable[[], object]] | None = None,
+    ) -> None:
+        self.args, self.load, self.others = args, load, others
+        self.models = frozenset(others or BY_BASE)
+        """Who answers, as pairs name them."""
         self.store: Store | None = Store(args.store) if Path(args.store, "store.json").exists() else None
         """None before the first pair is made."""
         self.doing = ""
@@ -63,7 +72,7 @@ class Desk:
                 self._thread = threading.Thread(target=self._make_pairs, daemon=True)
                 self._thread.start()
         self._asked.set()
-        return self.store.next(person, count) if self.store else []
+        return self.store.next(person, count, self.models) if self.store else []
 
     def close(self) -> None:
         """Make no more pairs; waits for those that are being made, but not long."""
@@ -87,7 +96,7 @@ class Desk:
 
     def _wants_more(self) -> bool:
         """Whether more pairs should be made."""
-        few = self.store.waiting() < READY + self._held()
+        few = self.store.waiting(self.models) < READY + self._held()
         return few and self.store.has_room() and not self._closed.is_set()
 
     def _make_pairs(self) -> None:
@@ -102,20 +111,24 @@ class Desk:
             opened = Store.open(self.args.store, name, revision(model))
             self.store = self.store or opened
             asker = Asker(model, copy.deepcopy(tokenizer), self.args)  # which may be given a chat template
+            if self.others:
+                asker.models = {name: load() for name, load in self.others.items()}
             fruitless = 0
             while not self._closed.is_set():
                 self._asked.clear()
                 while self._wants_more():
                     self._begin("Writing answers to the next questions")
-                    made = asker.add(self.store, MORE if self.store.waiting() else FIRST)
+                    made = asker.add(self.store, MORE if self.store.waiting(self.models) else FIRST)
                     fruitless = 0 if made else fruitless + 1
                     if fruitless == FRUITLESS:
-                        raise BadInput(f"{name} gives no two different answers that end, so there is no choice.")
-                    if self.store.waiting() > self._held():  # no hurry: half of the time is for those who choose
+                        give = f"{' and '.join(self.others)} give" if self.others else f"{name} gives"
+                        raise BadInput(f"{give} no two different answers that end, so there is no choice.")
+                    # No hurry then: half of the time is for those who choose.
+                    if self.store.waiting(self.models) > self._held():
                         self._closed.wait(self.seconds())
                 self.doing = ""
-                if not self._closed.is_set():
-                    self._asked.wait()
+                if not self._closed.is_set() and not self._asked.wait(LEAVES_SECONDS if self.others else None):
+                    break
         except BadInput as error:
             self.error = str(error)
         except Exception as error:  # whatever a library raises about a model: there is nobody else to tell
@@ -124,7 +137,7 @@ class Desk:
         self.doing, self._failed = "", time.monotonic()
 
 
-_desks: dict[str, Desk] = {}
+_desks: dict[tuple[str, frozenset[str]], Desk] = {}
 _opening = threading.Lock()
 
 
@@ -135,16 +148,22 @@ def _close() -> None:
         each.close()
 
 
-def desk(args: FeedbackArguments, load: Callable[[str], tuple]) -> Desk:
+def desk(
+    args: FeedbackArguments,
+    load: Callable[[str], tuple],
+    others: Mapping[str, Callable[[], object]] | None = None,
+) -> Desk:
     """The desk with the store that these settings name, the same for everybody.
 
     Args:
         load: makes a language model and its tokenizer of a name; called in a thread, when somebody has come.
+        others: two models that answer instead, by the names that pairs give them, each with what loads it.
     """
     with _opening:
-        if args.store not in _desks:
-            _desks[args.store] = Desk(args, load)
-        return _desks[args.store]
+        key = args.store, frozenset(others or ())
+        if key not in _desks:
+            _desks[key] = Desk(args, load, others)
+        return _desks[key]
 
 
 def store_of(model: str, dataset_name: str = EVERYDAY) -> Path:

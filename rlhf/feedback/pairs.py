@@ -3,6 +3,7 @@
 import copy
 import itertools
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,9 @@ from rlhf.config import BadInput, FeedbackArguments, RewardArguments
 from rlhf.data.load import hold_out, pairs_of
 from rlhf.data.rows import Unusable, check_same_kind
 from rlhf.feedback.agreement import Agreement, agreement
-from rlhf.feedback.ask import Asker, answers_to
+from rlhf.feedback.ask import PROMPTS_AT_ONCE, Asker, answers_to
 from rlhf.feedback.probe import JUDGING, Probe, answer_features, comparable
-from rlhf.feedback.store import FEWEST, HELD_OUT, Store
+from rlhf.feedback.store import FEWEST, HELD_OUT, Choice, Store
 from rlhf.models.prompts import PromptReader, readable
 
 
@@ -39,14 +40,15 @@ class Choices:
     agreement: Agreement | None
 
 
-def load_choices(path: str, as_conversations: bool = False) -> Choices:
-    """The choices in a store.
+def load_choices(path: str, as_conversations: bool = False, only: Sequence[Choice] | None = None) -> Choices:
+    """The choices in a store, or only these of them.
 
     Raises:
         BadInput: it is no store, or too few of its choices prefer an answer.
     """
     store = Store(path)
-    rows = store.preferences()
+    given = store.choices() if only is None else only
+    rows = store.preferences(only=given)
     if len(rows) < FEWEST:
         raise BadInput(
             f"{path} holds {len(rows)} choices that prefer an answer, not counting ties and skips; it takes at least "
@@ -54,7 +56,7 @@ def load_choices(path: str, as_conversations: bool = False) -> Choices:
             field="feedback",
         )
     train, held_out = hold_out(pairs_of(rows, path, as_conversations), path, HELD_OUT)
-    tied = [store.pairs[choice.id] for choice in store.choices() if choice.choice == "tie"]
+    tied = [store.pairs[choice.id] for choice in given if choice.choice == "tie"]
     ties = None
     if tied:
         rows = [{"prompt": pair.prompt, "chosen": pair.a, "rejected": pair.b} for pair in tied]
@@ -81,12 +83,17 @@ def joined(pairs: Dataset, choices: Dataset) -> Dataset:
 
 
 def judged_by_probe(
-    choices: Choices, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, args: RewardArguments
+    choices: Choices,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    args: RewardArguments,
+    tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dataset:
     """Pairs of answers that nobody has judged; in each, a probe of the choices prefers `chosen`, see `probe`.
 
     Args:
         model: the language model that answers, to `args.feedback_prompts` prompts.
+        tell: is told now and then how many of how many prompts have been answered.
 
     Raises:
         BadInput: the prompts cannot be read, or no two answers to one of them differ and end.
@@ -97,7 +104,12 @@ def judged_by_probe(
     asker = Asker(model, copy.deepcopy(tokenizer), settings)
     prompts = asker.prompts[: args.feedback_prompts]
     lengths = {"response_length": settings.response_length, "temperature": settings.temperature}
-    sampled = list(answers_to(model, asker.reader, prompts, ANSWERS, **lengths, seed=args.seed))
+    sampled = []
+    for answers in answers_to(model, asker.reader, prompts, ANSWERS, **lengths, seed=args.seed):
+        if len(sampled) % PROMPTS_AT_ONCE == 0:
+            tell(len(sampled), len(prompts))
+        sampled.append(answers)
+    tell(len(prompts), len(prompts))
 
     # 1. All answers as features: the judged pairs' two sides, and those that were sampled.
     preferred = choices.train.select(range(min(PROBED, len(choices.train))))
@@ -132,6 +144,6 @@ def judged_by_probe(
                 pairs.append((margin, {"prompt": prompt.raw, "chosen": texts[high], "rejected": texts[low]}))
         start += len(texts)
     plain = torch.tensor([margin for margin, _ in pairs]).quantile(0.98) / 2
-    pairs = [pair for margin, pair in pairs if margin > plain]
+    pairs = [pair for margin, pair in pairs if margin >= plain]
     pairs = random.Random(args.seed).sample(pairs, min(MOST_JUDGED, len(pairs)))
     return pairs_of(pairs, "answers")

@@ -4,6 +4,7 @@
     pairs.jsonl     a prompt and two answers per line, in the order in which people see them; those from Chat come
                     with the first vote
     choices.jsonl   one line per choice, on disk before it is acknowledged; taking one back is a line too
+    live.json       the run that learns from these choices while they are made, if there is one
 
 Several processes may write at once, under one lock. A line that was cut off when a process was killed was never
 acknowledged, and does not count.
@@ -15,7 +16,7 @@ import secrets
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,8 @@ EVERY = 8
 """One pair in so many is put to everybody, to see how far people agree."""
 RESERVED_SECONDS = 300.0
 """For so long a pair that somebody is looking at is not given to others."""
+BY_BASE = frozenset({"base"})
+"""Who answers both sides of a pair, as long as nobody asks for others."""
 IMPORTED = "imported"
 """Who made the choices that were imported."""
 MOST_PAIRS = 50_000
@@ -65,6 +68,10 @@ class Pair:
     chat: dict | None = None
     """Of two answers from Chat, which nobody else is asked about: the `run` that was shown, whether the vote was
     `blind`, how the answers were sampled, and of both `sides`, in order, the model and its score."""
+
+    def is_between(self, models: Set[str]) -> bool:
+        """Whether it is put to people as one of these models, one or two."""
+        return not self.chat and set(self.models) == models
 
 
 @dataclass(frozen=True)
@@ -204,8 +211,8 @@ class Store:
             self._read()
         return made
 
-    def next(self, person: str, count: int = 1) -> list[Pair]:
-        """The next pairs to ask a person about: each eighth one that all are asked about, else a fresh one.
+    def next(self, person: str, count: int = 1, models: Set[str] = BY_BASE) -> list[Pair]:
+        """The next pairs of these models for a person: each eighth one that all are asked about, else a fresh one.
 
         When there are no fresh ones, those that the fewest people have judged. Fewer than `count` if the person has
         judged all.
@@ -216,7 +223,7 @@ class Store:
             mine = {
                 pair.id: pair
                 for pair in self.pairs.values()
-                if person not in self._judges[pair.id] and pair.models[0] != IMPORTED and not pair.chat
+                if person not in self._judges[pair.id] and pair.is_between(models)
             }
             shared = [pair for pair in mine.values() if pair.shared]
             order = (mine[pair_id] for pair_id in dict.fromkeys([*self.order, *mine]) if pair_id in mine)
@@ -241,11 +248,11 @@ class Store:
         """Whether more pairs may be added."""
         return len(self.pairs) < MOST_PAIRS
 
-    def waiting(self) -> int:
-        """Pairs that nobody has judged yet or is looking at."""
+    def waiting(self, models: Set[str] = BY_BASE) -> int:
+        """Pairs of these models that nobody has judged yet or is looking at."""
         with self._thread:
             self._read()
-            fresh = (pair.id for pair in self.pairs.values() if not pair.chat)
+            fresh = (pair.id for pair in self.pairs.values() if pair.is_between(models))
             return sum(not self._judges[pair_id] and not self._held(pair_id) for pair_id in fresh)
 
     # Choices ---------------------------------------------------------------------------------------------------------
@@ -347,10 +354,10 @@ class Store:
 
     # In and out ------------------------------------------------------------------------------------------------------
 
-    def preferences(self, chat: bool = True) -> list[dict[str, object]]:
-        """The `choices` as rows `prompt`, `chosen`, `rejected`, in order; ties and skips say no preference."""
+    def preferences(self, chat: bool = True, only: Iterable[Choice] | None = None) -> list[dict[str, object]]:
+        """The `choices`, or only these, as rows `prompt`, `chosen`, `rejected`; ties and skips say no preference."""
         rows = []
-        for choice in self.choices(chat):
+        for choice in self.choices(chat) if only is None else only:
             pair = self.pairs[choice.id]
             if choice.choice in ("a", "b"):
                 chosen, rejected = (pair.a, pair.b) if choice.choice == "a" else (pair.b, pair.a)

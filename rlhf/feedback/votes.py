@@ -1,6 +1,7 @@
-"""What votes in Chat say: how often people prefer one model to another, and whether the rewards agree with them."""
+"""What people say of two models: how often they prefer one to the other, and whether the rewards agree with them."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf.compare.stats import ROUNDING, Interval, accuracy, more_to_decide
@@ -40,6 +41,28 @@ def matchups(store: Store, run_id: str) -> list[Matchup]:
         win_rate = accuracy(sum(won), len(won))
         found.append(Matchup((one, other), blind, len(won), win_rate, more_to_decide(win_rate, len(won))))
     return found
+
+
+def points_against(store: Store, other: str) -> dict[str, list[float]]:
+    """What each model earned in the pairs of its answer and another model's that people were asked about.
+
+    That is 1, 0, or one half for a tie, for each judgement; votes in Chat are not among them.
+    """
+    points: dict[str, list[float]] = defaultdict(list)
+    for choice in store.choices(chat=False):
+        models = store.pairs[choice.id].models
+        if choice.choice != "skip" and models[0] != models[1] and other in models:
+            ours = "ba"[models[1] == other]
+            points[models["ab".index(ours)]].append({ours: 1.0, "tie": 0.5}.get(choice.choice, 0.0))
+    return points
+
+
+def win_rate(points: Sequence[float]) -> tuple[Interval, int] | None:
+    """The mean of such points and how many there are; None for none.
+
+    The interval takes judgements to be independent, which several by one person are not.
+    """
+    return (accuracy(sum(points), len(points)), len(points)) if points else None
 
 
 def agreement_with_rewards(store: Store, run_id: str) -> tuple[Interval, int] | None:

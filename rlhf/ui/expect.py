@@ -37,20 +37,20 @@ class Pace:
     """What a finished demo took, in seconds, and whether it ran here; `fixed` is of each training or comparison."""
 
     fixed: float
-    step: float
+    pair: float
     episode: float
     answer: float
     own: bool
 
     def seconds(self, args: DemoArguments) -> float:
         """Of a demo with these settings."""
-        steps = args.reward_max_steps
-        if steps < 1:
-            steps = REWARD_STEPS * args.num_train_epochs * 32 / args.reward_batch_size
+        pairs = args.reward_max_steps * args.reward_batch_size
+        if pairs < 1:
+            pairs = REWARD_STEPS * 32 * args.num_train_epochs
         ceiling = args.ceiling_samples * args.ceiling_prompts
         answers = 1.5 * args.num_prompts * args.samples * (1 + args.seeds) + ceiling
         fixed = self.fixed * (2 + args.seeds)
-        return fixed + steps * self.step + args.total_episodes * args.seeds * self.episode + answers * self.answer
+        return fixed + pairs * self.pair + args.total_episodes * args.seeds * self.episode + answers * self.answer
 
 
 def pace() -> Pace:
@@ -63,7 +63,7 @@ def pace() -> Pace:
         with suppress(*FOREIGN):
             if config.get("model_name_or_path") == EVERYDAY and (measured := _measured(run, config)):
                 return measured
-    return Pace(fixed=LOADING, step=0.3, episode=0.014, answer=0.01, own=False)  # the example run is not there
+    return Pace(fixed=LOADING, pair=0.01, episode=0.014, answer=0.01, own=False)  # the example run is not there
 
 
 def _measured(run: Run, config: dict) -> Pace | None:
@@ -82,7 +82,13 @@ def _measured(run: Run, config: dict) -> Pace | None:
     rest = seconds["total"] - timed[-1][metrics.STEP] * step - config["total_episodes"] * seeds * episode
     # Loading and saving take some seconds each time; what is left are the comparison's answers.
     fixed = min(rest / (2 + seeds), LOADING)
-    return Pace(fixed, step, episode, max(0.0, rest - fixed * (2 + seeds)) / answers, own=run.path != EXAMPLE)
+    return Pace(
+        fixed,
+        step / config["reward_batch_size"],
+        episode,
+        max(0.0, rest - fixed * (2 + seeds)) / answers,
+        own=run.path != EXAMPLE,
+    )
 
 
 def preset(minutes: str, settings: dict[str, object]) -> dict[str, object]:

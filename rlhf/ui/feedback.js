@@ -1,5 +1,5 @@
 // Two answers, one choice. Gradio runs this in the component, and gives it element, props, server, watch and trigger.
-const {setText, request, outbox, inSight, onKeys, showTiles} = window.lab;
+const {el, setText, request, outbox, inSight, onKeys, showTiles} = window.lab;
 const $ = selector => element.querySelector(selector);
 const HELD = 3;           // pairs that are here before they are needed
 const SETTLED = 400;      // milliseconds before which nobody has read two answers: a double click chooses once
@@ -9,7 +9,7 @@ let shown = null, since = 0, asked = 0, heard = 0, looking = false, ticks = 0;
 const say = text => setText($('.saved'), text);
 
 async function call(name, details) {
-  const turn = ++asked, sent = {...of, count: HELD + box.letters.length, ...details};
+  const turn = ++asked, sent = {...of, count: HELD + box.letters.length, ...details, between: of.between};
   const answer = await request(server, name, sent);
   box.failures = 0;
   // An answer may arrive after one to a later request.
@@ -30,6 +30,7 @@ function take(answer) {
   setText($('.train-on'), answer.train);
   $('.train-on').disabled = !answer.enough;
   showHonest();
+  showLive();
   show();
 }
 
@@ -102,14 +103,14 @@ $('.sure .yes').addEventListener('click', () => {
 });
 
 // Training
-const alone = () => $('.either input').checked;
+const alone = () => $('.on-all .either input').checked;
 function showHonest() { setText($('.honest'), alone() || !news.enough ? news.alone ?? '' : news.together); }
 async function showExpected() {
   showHonest();
   const answer = await server.expect({...of, alone: alone()});
   setText($('.expected'), answer?.expected ?? '');
 }
-for (const input of element.querySelectorAll('.either input')) input.addEventListener('change', showExpected);
+for (const input of element.querySelectorAll('.on-all .either input')) input.addEventListener('change', showExpected);
 $('.train-on').addEventListener('click', async () => {
   const button = $('.train-on'), told = $('.refused');
   button.disabled = true;
@@ -124,6 +125,79 @@ $('.train-on').addEventListener('click', async () => {
     told.hidden = false;
   }
 });
+
+const fill = (list, choices) => list.replaceChildren(...choices.map(([value, label]) => {
+  const option = el('option', '', label);
+  option.value = value;
+  return option;
+}));
+
+// Learn live
+const live = $('.while-choosing'), modes = element.querySelectorAll('.modes input');
+let picked = false;  // whether this person has chosen what to see below
+function showMode() {
+  live.hidden = !modes[1].checked;
+  $('.on-all').hidden = modes[1].checked;
+}
+for (const input of modes) input.addEventListener('change', () => { picked = true; showMode(); });
+const steering = what => live.querySelector('[data-steer="' + what + '"]');
+function showLive() {
+  const now = news.live, active = Boolean(now?.active), yours = Boolean(now?.yours);
+  if (active && !picked && !modes[1].checked) { modes[1].checked = true; showMode(); }
+  setText(live.querySelector('.state'), now ? now.state : 'Learn while we choose');
+  setText(live.querySelector('.share'), now?.share ?? '');
+  setText(live.querySelector('.doing'), now?.doing ? now.doing + (active ? '\u2026' : '') : '');
+  const bar = live.querySelector('progress');
+  bar.hidden = !now?.total;
+  if (now?.total) { bar.max = now.total; bar.value = now.done; }
+  steering('start').hidden = Boolean(now);
+  steering('resume').hidden = !now || active || !now.resumable || !yours;
+  steering('stop').hidden = !active || !yours;
+  steering('afresh').hidden = !now || active && !yours;
+  live.querySelector('.earlier').hidden = !now || !yours || now.states.length < 2;
+  setText(live.querySelector('.rule'), active && !yours ? 'Somebody else has started this, and may stop it.'
+    : now ? 'Going back leaves the choices since then aside, starting afresh all so far. They stay saved.' : '');
+  const list = live.querySelector('select'), states = (now?.states ?? []).filter(([n]) => n !== now.number);
+  const wanted = states.map(([n, label]) => n + label).join();
+  if (list.dataset.shows !== wanted && document.activeElement !== list) {
+    const chosen = list.value;
+    fill(list, states.reverse());
+    if (states.some(([n]) => String(n) === chosen)) list.value = chosen;
+    list.dataset.shows = wanted;
+  }
+  setText($('.now'), active ? 'Learning live. ' + now.state + ' ' + now.share : '');
+  $('.whose').hidden = active || !voices;
+}
+for (const button of live.querySelectorAll('[data-steer]'))
+  button.addEventListener('click', async () => {
+    const told = live.querySelector('.refused');
+    button.disabled = true;
+    const asked = {...of, what: button.dataset.steer, state: Number(live.querySelector('select').value)};
+    const answer = await server.steer(asked);
+    button.disabled = false;
+    told.hidden = Boolean(answer && !answer.error);
+    setText(told, answer?.error ?? (answer ? '' : 'The server does not answer; try again.'));
+    queue = queue.slice(0, 1);  // the others are of who answered before
+    look();
+  });
+
+// Whose answers: the base model's, or those of two models
+let voices = null;
+async function showVoices() {
+  const answer = await server.who(of);
+  voices = answer?.voices?.length > 1 ? answer.voices : null;
+  for (const list of element.querySelectorAll('.whose select')) fill(list, voices ?? []);
+  $('.whose').hidden = !voices || Boolean(news.live?.active);
+}
+for (const list of element.querySelectorAll('.whose select'))
+  list.addEventListener('change', () => {
+    of = {...of, between: [...element.querySelectorAll('.whose select')].map(each => each.value)};
+    news = {doing: 'Asking for their answers'};
+    queue = [];
+    heard = asked;  // what was asked before is of other models
+    show();
+    look();
+  });
 
 async function look() {
   if (looking || box.busy || !of.run) return;  // what is being sent brings how things stand
@@ -145,13 +219,14 @@ const timer = setInterval(() => {
 function attach() {
   if (!props.value || props.value.run === of.run && props.value.visitor === of.visitor) return;
   of = {run: props.value.run, visitor: props.value.visitor};
-  setText($('.either label:last-child span'), props.value.together);
+  setText($('.on-all .either label:last-child span'), props.value.together);
   news = {}; queue = []; decided = new Set(); made = [];
   looking = false;
   say('');
   show();
   if (!of.run) return;
   showExpected();
+  showVoices();
   if (inSight(element)) look();  // else when the tab is opened: only then is a model loaded
 }
 watch('value', attach);

@@ -1,4 +1,4 @@
-"""The Feedback tab: what do we prefer? Two answers, one choice; then a model can be trained on all choices.
+"""The Feedback tab: what do we prefer? Two answers, one choice; a model learns from all choices, or meanwhile.
 
 The page asks as `people.py` says: `look` for what comes next and how things stand, `choose`, `undo` and `take_away` to
 change that. The browser holds some pairs ahead.
@@ -16,19 +16,22 @@ from pathlib import Path
 import gradio as gr
 
 from rlhf.config import EVERYDAY, BadInput, DemoArguments, build, name_of_data
+from rlhf.config.pipelines import FROM_CHOICES
 from rlhf.feedback import Choice, Store
 from rlhf.feedback.agreement import Agreement, agreement
 from rlhf.feedback.desk import Desk
+from rlhf.feedback.live import answering
 from rlhf.feedback.names import name_of
-from rlhf.feedback.store import EVERY, FEWEST, HELD_OUT, IMPORTED, ChosenBefore, Pair
+from rlhf.feedback.store import BY_BASE, EVERY, FEWEST, HELD_OUT, IMPORTED, ChosenBefore, Pair
+from rlhf.feedback.votes import points_against, win_rate
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import DATA, FILLED_IN
 from rlhf.runs.directory import RECORD, Run, find_run
 from rlhf.runs.disk import told
-from rlhf.ui import QUICK, empty_state, note, served, shown_run, voices
+from rlhf.ui import QUICK, empty_state, is_example, learning, note, run_label, served, shown_run, voices
 from rlhf.ui.downloads import download_button, place
 from rlhf.ui.expect import expectation
-from rlhf.ui.people import answered, desk_of
+from rlhf.ui.people import answered, desk_between, desk_of, trained_from
 from rlhf.ui.scripts import HEAD, script
 from rlhf.words import count, number, percent
 
@@ -63,11 +66,18 @@ TEMPLATE = """
     </div>
   </article>
   <p class="saved" role="status"></p>
+  <p class="gloss now" role="status"></p>
+  <p class="gloss whose" hidden>Answers of <select aria-label="Whose answers"></select> and
+    <select aria-label="And whose"></select></p>
   <section class="stands">
     <h3>How it stands</h3>
     <dl class="tiles"></dl>
   </section>
-  <section class="learn">
+  <div class="either modes" role="radiogroup" aria-label="How to learn">
+    <label><input type="radio" name="feedback-mode" value="all" checked><span>Train on all choices</span></label>
+    <label><input type="radio" name="feedback-mode" value="live"><span>Learn live</span></label>
+  </div>
+  <section class="learn on-all">
     <div>
       <h3>Train on our choices</h3>
       <p class="gloss honest"></p>
@@ -79,6 +89,26 @@ TEMPLATE = """
         <label><input type="radio" name="feedback-pairs" value="together"><span></span></label>
       </div>
       <button type="button" class="train-on" disabled></button>
+      <p class="note refused" role="alert" hidden></p>
+    </div>
+  </section>
+  <section class="learn while-choosing" hidden>
+    <div>
+      <h3 class="state"></h3>
+      <p class="share" role="status"></p>
+      <p class="gloss doing"></p>
+      <progress hidden></progress>
+      <p class="gloss">After every ten choices the reward model learns from them, and then the model that answers
+        learns from the reward model, for a few seconds. The next questions compare it with the base model.</p>
+    </div>
+    <div class="steer">
+      <button type="button" class="go" data-steer="start">Start learning live</button>
+      <button type="button" class="go" data-steer="resume" hidden>Go on learning</button>
+      <button type="button" data-steer="stop" hidden>Stop</button>
+      <div class="earlier" hidden><button type="button" data-steer="back">Go back to</button>
+        <select aria-label="An earlier state"></select></div>
+      <button type="button" data-steer="afresh" hidden>Start afresh</button>
+      <p class="gloss rule"></p>
       <p class="note refused" role="alert" hidden></p>
     </div>
   </section>
@@ -95,7 +125,7 @@ def ballot(**kwargs: object) -> gr.HTML:
         html_template=TEMPLATE,
         js_on_load=script("feedback"),
         head=HEAD,
-        server_functions=[look, choose, undo, take_away, expect, train],
+        server_functions=[look, choose, undo, take_away, expect, train, who, steer],
         apply_default_css=False,
         **kwargs,
     )
@@ -149,14 +179,15 @@ def expect(request: dict) -> dict:
     """How long training takes, in words: {"alone": on people's choices alone, else with the shipped pairs too}."""
     try:
         run = find_run(str(request.get("run")))
-        settings, store = _settings(run), desk_of(run).store
+        alone, store = bool(request.get("alone")), desk_of(run).store
+        settings = _settings(run, alone)
     except BadInput as error:
         return {"expected": str(error)}
-    if request.get("alone") and store:
+    if alone and store:
         learned = len(store.preferences(chat=not limits.shared())) * (1 - HELD_OUT) * DemoArguments.feedback_epochs
         pairs = learned + 2 * DemoArguments.feedback_prompts
-        steps = pairs / DemoArguments.reward_batch_size * DemoArguments.num_train_epochs
-        settings["reward_max_steps"] = max(1, round(steps))
+        demo = build(DemoArguments, settings)
+        settings["reward_max_steps"] = max(1, round(pairs * demo.num_train_epochs / demo.reward_batch_size))
     return {"expected": expectation(settings)}
 
 
@@ -170,14 +201,46 @@ def train(request: dict) -> dict:
         return {"error": str(error)}
 
 
+@served
+def who(request: dict) -> dict:
+    """The models whose answers a person can choose between: {"voices": [id, what it is called]}."""
+    run = find_run(str(request.get("run")))
+    trained = [(each.id, "the example run" if is_example(each) else run_label(each)) for each in trained_from(run)]
+    return {"voices": [("base", "the base model"), *trained]}
+
+
+@served
+def steer(request: dict) -> dict:
+    """Learn live: {"what": "start", "afresh", "stop", "resume" or "back" to the {"state": number}}."""
+    run, what = find_run(str(request.get("run"))), str(request.get("what"))
+    store, visitor = _store(desk_of(run)), str(request.get("visitor") or "")
+    if what in ("start", "afresh"):
+        learning.start(_settings(run), store, visitor, what == "afresh")
+    elif what in ("stop", "resume", "back"):
+        learning.steer(store, visitor, what, int(request.get("state") or 0))
+    else:
+        raise BadInput("There is no such button; please reload the page.")
+    return {"done": True}
+
+
 def _answer(request: dict, act: Callable[[Desk, str], dict]) -> dict:
     """Do something at the desk of the shown run; what came of it, and how things stand then, see `answered`."""
 
     def act_and_look(run: Run, at: Desk, person: str) -> dict:
         wanted = min(MOST_HELD, max(1, int(request.get("count", 1))))
-        return act(at, person) | standing(at, person, wanted)
+        return act(at, person) | standing(at, person, wanted, _asking(run, at, request), str(request["visitor"]))
 
     return answered(request, act_and_look)
+
+
+def _asking(run: Run, at: Desk, request: dict) -> Desk:
+    """Where the pairs come from: the base model's desk, or that of two models, {"between": their names}."""
+    names = [str(name) for name in list(request.get("between") or ())[:2]]
+    if set(names) <= {"base"}:
+        return at
+    if len(set(names)) != 2:
+        raise BadInput("Choose two different models, or the base model on both sides.")
+    return desk_between(run, names)
 
 
 def _store(at: Desk) -> Store:
@@ -194,18 +257,34 @@ def _shown(pair: Pair) -> dict[str, str]:
 # How things stand ----------------------------------------------------------------------------------------------------
 
 
-def standing(at: Desk, person: str, wanted: int) -> dict:
-    """The next pairs for a person, and how things stand, in words."""
-    pairs = at.ask(person, wanted)
+def standing(at: Desk, person: str, wanted: int, asking: Desk | None = None, visitor: str = "") -> dict:
+    """The next pairs for a person, and how things stand, in words.
+
+    Args:
+        at: where the choices are.
+        person: who asks, see `people.py`.
+        wanted: how many pairs.
+        asking: where the pairs come from, if not there, unless a model learns live.
+        visitor: the browser's secret.
+    """
+    asking = asking or at
+    live, models = learning.standing(at.store, visitor), answering(at.store) if at.store else BY_BASE
+    if models != BY_BASE:
+        pairs = at.store.next(person, wanted, models)
+        doing, seconds, error = live["doing"], 0.0, ""
+    else:
+        pairs = asking.ask(person, wanted)
+        doing, seconds, error = asking.doing, asking.seconds(), asking.error
     choices = at.store.choices(chat=not limits.shared()) if at.store else []
     own = [choice for choice in at.store.choices() if choice.person == person] if at.store else []
     preferences = Counter(choice.person for choice in choices if choice.choice in ("a", "b"))
     found = agreement(at.store.by_pair().values()) if at.store else None
     return {
         "pairs": list(map(_shown, pairs)),
-        "doing": at.doing,
-        "seconds": at.seconds(),
-        "error": at.error,
+        "doing": doing,
+        "seconds": seconds,
+        "error": error,
+        "live": live,
         "name": name_of(person),
         "own": len(own),
         "last": next((choice.id for choice in reversed(own) if not at.store.pairs[choice.id].chat), None),
@@ -213,6 +292,7 @@ def standing(at: Desk, person: str, wanted: int) -> dict:
             ("Your choices", count(len(own)), _own_words(own)),
             ("All choices", count(len(choices)), _people_words({choice.person for choice in choices}, preferences)),
             *_agreement_words(found),
+            *_between_words(at.store, asking),
         ],
         **training_words(preferences.total()),
     }
@@ -241,6 +321,19 @@ def _agreement_words(found: Agreement | None) -> list[tuple[str, str, str]]:
         values = (count(found.pairs), percent(found.raw), "–" if found.alpha is None else number(found.alpha, 2))
     labels = ("Judged by several", "Same choice", "Krippendorff’s alpha")
     return list(zip(labels, values, (several, same, alpha), strict=True))
+
+
+def _between_words(store: Store | None, asking: Desk) -> list[tuple[str, str, str]]:
+    """How often people prefer the first of two models to the second, where these are asked about."""
+    if store is None or asking.models == BY_BASE:
+        return []
+    one, other = asking.others
+    found = win_rate(points_against(store, other).get(one, []))
+    if found is None:
+        return [(f"{one} preferred to {other}", "–", "Nobody has judged this pair of models yet.")]
+    share, n = found
+    gloss = f"[{percent(share.low)}, {percent(share.high)}] of {count(n)} {'pair' if n == 1 else 'pairs'}."
+    return [(f"{one} preferred to {other}", percent(share.value), gloss)]
 
 
 def training_words(preferences: int) -> dict:
@@ -300,15 +393,16 @@ def imported(path: str, run_id: str | None) -> str:
     return note(f"{count(new)} preferences were imported." if new else "All of these had been imported before.")
 
 
-def _settings(run: Run) -> dict[str, object]:
-    """Those of a demo from the model that a run started from, with the prompts of its data."""
+def _settings(run: Run, alone: bool = False) -> dict[str, object]:
+    """Those of a demo from the model that a run started from, with the prompts of its data; on choices alone or not."""
     settings, names = run.policy_settings(), DATA
     if run.base_model() != EVERYDAY and run.config().get("kind") == "demo":
         # Another model than the embedded one needs other settings: those that it was trained with before.
         settings, names = run.config(), {field.name for field in dataclasses.fields(DemoArguments)}
         names -= {*FILLED_IN, *limits.NOT_OFFERED, "reward_funcs"}
     read = {name: settings[name] for name in names if settings.get(name) is not None}
-    return {**read, "model_name_or_path": run.base_model(), "dataset_name": settings.get("dataset_name") or EVERYDAY}
+    read |= {"model_name_or_path": run.base_model(), "dataset_name": settings.get("dataset_name") or EVERYDAY}
+    return {**read, **FROM_CHOICES} if alone and run.base_model() == EVERYDAY else read
 
 
 def start(run: Run, store: Store, alone: bool, visitor: str) -> Run:
@@ -325,7 +419,7 @@ def start(run: Run, store: Store, alone: bool, visitor: str) -> Run:
     """
     if len(store.preferences(chat=not limits.shared())) < FEWEST:
         raise BadInput(f"Training needs at least {FEWEST} choices of one answer over the other.")
-    settings = build(DemoArguments, {**_settings(run), "feedback": str(store.path), "feedback_only": alone})
+    settings = build(DemoArguments, {**_settings(run, alone), "feedback": str(store.path), "feedback_only": alone})
     if settings.model_name_or_path != EVERYDAY:  # a larger model takes minutes to answer 512 prompts
         settings.feedback_prompts = 64
     return jobs.launch("demo", settings, visitor=visitor, choices=store)

@@ -16,7 +16,7 @@ from rlhf.figures.curves import first_and_last, latest, recent
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import ACTIVE
 from rlhf.runs.divergence import WHAT_TO_DO, warning_signs
-from rlhf.words import number, percent, signed
+from rlhf.words import count, number, percent, signed
 
 
 SMALL = 0.2
@@ -63,6 +63,9 @@ def _verdict(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
     if state in ENDED_BADLY:
         kept = "What was logged until then is shown below." if any(rows.values()) else ""
         return _said("bad", f"{ENDED_BADLY[state]}. {message}", kept)
+    if status.get("kind") == "live" and rows.get("ppo"):
+        text = status.get("verdict") or "It has learned a little: choose in the Feedback tab which answers are better."
+        return _said("none", text, "The reward model goes on learning too, so only scores of one state compare.")
     if rows.get("ppo"):
         return _ppo_headline(rows["ppo"], active)
     if rows.get("dpo"):
@@ -73,6 +76,10 @@ def _verdict(status: dict, rows: dict[str, list[dict]]) -> dict[str, str]:
         return _pairs_headline(rows["reward"], active, metrics.ACCURACY, metrics.EVAL_ACCURACY, learned)
     compares = status.get("kind") in ("compare", "sweep")
     if active:
+        if status.get("preparing"):
+            answered, asked = status["preparing"]
+            text = f"Getting ready: the base model has answered {count(answered)} of {count(asked)} questions."
+            return _said("none", text, "What our choices say of these answers is learned as well.")
         begun = compares and status.get("step")
         return _said("none", f"{message}." if begun else "Getting ready: loading the models.")
     if state == "stopped":

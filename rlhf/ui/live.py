@@ -333,6 +333,8 @@ def _phases(run: Snapshot) -> list[dict]:
         if state in ACTIVE and over:
             state = run.status().get("state")  # the process was gone before it could write it into the stage
         step, total = own.get("step", 0), own.get("total_steps", 0)
+        if name == "reward" and not own and (preparing := run.status().get("preparing")):
+            state, (step, total) = run.status()["state"], preparing
         phases.append({"label": KINDS[name].label, "state": state, "step": step, "total": total})
     return phases
 

@@ -4,7 +4,7 @@ Browsers ask through `server_functions`, outside Gradio's queue, and send a choi
 then is on disk. A person is the mark of the browser's secret, which no other knows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rlhf.config import EVERYDAY, BadInput, FeedbackArguments, build
 from rlhf.feedback.desk import Desk, desk, store_of
@@ -21,6 +21,28 @@ def desk_of(run: Run) -> Desk:
     read = {name: settings[name] for name in (*DATA, "max_prompt_length", "response_length") if settings.get(name)}
     named = {"store": str(store_of(model, data)), "model_name_or_path": model, "dataset_name": data}
     return desk(build(FeedbackArguments, read | named), lambda name: voices.base_of(name)[:2])
+
+
+def trained_from(run: Run) -> list[Run]:
+    """The runs with a model that started from the same base as this one's: the shown run first."""
+    own = [run] if run.model("policy") else []
+    return [*own, *voices.siblings(run).values()]
+
+
+def desk_between(run: Run, names: Sequence[str]) -> Desk:
+    """Where people are asked about the answers of two models: "base", or ids of runs of `trained_from`.
+
+    Raises:
+        BadInput: one of them is gone.
+    """
+    trained = {each.id: each for each in trained_from(run)}
+    if set(names) - {"base", *trained}:
+        raise BadInput("One of these models is gone; choose again whose answers you want.")
+    others = {
+        name: (lambda name=name: (voices.base_voice(run) if name == "base" else voices.ppo_voice(trained[name])).model)
+        for name in names
+    }
+    return desk(desk_of(run).args, lambda name: voices.base_of(name)[:2], others)
 
 
 def answered(request: dict, act: Callable[[Run, Desk, str], dict]) -> dict:
