@@ -21,7 +21,7 @@ from rlhf.feedback.agreement import Agreement, agreement
 from rlhf.feedback.desk import Desk
 from rlhf.feedback.names import name_of
 from rlhf.feedback.store import EVERY, FEWEST, HELD_OUT, IMPORTED, ChosenBefore, Pair
-from rlhf.launch import jobs, limits
+from rlhf.launch import classroom, jobs, limits
 from rlhf.launch.start import DATA, FILLED_IN
 from rlhf.runs.directory import RECORD, Run, find_run
 from rlhf.runs.disk import told
@@ -196,7 +196,7 @@ def _shown(pair: Pair) -> dict[str, str]:
 
 def standing(at: Desk, person: str, wanted: int) -> dict:
     """The next pairs for a person, and how things stand, in words."""
-    pairs = at.ask(person, wanted)
+    pairs, locked = at.ask(person, wanted), classroom.refusal("runs")
     choices = at.store.choices(chat=not limits.shared()) if at.store else []
     own = [choice for choice in at.store.choices() if choice.person == person] if at.store else []
     preferences = Counter(choice.person for choice in choices if choice.choice in ("a", "b"))
@@ -215,6 +215,7 @@ def standing(at: Desk, person: str, wanted: int) -> dict:
             *_agreement_words(found),
         ],
         **training_words(preferences.total()),
+        **({"enough": False, "alone": locked} if locked else {}),
     }
 
 
@@ -290,6 +291,7 @@ def exported(run: Run, cache: Path) -> Path:
 def imported(path: str, run_id: str | None) -> str:
     """Take in an uploaded file of preferences, whole or not at all; what came of it, as HTML."""
     try:
+        classroom.check("uploads")
         text = Path(path).read_bytes().decode("utf-8")
         with told("Nothing was imported."):
             new = _store(desk_of(find_run(str(run_id)))).take_in(text)
