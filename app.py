@@ -400,10 +400,9 @@ def main() -> None:
         default=os.environ.pop("RLHF_TEACHER", ""),  # where no training process inherits it
         help="for a class: whoever opens the page with ?teacher=KEY is its teacher (or the variable RLHF_TEACHER)",
     )
-    key = options.parse_args().teacher
-    threads.wait_briefly()  # here for Chat, and for the training processes, which inherit it
     try:
-        classroom.begin(key)
+        classroom.begin(options.parse_args().teacher)
+        threads.wait_briefly()  # here for Chat, and for the training processes, which inherit it
         folder = runs.page_folder()
         _clear(folder)
         if limits.on_zero_gpu():

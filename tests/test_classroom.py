@@ -450,6 +450,48 @@ def test_the_projector_draws_two_curves_once_and_says_how_far_people_agree(stude
     assert [caption for caption, _ in student.call("projector.project", run=STOPPED)["captions"]] == ["Score", "KL"]
 
 
+# In browsers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.process
+def test_a_students_window_follows_the_teachers(address, store, browser):
+    """Locks, the shown run and the end of the lesson reach a page that is open, by its own poll."""
+    problems, windows = [], []
+    for query in (link(), "run=example"):
+        page = browser.new_context(viewport={"width": 1280, "height": 720}).new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.set_default_timeout(60_000)
+        page.goto(f"{address}/?{query}")
+        page.wait_for_selector(".chart[data-part=ppo] .main-svg", state="attached")
+        windows.append(page)
+    teacher, student = windows
+    assert teacher.url == f"{address}/?run=example"
+    assert "Class" not in student.get_by_role("tab").all_inner_texts()
+    assert teacher.evaluate("document.cookie") == ""
+    teacher.get_by_role("tab", name="Class").click()
+    teacher.get_by_label("Starting runs").check()
+    teacher.get_by_label("Settings of Chat").check()
+    student.locator("#start:disabled").wait_for()
+    note = student.locator("#class-note p")
+    note.get_by_text("Your teacher has locked starting runs and the settings of Chat.").wait_for()
+    assert teacher.locator("#start").is_enabled()
+    teacher.get_by_label("Starting runs").uncheck()
+    student.locator("#start:enabled").wait_for()
+    note.get_by_text("Your teacher has locked the settings of Chat.", exact=True).wait_for()
+    teacher.goto(f"{address}/?run={STOPPED}&tab=class")  # without the key, which the browser has kept
+    teacher.get_by_role("button", name="Show to everybody").click()
+    student.wait_for_url(f"**/?run={STOPPED}")
+    student.goto(f"{address}/?view=projector&run=example")
+    student.locator(".projected .main-svg").first.wait_for()
+    assert student.locator(".projected .value").all_inner_texts() == [str(CHOSEN * 3 // 2), "67 %"]
+    assert student.evaluate("document.querySelector('.projected').scrollHeight") <= 720
+    teacher.get_by_role("button", name="Clear the class").click()
+    teacher.get_by_role("button", name="Yes, delete").click()
+    teacher.get_by_text("45 choices and 1 run were deleted.").wait_for()
+    student.locator(".projected .value", has_text="\u2013").wait_for()
+    assert problems == []
+
+
 # Where the key must not be -------------------------------------------------------------------------------------------
 
 
