@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse
 
 from rlhf.compare.stats import accuracy
-from rlhf.feedback import Store
+from rlhf.feedback import Choice, Store
 from rlhf.feedback.agreement import agreement
 from rlhf.feedback.names import name_of
 from rlhf.feedback.store import IMPORTED
@@ -56,6 +56,9 @@ PANEL = """
       <h3>Projector</h3>
       <p class="gloss">The shown run’s curves and the count of choices, in large type.</p>
       <p class="acts"><a class="button" href="?view=projector" target="_blank">Open the projector view</a></p>
+      <h3>This browser</h3>
+      <p class="gloss">It stays the teacher’s until you give up the key here, or the page has another one.</p>
+      <p class="acts"><a class="button" href="?teacher=given-up">Give up the key</a></p>
     </section>
     <section>
       <h3>Lock for students</h3>
@@ -113,11 +116,13 @@ class TeacherKey:
         if cookie is None:
             await asyncio.sleep(1)  # who tries many needs long
         rest = [(name, value) for name, value in request.query_params.multi_items() if name != "teacher"]
-        # An empty key tells the page that it was wrong. Relative, as a proxy may serve the page under a path.
+        # An empty key tells the page that it was wrong. The address is relative: a proxy may serve it under a path.
         again = RedirectResponse("?" + urlencode(rest if cookie else [*rest, ("teacher", "")]), 303)
         again.headers["cache-control"] = "no-store"
-        if cookie:
-            again.set_cookie(classroom.COOKIE, cookie, max_age=YEAR, httponly=True, samesite="strict")
+        # A wrong key makes the browser an ordinary one again.
+        again.set_cookie(
+            classroom.COOKIE, cookie or "", max_age=YEAR if cookie else 0, httponly=True, samesite="strict"
+        )
         await again(scope, receive, send)
 
 
@@ -174,7 +179,7 @@ class Classroom:
     def opened(self, request: gr.Request) -> dict:
         """What a page that has just been opened knows of the class."""
         said = NO_KEY if "teacher" in request.query_params else ""
-        return dict.fromkeys(self.notice, {"since": classroom.shown()[1], "locks": [], "key": said})
+        return dict.fromkeys(self.notice, {"since": classroom.shown()[1], "locks": [], "wrong": said})
 
     def wire(
         self,
@@ -207,7 +212,7 @@ class Classroom:
                 for name, of_lock in fields.items()
                 for field, usual in of_lock.items()
             }
-            said = " ".join(filter(None, (known["key"], classroom.locked(locked))))
+            said = " ".join(filter(None, (known["wrong"], classroom.locked(locked))))
             heard = {**known, "locks": classroom.locks(), "said": said}
             return {**changes, self.tab: gr.update(visible=classroom.is_teacher()), notice: heard}
 
@@ -262,14 +267,12 @@ def move_run(request: dict) -> None:
 def clear_class(request: dict) -> str:
     """Delete everybody's choices and votes, and the runs that students have started."""
     gone = sum(store.forget(None) for store in _stores())
-    runs = list(_of_students())
+    runs = _of_students()
     for run in runs:
         jobs.stop(run)
     left = sum(not jobs.remove(run) for run in runs)
-    said = f"{_choices(gone)} and {_runs(len(runs) - left)} were deleted."
-    if left:
-        said += f" {_runs(left)} still saves what it has learned; clear the class again when it has ended."
-    return said
+    said = f"{_counted(gone, 'choice')} and {_counted(len(runs) - left, 'run')} were deleted."
+    return f"{said} Still under way: {_counted(left, 'run')}; clear again when it has stopped." if left else said
 
 
 def standing(request: dict) -> dict:
@@ -277,11 +280,9 @@ def standing(request: dict) -> dict:
     here, (shown, _), locks = shown_run(request.get("run")), classroom.shown(), classroom.locks()
     run, current, queue = shown_run(shown), jobs.active_run(), jobs.waiting()
     choices = [choice for store in _stores() for choice in store.choices()]
-    people = {choice.person for choice in choices} - {IMPORTED}
-    by = f" by {count(len(people))} {'person' if len(people) == 1 else 'people'}" if people else ""
-    runs = len(list(_of_students()))
+    made = f"{_counted(len(choices), 'choice')} {_by(choices)}", _counted(len(_of_students()), "run")
     return {
-        "verdict": f"{_choices(len(choices))}{by}, {_runs(runs)} of students",
+        "verdict": f"{', '.join(made)} of students",
         "shown": f"Everybody’s page shows: {_label(run)}" if run else "You show no run to everybody.",
         "is_shown": run is not None,
         "show": f"Show to everybody: {_label(here)}" if here and here.id != shown else "",
@@ -289,7 +290,7 @@ def standing(request: dict) -> dict:
         "queue": [_in_queue(each, each is not current) for each in (*([current] if current else []), *queue)],
         "everything": "The download holds all runs’ settings, metrics and scores, and all choices without names; no "
         "models. Clearing deletes all choices and votes, and the runs of students.",
-        "sure": f"Delete {_choices(len(choices))}{by} and {_runs(runs)} of students? They cannot be brought back.",
+        "sure": f"Delete {' and '.join(made)} of students? They cannot be brought back.",
     }
 
 
@@ -304,12 +305,13 @@ def _in_queue(run: Run, waits: bool) -> dict:
     return {"id": run.id, "title": run.title(), "about": ", ".join(filter(None, (who, doing))), "waits": waits}
 
 
-def _choices(number: int) -> str:
-    return f"{count(number)} {'choice' if number == 1 else 'choices'}"
+def _by(choices: list[Choice]) -> str:
+    people = len({choice.person for choice in choices} - {IMPORTED})
+    return f"by {count(people)} {'person' if people == 1 else 'people'}"
 
 
-def _runs(number: int) -> str:
-    return f"{count(number)} {'run' if number == 1 else 'runs'}"
+def _counted(number: int, what: str) -> str:
+    return f"{count(number)} {what if number == 1 else f'{what}s'}"
 
 
 def _stores() -> list[Store]:
@@ -323,7 +325,7 @@ def _of_students() -> list[Run]:
     return [run for run, status in statuses if "owner" in status and not status.get("by_teacher")]
 
 
-@told("Nothing was deleted.")
+@told("The class itself is as it was.")
 def _zip(cache: Path) -> Path:
     """Everything to take home, where only who was told its name finds it."""
     target = cache / "class" / secrets.token_hex(16) / "class.zip"
@@ -337,22 +339,22 @@ def _zip(cache: Path) -> Path:
 def project(request: dict) -> dict:
     """What a projector shows of the run {"run": id}: choices, and two curves unless it has {"drawn": these}."""
     run = find_run(str(request["run"]))
-    trainings = run.trainings()
-    begun = {kind: rows for kind, part in trainings.items() if (rows := rows_of(part))}
-    kind, rows = list(begun.items())[-1] if begun else (next(iter(trainings), "ppo"), [])
-    drawn = f"{run.id} {kind} {len(rows)}"
+    parts = run.trainings()
+    rows = {kind: rows_of(part) for kind, part in parts.items()}
+    kind = next((kind for kind in reversed(rows) if rows[kind]), next(iter(rows), "ppo"))  # the latest that has begun
+    drawn = f"{run.id} {kind} {len(rows.get(kind, ()))}"
     answer = {
-        "verdict": headline(run.status(), {each: rows_of(part) for each, part in trainings.items()})["text"],
+        "verdict": headline(run.status(), rows)["text"],
         "run": run.title(),
         "tiles": _tiles(desk_of(run).store),
         "drawn": drawn,
     }
     if drawn != request.get("drawn"):
-        total = trainings[kind].status().get("total_steps") if kind in trainings else None
-        if kind == "ppo":
-            total = run.policy_settings().get("total_episodes")
+        steps = parts[kind].status().get("total_steps") if kind in parts else None
+        total = run.policy_settings().get("total_episodes") if kind == "ppo" else steps
         panels = curves.PANELS[kind][:2]
-        answer["figures"] = [curves.projected(panel, rows, X[kind], total).to_plotly_json() for panel in panels]
+        figures = [curves.projected(panel, rows.get(kind, []), X[kind], total) for panel in panels]
+        answer["figures"] = [figure.to_plotly_json() for figure in figures]
         answer["captions"] = [[panel.title, panel.explanation] for panel in panels]
     return answer
 
@@ -360,14 +362,11 @@ def project(request: dict) -> dict:
 def _tiles(store: Store | None) -> list[tuple[str, str, str]]:
     """Label, value and a sentence on each: choices, and how far people agree."""
     choices = store.choices(chat=not limits.shared()) if store else []
-    people = len({choice.person for choice in choices} - {IMPORTED})
     found = agreement(store.by_pair().values()) if store else None
-    tiles = [("Our choices", count(len(choices)), f"by {count(people)} {'person' if people == 1 else 'people'}")]
-    alike = "Two people choose alike"
+    share, interval = "–", "once two have answered the same question"
     if found:
         # Judgements of one pair hang together, so each pair counts as one trial: the interval is rather too wide.
-        share = accuracy(found.raw * found.pairs, found.pairs)
-        range_ = f"{percent(share.low)} to {percent(share.high)}"
-        questions = f"{count(found.pairs)} {'question' if found.pairs == 1 else 'questions'}"
-        return [*tiles, (alike, percent(share.value), f"95 % interval {range_}, from {questions}")]
-    return [*tiles, (alike, "–", "once two have answered the same question")]
+        alike = accuracy(found.raw * found.pairs, found.pairs)
+        share, of = percent(alike.value), _counted(found.pairs, "question")
+        interval = f"95 % interval {percent(alike.low)} to {percent(alike.high)}, from {of}"
+    return [("Our choices", count(len(choices)), _by(choices)), ("Two people choose alike", share, interval)]
