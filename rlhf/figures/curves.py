@@ -363,11 +363,11 @@ def curves(
 
 def projected(panel: Panel, rows: list[dict], x: str, total: int | None) -> go.Figure:
     """One curve without a heading, large enough to be read across a classroom, in whatever room there is for it."""
-    figure = blank(DETAIL_HEIGHT, left=60, right=112, top=16, bottom=64)
+    figure = blank(DETAIL_HEIGHT, left=68, right=124, top=16, bottom=72)
     figure.add_traces(_traces(panel, rows, x))
     for trace in figure.data:
-        trace.update(line_width=2 * (trace.line.width or 0), textfont_size=28)
-    large = {"tickfont": {"size": 20}, "title": {"font": {"size": 20}}}
+        trace.update(line_width=2 * (trace.line.width or 0), textfont_size=32)
+    large = {"tickfont": {"size": 23}, "title": {"font": {"size": 23}}}
     names = {metrics.STEP: "optimizer step", metrics.EPISODE: "episodes"}
     figure.update_xaxes(large, title_text=names[x], range=[0, total] if total else None, rangemode="tozero", nticks=4)
     figure.update_xaxes(tickformat=",d" if (total or 0) < LARGE else "", exponentformat="B", tickangle=0)
