@@ -405,13 +405,16 @@ def test_clearing_deletes_what_students_made_but_not_what_is_under_way(student, 
     teacher.call("class.show_to_all", show=waits.id)
     answer = teacher.call("class.clear_class", run="example")
     assert answer["said"] == (
-        f"{CHOSEN * 3 // 2} choices and 2 runs were deleted. Still under way: 1 run; clear again when it has stopped."
+        "Deleted: choices and votes, 45; runs of students, 2. Still under way: 1 run; clear again when it has stopped."
     )
     assert store.choices() == [] and len(store.pairs) == PAIRS
     assert running.status()["state"] == "stopping" and not waits.path.exists() and not (root / STOPPED).exists()
     assert classroom.shown()[0] is None
     running.finish("stopped")
-    assert teacher.call("class.clear_class", run="example")["said"] == "0 choices and 1 run were deleted."
+    assert (
+        teacher.call("class.clear_class", run="example")["said"]
+        == "Deleted: choices and votes, 0; runs of students, 1."
+    )
     assert not running.path.exists() and teachers.path.exists() and by_command.path.exists()
 
 
@@ -482,7 +485,7 @@ def test_a_students_window_follows_the_teachers(address, store, browser):
     assert student.evaluate("document.querySelector('.projected').scrollHeight") <= 720
     teacher.get_by_role("button", name="Clear the class").click()
     teacher.get_by_role("button", name="Yes, delete").click()
-    teacher.get_by_text("45 choices and 1 run were deleted.").wait_for()
+    teacher.get_by_text("Deleted: choices and votes, 45; runs of students, 1.").wait_for()
     student.locator(".projected .value", has_text="\u2013").wait_for()
     assert problems == []
 

@@ -244,8 +244,10 @@ def mark(visitor: str) -> str:
 
 
 def may_stop(status: dict, visitor: str) -> bool:
-    """Whether this visitor may stop a run and go on with it, by its status: on a shared page who started it, or the
-    teacher."""
+    """Whether this visitor may stop a run and go on with it, by its status: on a shared page who started it does.
+
+    So does a class's teacher.
+    """
     return not shared() or classroom.is_teacher() or bool(visitor) and status.get("owner") == mark(visitor)
 
 

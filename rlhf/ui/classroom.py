@@ -21,7 +21,7 @@ from rlhf.feedback.agreement import agreement
 from rlhf.feedback.names import name_of
 from rlhf.feedback.store import IMPORTED
 from rlhf.figures import curves
-from rlhf.launch import classroom, jobs, limits
+from rlhf.launch import classroom, jobs
 from rlhf.runs.directory import Run, find_run, list_runs, runs_root
 from rlhf.runs.disk import told
 from rlhf.ui import QUICK, is_example, run_label, served, shown_run
@@ -271,7 +271,7 @@ def clear_class(request: dict) -> str:
     for run in runs:
         jobs.stop(run)
     left = sum(not jobs.remove(run) for run in runs)
-    said = f"{_counted(gone, 'choice')} and {_counted(len(runs) - left, 'run')} were deleted."
+    said = f"Deleted: choices and votes, {count(gone)}; runs of students, {count(len(runs) - left)}."
     return f"{said} Still under way: {_counted(left, 'run')}; clear again when it has stopped." if left else said
 
 
@@ -280,17 +280,17 @@ def standing(request: dict) -> dict:
     here, (shown, _), locks = shown_run(request.get("run")), classroom.shown(), classroom.locks()
     run, current, queue = shown_run(shown), jobs.active_run(), jobs.waiting()
     choices = [choice for store in _stores() for choice in store.choices()]
-    made = f"{_counted(len(choices), 'choice')} {_by(choices)}", _counted(len(_of_students()), "run")
+    made = f"Choices and votes: {count(len(choices))}, {_by(choices)}. Runs of students: {count(len(_of_students()))}."
     return {
-        "verdict": f"{', '.join(made)} of students",
+        "verdict": made,
         "shown": f"Everybody’s page shows: {_label(run)}" if run else "You show no run to everybody.",
         "is_shown": run is not None,
         "show": f"Show to everybody: {_label(here)}" if here and here.id != shown else "",
         "locks": [{"name": name, "label": ABOUT[name], "on": name in locks} for name in classroom.LOCKS],
         "queue": [_in_queue(each, each is not current) for each in (*([current] if current else []), *queue)],
         "everything": "The download holds all runs’ settings, metrics and scores, and all choices without names; no "
-        "models. Clearing deletes all choices and votes, and the runs of students.",
-        "sure": f"Delete {' and '.join(made)} of students? They cannot be brought back.",
+        "models, and nothing from Chat. Clearing deletes all choices and votes, and the runs of students.",
+        "sure": f"Delete all of these? {made} They cannot be brought back.",
     }
 
 
@@ -329,7 +329,7 @@ def _of_students() -> list[Run]:
 def _zip(cache: Path) -> Path:
     """Everything to take home, where only who was told its name finds it."""
     target = cache / "class" / secrets.token_hex(16) / "class.zip"
-    return export.write_class(list_runs(), _stores(), target, chat=not limits.shared())
+    return export.write_class(list_runs(), _stores(), target)
 
 
 # The projector -------------------------------------------------------------------------------------------------------
@@ -361,7 +361,7 @@ def project(request: dict) -> dict:
 
 def _tiles(store: Store | None) -> list[tuple[str, str, str]]:
     """Label, value and a sentence on each: choices, and how far people agree."""
-    choices = store.choices(chat=not limits.shared()) if store else []
+    choices = store.choices(chat=False) if store else []
     found = agreement(store.by_pair().values()) if store else None
     share, interval = "–", "once two have answered the same question"
     if found:

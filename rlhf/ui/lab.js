@@ -112,7 +112,7 @@ window.lab = (() => {
   let looks = 0;
   const waiting = wanted && setInterval(() => {
     const tab = tabs().find(tab => named(tab) === wanted);
-    if (tab || ++looks > 300) clearInterval(waiting);  // the teacher's tab comes later than the others
+    if (tab || tabs().length && ++looks > 300) clearInterval(waiting);  // the teacher's tab comes later than the others
     if (tab) tab.click();
   }, 50);
   document.addEventListener('click', event => {

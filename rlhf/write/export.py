@@ -105,11 +105,11 @@ def write_zip(run: Run, target: Path) -> Path:
     return target
 
 
-def write_class(runs: Iterable[Run], stores: Iterable[Store], target: Path, chat: bool) -> Path:
-    """Write what a class has made into a new zip, without models; returns `target`.
+def write_class(runs: Iterable[Run], stores: Iterable[Store], target: Path) -> Path:
+    """Write what a class has made into a new zip; returns `target`.
 
-    It holds the runs' settings, logs and scores, and the choices with the judged pairs, in which nobody can be told by
-    name; those from Chat only with `chat`.
+    It holds the runs' settings, logs and scores, but no models, and the choices with the judged pairs, in which nobody
+    can be told by name, without those from Chat.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
@@ -120,7 +120,7 @@ def write_class(runs: Iterable[Run], stores: Iterable[Store], target: Path, chat
                         file.write(path, f"runs/{_name_in_zip(run, path)}")
         for store in stores:
             with tempfile.TemporaryDirectory() as folder:
-                store.copy_to(Path(folder, "copy"), chat)
+                store.copy_to(Path(folder, "copy"), chat=False)
                 for path in sorted(Path(folder, "copy").glob("*.json*")):
                     file.write(path, f"choices/{store.path.name}/{path.name}")
     return target
