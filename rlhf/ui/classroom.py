@@ -7,6 +7,7 @@ which fields to show. Who is the teacher, the server tells from the request alon
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -316,7 +317,13 @@ def _counted(number: int, what: str) -> str:
 
 def _stores() -> list[Store]:
     """The choices of all models that people were asked about."""
-    return [Store(file.parent) for file in sorted(runs_root().glob("feedback/*/store.json"))]
+    return [_store(file.parent) for file in sorted(runs_root().glob("feedback/*/store.json"))]
+
+
+@cache
+def _store(folder: Path) -> Store:
+    """A store that reads only what is new, each time that it is asked."""
+    return Store(folder)
 
 
 def _of_students() -> list[Run]:
