@@ -146,7 +146,8 @@ def test_no_run_is_lost_or_begun_twice_while_the_queue_is_reordered_and_runs_com
     begun, hand_over = [], jobs._hand_over
     monkeypatch.setattr(jobs, "_hand_over", lambda *given: (begun.append(given[1].id), hand_over(*given)))
     queue = [jobs.launch("reward", RewardArguments(seed=seed)) for seed in range(4)]
-    refused = []
+    times, refused, waiting = sorted(run.status()["queued"] for run in queue), [], jobs.waiting
+    monkeypatch.setattr(jobs, "waiting", lambda: [*waiting(), time.sleep(0.002)][:-1])  # in which others may come
 
     def reorder(step):
         for number in range(60):
@@ -167,6 +168,7 @@ def test_no_run_is_lost_or_begun_twice_while_the_queue_is_reordered_and_runs_com
     for thread in threads:
         thread.join(60)
     until(lambda: [state(run) for run in queue] == ["finished"] * 4 + ["stopped"])
+    assert sorted(run.status()["queued"] for run in queue[:4]) == times
     assert set(refused) <= {"This run does not wait any more."}
     assert sorted(begun) == sorted(run.id for run in queue[:4])
 
