@@ -1,5 +1,6 @@
 """The web page: `python app.py`, then http://127.0.0.1:7860. Built here from the tabs in `rlhf/ui/`, and launched."""
 
+import argparse
 import functools
 import ipaddress
 import os
@@ -24,13 +25,14 @@ from starlette.responses import PlainTextResponse
 
 from rlhf import threads
 from rlhf.config import BadInput
-from rlhf.launch import jobs, limits
+from rlhf.launch import classroom, jobs, limits
 from rlhf.runs import directory as runs
 from rlhf.runs.disk import ask_for, trouble
 from rlhf.ui import FOREIGN, QUICK, describe, empty_state, example_id, note, run_choices
 from rlhf.ui.about import AboutTab
 from rlhf.ui.api import add_endpoints
 from rlhf.ui.chat import ChatTab
+from rlhf.ui.classroom import Classroom, TeacherKey
 from rlhf.ui.feedback import FeedbackTab
 from rlhf.ui.scores import ScoresTab
 from rlhf.ui.scripts import PLOTLY_JS
@@ -101,6 +103,7 @@ def build_app() -> gr.Blocks:
                 origin = gr.HTML(elem_id="origin", apply_default_css=False)
         # Conversations stay in the browser. Outside the tabs: what is in one exists only once that tab was opened.
         kept = gr.BrowserState({}, storage_key="rlhf-lab-conversations", secret="chat")
+        lesson = Classroom()
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Train", id="train"):
                 gr.HTML("<h2>Train</h2>", elem_classes="spoken", apply_default_css=False)
@@ -117,7 +120,8 @@ def build_app() -> gr.Blocks:
             with gr.Tab("About", id="about"):
                 gr.HTML("<h2>About</h2>", elem_classes="spoken", apply_default_css=False)
                 AboutTab()
-        _wire(demo, picker, origin, train, chat, feedback, scores)
+            lesson.add_tab()
+        _wire(demo, picker, origin, train, chat, feedback, scores, lesson)
         add_endpoints()
     demo.process_api = _told(demo.process_api)
     return demo.queue(max_size=64, default_concurrency_limit=4, api_open=False)
@@ -131,6 +135,7 @@ def _told(process_api: Callable) -> Callable:
 
     @functools.wraps(process_api)
     async def call(*args: object, **kwargs: object) -> dict:
+        classroom.recognise(kwargs["request"].cookies.get(classroom.COOKIE))  # also what has waited in Gradio's queue
         try:
             return await process_api(*args, **kwargs)
         except BadInput as error:
@@ -141,7 +146,7 @@ def _told(process_api: Callable) -> Callable:
     return call
 
 
-def _wire(
+def _wire(  # noqa: C901  (a list of what is wired)
     demo: gr.Blocks,
     picker: gr.Dropdown,
     origin: gr.HTML,
@@ -149,11 +154,12 @@ def _wire(
     chat: ChatTab,
     feedback: FeedbackTab,
     scores: ScoresTab,
+    lesson: Classroom,
 ) -> None:
     """Whenever the shown run changes, `show` fills every tab from that run's directory."""
 
     def show(run_id: str | None, kept: dict, visitor: str) -> dict:
-        values = {origin: describe(run_id), **train.show(run_id)}
+        values = {origin: describe(run_id), **train.show(run_id), **lesson.show(run_id)}
         for tab, *of_browser in ((chat, kept, visitor), (feedback, visitor), (scores,)):
             try:
                 values |= tab.show(run_id, *of_browser)
@@ -161,45 +167,62 @@ def _wire(
                 values |= {**tab.show(None, *of_browser), tab.empty: empty_state(DAMAGED)}
         return values
 
+    def pick(run_id: str | None, kept: dict, visitor: str) -> dict:
+        classroom.check("picker")
+        return show(run_id, kept, visitor)
+
     def choose(run_id: str | None, kept: dict, visitor: str) -> dict:
+        run_id = classroom.may_show(run_id)
         return {picker: gr.Dropdown(choices=run_choices(), value=run_id), **show(run_id, kept, visitor)}
 
     def open_page(kept: dict, visitor: str, request: gr.Request) -> dict:
         visitor = visitor or secrets.token_hex(16)  # a new browser gets its secret
-        return {train.visitor: visitor, **choose(_first_shown(request), kept, visitor)}
+        return {train.visitor: visitor, **lesson.opened(request), **choose(_first_shown(request), kept, visitor)}
 
     def begun(kept: dict, visitor: str, event: gr.EventData) -> dict:
         return choose(event.run, kept, visitor)
+
+    def ended(run_id: str | None, kept: dict, visitor: str) -> dict:
+        typed = dict.fromkeys((train.own_run.name, train.own_run.text), gr.skip())  # somebody may be at it
+        return {**choose(run_id, kept, visitor), **typed}
 
     def started(start: dict, kept: dict, visitor: str) -> dict:
         said = {train.note: {"text": start.get("said", "")}, train.own_run.said: note(start.get("saved", ""))}
         return {**choose(start["run"], kept, visitor), **said}
 
-    shown = [origin, *train.outputs, *chat.outputs, *feedback.outputs, *scores.outputs]
+    shown = [origin, *train.outputs, *chat.outputs, *feedback.outputs, *scores.outputs, *lesson.outputs]
     browser = [chat.kept, train.visitor]
-    demo.load(open_page, browser, [picker, train.visitor, *shown], **QUICK)
-    picker.input(show, [picker, *browser], shown, **QUICK)
+    opening = demo.load(open_page, browser, [picker, train.visitor, *lesson.notice, *shown], **QUICK)
+    picker.input(pick, [picker, *browser], shown, **QUICK)
     picker.focus(lambda: gr.Dropdown(choices=run_choices()), None, picker, **QUICK)
     train.wire(picker)
     # Not by the picker: a page that is still loading has no such run in its list.
-    for start in (train.started, scores.form.started):
-        start.change(started, [start, *browser], [picker, *shown], **QUICK)
+    follow = {"fn": started, "outputs": [picker, *shown], **QUICK}
+    train.started.change(inputs=[train.started, *browser], **follow)
+    scores.form.started.change(inputs=[scores.form.started, *browser], **follow)
     feedback.ballot.started(begun, browser, [picker, *shown], **QUICK)
     # When the run has ended, its label changes, its scores appear and its model can be talked to.
-    typed = dict.fromkeys((train.own_run.name, train.own_run.text), gr.skip())  # somebody may be at it
-    train.live.ended(lambda *given: {**choose(*given), **typed}, [picker, *browser], [picker, *shown], **QUICK)
+    train.live.ended(ended, [picker, *browser], [picker, *shown], **QUICK)
     for tab in (chat, scores):
         tab.example.click(lambda *browser: choose(example_id(), *browser), browser, [picker, *shown], **QUICK)
     chat.wire(picker, train.visitor)
     feedback.wire(picker)
     scores.wire(picker, train.visitor)
+    fields = {
+        "runs": dict.fromkeys((train.start, train.resume, scores.form.start), {}),
+        "uploads": dict.fromkeys((train.own.upload, feedback.upload, scores.form.upload), {}),
+        "chat": {field: {"value": usual} for field, usual in chat.usual.items()},
+        "picker": {picker: {}},
+    }
+    lesson.wire(opening, choose, browser, [picker, *shown], fields)
 
 
 def _first_shown(request: gr.Request) -> str | None:
-    """The run that a page opens with: the one in its address, else the one under way, else the example."""
+    """The run that a page opens with: the one in its address, else the teacher's, else the one under way, else the
+    example."""
     known = [run_id for _, run_id in run_choices()]
     active = jobs.active_run()
-    wanted = [request.query_params.get("run"), active and active.id, example_id(), *known]
+    wanted = [request.query_params.get("run"), classroom.shown()[0], active and active.id, example_id(), *known]
     return next((run_id for run_id in wanted if run_id in known), None)
 
 
@@ -260,7 +283,7 @@ def hosts() -> list[str]:
         named += os.environ.get("SPACE_HOST", "").split(",")
     elif limits.shared():
         computer = socket.gethostname().lower()
-        named += [computer, f"{computer}.local", os.environ["GRADIO_SERVER_NAME"].lower()]
+        named += [computer, f"{computer}.local", os.environ.get("GRADIO_SERVER_NAME", "").lower()]
     return [*LOCAL_HOSTS, *filter(None, named)]
 
 
@@ -330,7 +353,8 @@ class BodyLimit:
 
 def launch_options() -> dict:
     """How the page is served: nothing leaves the machine, and it answers to its own host names only."""
-    middleware = [Middleware(Hosts, allowed_hosts=hosts()), Middleware(BodyLimit)]
+    of_class = [Middleware(TeacherKey)] if classroom.is_on() else []
+    middleware = [Middleware(Hosts, allowed_hosts=hosts()), *of_class, Middleware(BodyLimit)]
     return {
         "server_name": "0.0.0.0" if limits.on_space() else None,  # noqa: S104  (a Space's proxy comes from outside)
         "theme": theme(),
@@ -378,8 +402,16 @@ def _clear(folder: Path) -> None:
 
 def main() -> None:
     """Serve the page on port 7860; meanwhile load the chat's models, then get a process ready for training."""
-    threads.wait_briefly()  # here for Chat, and for the training processes, which inherit it
+    options = argparse.ArgumentParser(description="Serve the page on http://127.0.0.1:7860.", allow_abbrev=False)
+    options.add_argument(
+        "--teacher",
+        metavar="KEY",
+        default=os.environ.pop("RLHF_TEACHER", ""),  # where no training process inherits it
+        help="for a class: whoever opens the page with ?teacher=KEY is its teacher (or the variable RLHF_TEACHER)",
+    )
     try:
+        classroom.begin(options.parse_args().teacher)
+        threads.wait_briefly()  # here for Chat, and for the training processes, which inherit it
         folder = runs.page_folder()
         _clear(folder)
         if limits.on_zero_gpu():

@@ -122,3 +122,64 @@ def test_the_page_says_whose_turn_it_is_and_about_when(under_way):
     assert said["headline"]["text"] == f"Next in line, behind {title}: it starts in about 4 minutes."
     text = live.poll({"run": second.id})["headline"]["text"]
     assert text.startswith(f"Number 2 in line, behind {title} and 1 more: it starts in about ")
+
+
+def test_a_run_is_moved_in_the_queue_and_stays_at_its_ends(under_way):
+    first, second, third = (jobs.launch("reward", RewardArguments(seed=seed)) for seed in range(3))
+    for run, places, order in (
+        (third, -1, (first, third, second)),
+        (third, -1, (third, first, second)),
+        (third, -1, (third, first, second)),
+        (third, 5, (first, second, third)),
+        (first, 1, (second, first, third)),
+    ):
+        jobs.move(run, places)
+        assert [one.id for one in jobs.waiting()] == [one.id for one in order]
+    with pytest.raises(BadInput, match="does not wait any more"):
+        jobs.move(under_way, 1)
+    under_way.finish("finished")
+    jobs.advance()
+    until(lambda: all(state(run) == "finished" for run in (first, second, third)))
+    assert [run.id for run in sorted((first, second, third), key=lambda run: run.status()["started"])] == [
+        run.id for run in (second, first, third)
+    ]
+
+
+def test_no_run_is_lost_or_begun_twice_while_the_queue_is_reordered_and_runs_come_and_go(under_way, monkeypatch):
+    begun, hand_over = [], jobs._hand_over
+    monkeypatch.setattr(jobs, "_hand_over", lambda *given: (begun.append(given[1].id), hand_over(*given)))
+    queue = [jobs.launch("reward", RewardArguments(seed=seed)) for seed in range(4)]
+    times, refused, waiting = sorted(run.status()["queued"] for run in queue), [], jobs.waiting
+    monkeypatch.setattr(jobs, "waiting", lambda: [*waiting(), time.sleep(0.002)][:-1])  # in which others may come
+
+    def reorder(step):
+        for number in range(60):
+            try:
+                jobs.move(queue[(number * step) % 4], (-1) ** number)
+            except BadInput as error:  # it has begun meanwhile
+                refused.append(str(error))
+
+    def come():
+        queue.append(jobs.launch("reward", RewardArguments(seed=9)))
+        jobs.stop(queue[-1])
+
+    threads = [threading.Thread(target=reorder, args=(step,)) for step in (1, 3)] + [threading.Thread(target=come)]
+    for thread in threads:
+        thread.start()
+    under_way.finish("finished")
+    jobs.advance()
+    for thread in threads:
+        thread.join(60)
+    until(lambda: [state(run) for run in queue] == ["finished"] * 4 + ["stopped"])
+    assert sorted(run.status()["queued"] for run in queue[:4]) == times
+    assert set(refused) <= {"This run does not wait any more."}
+    assert sorted(begun) == sorted(run.id for run in queue[:4])
+
+
+def test_a_run_is_deleted_only_once_it_has_ended(under_way):
+    waits = jobs.launch("reward", RewardArguments())
+    assert not jobs.remove(under_way) and not jobs.remove(waits)
+    jobs.stop(waits)
+    assert jobs.remove(waits) and not waits.path.exists()
+    under_way.finish("finished")
+    assert jobs.remove(under_way) and not under_way.path.exists()

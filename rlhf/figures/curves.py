@@ -367,6 +367,20 @@ def curves(
     return figure.update_layout(dragmode="zoom", hovermode="x unified", hoversubplots="axis")
 
 
+def projected(panel: Panel, rows: list[dict], x: str, total: int | None) -> go.Figure:
+    """One curve without a heading, large enough to be read across a classroom, in whatever room there is for it."""
+    figure = blank(DETAIL_HEIGHT, left=68, right=124, top=16, bottom=72)
+    figure.add_traces(_traces(panel, rows, x))
+    for trace in figure.data:
+        trace.update(line_width=2 * (trace.line.width or 0), textfont_size=32)
+    large = {"tickfont": {"size": 23}, "title": {"font": {"size": 23}}}
+    names = {metrics.STEP: "optimizer step", metrics.EPISODE: "episodes"}
+    figure.update_xaxes(large, title_text=names[x], range=[0, total] if total else None, rangemode="tozero", nticks=4)
+    figure.update_xaxes(tickformat=",d" if (total or 0) < LARGE else "", exponentformat="B", tickangle=0)
+    figure.update_yaxes({**_y_axis(panel, [0, 1], bool(rows)), **large})
+    return figure.update_layout(height=None)
+
+
 def _y_axis(panel: Panel, domain: list[float], numbers: bool) -> dict:
     """An axis; without data its numbers would mean nothing and are left out."""
     low, high = panel.span

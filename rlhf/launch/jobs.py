@@ -27,7 +27,7 @@ import psutil
 from rlhf.config import UPLOADED, BadInput, Settings
 from rlhf.feedback import Store
 from rlhf.kinds import KINDS
-from rlhf.launch import limits
+from rlhf.launch import classroom, limits
 from rlhf.runs.directory import (
     ACTIVE,
     EXAMPLE,
@@ -148,9 +148,10 @@ def launch(
         choices: people's, to train on, of which the directory keeps a copy without names.
 
     Raises:
-        BadInput: the page does not allow these settings, or too many runs are waiting.
+        BadInput: the page does not allow these settings, the teacher has locked it, or too many runs are waiting.
         UnderWay: another run has the GPU that is asked for within a call, where nothing can wait.
     """
+    classroom.check("runs")
     limits.check(asdict(settings))
     if upload:
         limits.check_upload(upload)
@@ -179,6 +180,7 @@ def launch(
                 settings = replace(settings, feedback=str(run.path / CHOICES))
             write_json(run.path / "config.json", {"kind": kind, **asdict(settings)})  # the process adds its versions
             asked_for = {"kind": kind, "created": time.time(), "owner": limits.mark(visitor), "asked": asked}
+            asked_for |= {"by_teacher": True} if classroom.is_teacher() else {}
             _queue(run, **asked_for)
         except OSError:
             shutil.rmtree(run.path, ignore_errors=True)
@@ -192,9 +194,11 @@ def resume(run: Run, visitor: str = "") -> None:
     """Go on with a run that was stopped, failed or was interrupted, in its directory, when it is its turn.
 
     Raises:
-        BadInput: it has not ended so, on a shared page another visitor started it, or too many runs are waiting.
+        BadInput: it has not ended so, on a shared page another visitor started it, the teacher has locked it, or too
+            many runs are waiting.
         UnderWay: another run has the GPU that is asked for within a call.
     """
+    classroom.check("runs")
     limits.check_owner(run.status(), visitor)
     with _launching:
         if not resumable(run):
@@ -245,6 +249,34 @@ def waiting() -> list[Run]:
     """The runs that wait for their turn, the next one first."""
     runs = (run for run in list_runs() if run.status().get("state") == "waiting")
     return sorted(runs, key=lambda run: run.status().get("queued", 0.0))
+
+
+def move(run: Run, places: int) -> None:
+    """Move a run by so many places in the queue, back if positive; at the ends it stays.
+
+    Raises:
+        BadInput: it does not wait any more.
+    """
+    with _launching:  # nothing begins or leaves meanwhile
+        queue = waiting()
+        times, ids = [each.status()["queued"] for each in queue], [each.id for each in queue]
+        if run.id not in ids:
+            raise BadInput("This run does not wait any more.")
+        at = ids.index(run.id)
+        queue.insert(max(0, at + places), queue.pop(at))
+        for each, queued in zip(queue, times, strict=True):
+            if each.status()["queued"] != queued:
+                each.set_status(queued=queued)
+
+
+def remove(run: Run) -> bool:
+    """Delete a run that has ended, with all that is in it; False, and nothing is done, while it is under way."""
+    with _launching:  # it may be about to be gone on with
+        if run.status().get("state") in ACTIVE:
+            return False
+        run.discard()
+    clear_deleted()
+    return True
 
 
 def advance() -> None:

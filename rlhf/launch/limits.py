@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from rlhf.config import EVERYDAY, UPLOADED, BadInput
+from rlhf.launch import classroom
 from rlhf.rewards import RewardName
 from rlhf.runs.directory import EXAMPLE, list_runs
 
@@ -94,7 +95,7 @@ def longest_run() -> float | None:
 
 def shared() -> bool:
     """Whether the page is served to other computers: on a Space, or in a classroom."""
-    return on_space() or bool(os.environ.get("GRADIO_SERVER_NAME"))
+    return on_space() or bool(os.environ.get("GRADIO_SERVER_NAME")) or classroom.is_on()
 
 
 def cores() -> int:
@@ -178,8 +179,9 @@ def check_upload(file: Path) -> None:
     """Check that an uploaded file is a table of a kind that is read, and not too large, also once it is unpacked.
 
     Raises:
-        BadInput: it is not.
+        BadInput: it is not, or uploads are locked.
     """
+    classroom.check("uploads")
     from rlhf.data.reader import KINDS, kind_of, unpacked_size  # loads Datasets, which takes seconds
 
     if not kind_of(file):
@@ -230,7 +232,7 @@ def check_queue(waiting: list[dict], visitor: str) -> None:
     Raises:
         BadInput: theirs is among them, or a Space has too many.
     """
-    if shared() and any(may_stop(status, visitor) for status in waiting):
+    if shared() and not classroom.is_teacher() and any(may_stop(status, visitor) for status in waiting):
         raise BadInput("A run of yours waits already; choose it at the top, and Stop takes it out of the queue.")
     if on_space() and len(waiting) >= MOST_WAITING:
         raise BadInput(f"{MOST_WAITING} runs wait already, which is all this Space has room for; try again later.")
@@ -242,8 +244,11 @@ def mark(visitor: str) -> str:
 
 
 def may_stop(status: dict, visitor: str) -> bool:
-    """Whether this visitor may stop, resume, rename or delete a run, by its status: on a shared page its own only."""
-    return not shared() or bool(visitor) and status.get("owner") == mark(visitor)
+    """Whether this visitor may stop, resume, rename or delete a run, by its status.
+
+    On a shared page who started it may, and a class's teacher.
+    """
+    return not shared() or classroom.is_teacher() or bool(visitor) and status.get("owner") == mark(visitor)
 
 
 def check_owner(status: dict, visitor: str) -> None:

@@ -10,7 +10,7 @@ import json
 import gradio as gr
 
 from rlhf.config import BadInput
-from rlhf.launch import jobs
+from rlhf.launch import classroom, jobs
 from rlhf.launch.start import FILLED_IN, start_comparison, start_run
 from rlhf.runs.directory import Run, find_run
 from rlhf.runs.history import rows_of
@@ -114,6 +114,8 @@ def scores(run_id: str) -> dict:
 def chat(run_id: str, question: str, seed: int = 0) -> dict:
     """Ask base and PPO the same; returns {"base": {"text", "score"}, "ppo": {...}}, the same for the same seed."""
     _check_whole("seed", seed)
+    if seed:
+        classroom.check("chat")
     *_, (_, answers) = voices.conversation(_run(run_id), voices.tidy(question), [], voices.Sampling(seed))
     return {name: {"text": answer["text"], "score": answer["score"]} for name, answer in answers.items()}
 

@@ -10,7 +10,7 @@ import gradio as gr
 
 from rlhf.config import BadInput
 from rlhf.kinds import METHODS
-from rlhf.launch import limits
+from rlhf.launch import classroom, limits
 from rlhf.runs.directory import Run, has_own_id
 from rlhf.ui import QUICK, empty_state, example_id, note, shown_run, votes
 from rlhf.ui.scripts import HEAD, script
@@ -177,6 +177,13 @@ class ChatTab:
                         visible=False,
                         elem_id="system-prompt",
                     )
+            self.usual = {
+                self.models: ["base", "ppo"],
+                self.temperature: Sampling.temperature,
+                self.length: Sampling.max_new_tokens,
+                self.seed: "",
+                self.system: "",
+            }
             gr.HTML(VOTES, apply_default_css=False, elem_id="votes")
         self.outputs = [self.empty, self.example, self.body, self.dialogue, self.note, self.room, self.remember]
         self.outputs += [self.clear, self.models, self.system]
@@ -249,6 +256,8 @@ class ChatTab:
             if run is None:
                 raise BadInput(absent(run))
             speaks = remembers(run)
+            if seed.strip():
+                classroom.check("chat")
             seed = _whole("The seed", seed) if seed.strip() else random.randrange(2**31)
             sampling = Sampling(seed, temperature, int(length), system.strip() if speaks else "")
             remembered = list(map(_by_name, turns)) if speaks and remember and not blind else []

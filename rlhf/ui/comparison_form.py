@@ -6,7 +6,7 @@ from pathlib import Path
 import gradio as gr
 
 from rlhf.config import BadInput, CompareArguments
-from rlhf.launch import limits
+from rlhf.launch import classroom, limits
 from rlhf.launch.start import BASELINES, check_questions, start_comparison
 from rlhf.runs.directory import list_runs
 from rlhf.ui import already_started, example_id, note, refusal, remarks, run_label, shown_run
@@ -84,6 +84,7 @@ def _read_upload(path: str | None) -> tuple:
     from rlhf.data.load import read_questions  # loads Datasets, which the page needs for nothing else
 
     try:
+        classroom.check("uploads")
         if Path(path).suffix.lower() != ".txt":
             limits.check_upload(Path(path))
         with remarks() as told:

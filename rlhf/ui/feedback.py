@@ -24,7 +24,7 @@ from rlhf.feedback.live import answering
 from rlhf.feedback.names import name_of
 from rlhf.feedback.store import BY_BASE, EVERY, FEWEST, HELD_OUT, IMPORTED, ChosenBefore, Pair
 from rlhf.feedback.votes import points_against, win_rate
-from rlhf.launch import jobs, limits
+from rlhf.launch import classroom, jobs, limits
 from rlhf.launch.start import DATA, FILLED_IN
 from rlhf.runs.directory import RECORD, Run, find_run
 from rlhf.runs.disk import told
@@ -275,6 +275,7 @@ def standing(at: Desk, person: str, wanted: int, asking: Desk | None = None, vis
     else:
         pairs = asking.ask(person, wanted)
         doing, seconds, error = asking.doing, asking.seconds(), asking.error
+    locked = classroom.refusal("runs")
     choices = at.store.choices(chat=not limits.shared()) if at.store else []
     own = [choice for choice in at.store.choices() if choice.person == person] if at.store else []
     preferences = Counter(choice.person for choice in choices if choice.choice in ("a", "b"))
@@ -295,6 +296,7 @@ def standing(at: Desk, person: str, wanted: int, asking: Desk | None = None, vis
             *_between_words(at.store, asking),
         ],
         **training_words(preferences.total()),
+        **({"enough": False, "alone": locked} if locked else {}),
     }
 
 
@@ -383,6 +385,7 @@ def exported(run: Run, cache: Path) -> Path:
 def imported(path: str, run_id: str | None) -> str:
     """Take in an uploaded file of preferences, whole or not at all; what came of it, as HTML."""
     try:
+        classroom.check("uploads")
         text = Path(path).read_bytes().decode("utf-8")
         with told("Nothing was imported."):
             new = _store(desk_of(find_run(str(run_id)))).take_in(text)
@@ -394,7 +397,11 @@ def imported(path: str, run_id: str | None) -> str:
 
 
 def _settings(run: Run, alone: bool = False) -> dict[str, object]:
-    """Those of a demo from the model that a run started from, with the prompts of its data; on choices alone or not."""
+    """Those of a demo from the model that a run started from, with the prompts of its data.
+
+    Args:
+        alone: whether it learns from choices alone.
+    """
     settings, names = run.policy_settings(), DATA
     if run.base_model() != EVERYDAY and run.config().get("kind") == "demo":
         # Another model than the embedded one needs other settings: those that it was trained with before.

@@ -11,7 +11,7 @@ from rlhf.config import BadInput, LiveArguments, build
 from rlhf.feedback import Store
 from rlhf.feedback.live import State, begin, go_back, in_words, present, session, states, writer
 from rlhf.feedback.votes import points_against, win_rate
-from rlhf.launch import jobs, limits
+from rlhf.launch import classroom, jobs, limits
 from rlhf.runs.directory import ACTIVE, Run
 from rlhf.words import count, percent
 
@@ -77,6 +77,7 @@ def start(settings: dict[str, object], store: Store, visitor: str, afresh: bool)
     """
     if limits.on_zero_gpu():
         raise BadInput("This Space has a GPU for minutes only, so nothing can learn live here; train on all choices.")
+    classroom.check("runs")
     before = session(store)
     if before and before.status().get("state") in ACTIVE:
         if not afresh:

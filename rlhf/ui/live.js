@@ -168,9 +168,15 @@ function showSamples(fresh) {
   showCards();
 }
 
+// Of a run that has ended nothing comes any more; in a class, word from the teacher does.
+function rest(news) {
+  clearInterval(timer);
+  if (news.class) timer = setInterval(tick, 3000);
+}
+
 function apply(news) {
   if (news.error) {
-    clearInterval(timer);
+    rest(news);
     $('.verdict').dataset.tone = 'bad';
     setText($('.details'), '');
     return setText($('.verdict'), news.error);
@@ -189,7 +195,7 @@ function apply(news) {
   $('.detail-curves').hidden = !Object.values(news.parts).some(part => part.empty === false);
   if ($('.detail-curves').open && Object.values(news.parts).some(part => part.rows)) showDetails();
   resumed &&= !active;
-  if (!active && !resumed) clearInterval(timer);
+  if (!active && !resumed) rest(news);
   if (was && !active) trigger('ended', {run});
 }
 
@@ -297,6 +303,7 @@ async function tick() {
   try {
     const news = await server.poll({run, seen});
     if (asked === run) apply(news);
+    if (news.class) document.dispatchEvent(new CustomEvent('class', {detail: news.class}));
   } catch (error) {
     setText($('.clock'), 'No answer from the server; trying again');
   } finally { busy = false; }

@@ -21,7 +21,7 @@ from rlhf.config import EVERYDAY, BadInput, default_of, name_of_data
 from rlhf.everyday import gold_score
 from rlhf.figures import curves, scores
 from rlhf.kinds import KINDS
-from rlhf.launch import jobs
+from rlhf.launch import classroom, jobs
 from rlhf.runs.directory import ACTIVE, Run, Snapshot, find_run
 from rlhf.runs.history import rows_of
 from rlhf.ui import run_choices, run_label, served
@@ -120,13 +120,17 @@ def live_run(**kwargs: object) -> gr.HTML:
     return view
 
 
-@served
 def poll(request: dict) -> dict:
-    """What is new about a run since the page's last answer.
+    """What is new about a run since the page's last answer, and in the class.
 
     Args:
         request: {"run": a run's id, "seen": what the last answer held under "seen"}.
     """
+    return {**_of_run(request), **classroom.bulletin()}
+
+
+@served
+def _of_run(request: dict) -> dict:
     seen = {name: int(count) for name, count in dict(request.get("seen") or {}).items()}
     return news(Snapshot(find_run(str(request["run"])).path), seen) if request.get("run") else _nothing()
 

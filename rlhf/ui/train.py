@@ -14,7 +14,7 @@ from gradio.components import Component
 from rlhf.config import EVERYDAY, BadInput, PreviewArguments, default_of, field_docs
 from rlhf.config.recipes import names, read_recipe
 from rlhf.kinds import KINDS, METHODS, startable
-from rlhf.launch import jobs, limits
+from rlhf.launch import classroom, jobs, limits
 from rlhf.launch.start import FILLED_IN, start_run
 from rlhf.runs.directory import VOLUME, Run, list_runs, runs_root
 from rlhf.ui import (
@@ -320,6 +320,8 @@ def _preview(
 
     name, path = dataset_name.strip(), (files or {}).get(dataset_name.strip())
     try:
+        if path:
+            classroom.check("uploads")
         limits.check({"dataset_name": EVERYDAY if path else name, "model_name_or_path": model_name_or_path.strip()})
         given = PreviewArguments(
             chat_template_kwargs=template,

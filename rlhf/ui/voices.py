@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf.config import ASSETS, EVERYDAY, BadInput
-from rlhf.launch import limits
+from rlhf.launch import classroom, limits
 from rlhf.rewards import load_functions
 from rlhf.runs.directory import Run, list_runs
 from rlhf.ui import example_id, is_active, is_example, shown_run
@@ -350,8 +350,11 @@ def conversation(
         turns: earlier questions with the models' answers, {"question", name: {"text"}}, for them to remember.
 
     Raises:
-        BadInput: a model is missing, or the question is longer than a model can read.
+        BadInput: a model is missing, the question is longer than a model can read, or the teacher has locked what
+            differs from the defaults.
     """
+    if replace(sampling, seed=0) != DEFAULT or {*names} != {"base", "ppo"}:
+        classroom.check("chat")
     voices, reward_model = voices_of(run, names), reward_model_of(run)
     functions = load_functions(run.reward_funcs())
     prompts = ask(voices, question, turns, sampling)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import shlex
+import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from rlhf.config import UPLOADED, BadInput, PushArguments, default_of, name_of_data, typed
+from rlhf.feedback import Store
 from rlhf.kinds import KINDS
 from rlhf.runs.directory import Run
 from rlhf.write.card import CARD, model_card
@@ -100,6 +102,27 @@ def write_zip(run: Run, target: Path) -> Path:
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
+    return target
+
+
+def write_class(runs: Iterable[Run], stores: Iterable[Store], target: Path) -> Path:
+    """Write what a class has made into a new zip; returns `target`.
+
+    It holds the runs' settings, logs and scores, but no models, and the choices with the judged pairs, in which nobody
+    can be told by name, without those from Chat.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
+        for run in runs:
+            for path in run_files(run):
+                if "model" not in path.relative_to(run.path).parts:
+                    with suppress(FileNotFoundError):  # the run may just have replaced it
+                        file.write(path, f"runs/{_name_in_zip(run, path)}")
+        for store in stores:
+            with tempfile.TemporaryDirectory() as folder:
+                store.copy_to(Path(folder, "copy"), chat=False)
+                for path in sorted(Path(folder, "copy").glob("*.json*")):
+                    file.write(path, f"choices/{store.path.name}/{path.name}")
     return target
 
 
