@@ -24,11 +24,23 @@ FIRST = ("test_space.py", "test_controls.py", "test_readme.py", "test_ranks.py")
 one training only; files that start several processes come later."""
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="with larger counts, and with the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
     for item in items:
         if SLOW & set(getattr(item, "fixturenames", ())):
             item.add_marker("process")
+        if item.get_closest_marker("long") and not config.getoption("long"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: --long"))
+
+
+@pytest.fixture(scope="session")
+def long(request):
+    """Whether larger counts are asked for."""
+    return request.config.getoption("long")
 
 
 @pytest.fixture

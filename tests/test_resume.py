@@ -30,7 +30,6 @@ KILLS = {
 }
 """Where each is killed, one time after the other: before it has begun, in a save that is whole already, in one that is
 not, while the oldest checkpoint is deleted; in the second of a demo's stages, and at its end."""
-SLOW = pytest.mark.skipif(not os.environ.get("RLHF_SLOW"), reason="takes minutes: RLHF_SLOW=1")
 USUAL = ("ppo", "reward", "demo")
 
 
@@ -144,7 +143,7 @@ def test_a_run_that_was_stopped_and_goes_on_saves_the_model_of_its_end(tmp_path,
     assert all(torch.equal(last[name], saved[name]) for name in saved)
 
 
-@SLOW
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KILLS)
 def test_it_does_wherever_it_is_killed(tmp_path, few_pairs, kind):
     folder, rng = world(tmp_path, few_pairs), random.Random(0)
