@@ -211,6 +211,7 @@ def people_watch_choose_and_chat(folder: Path, count: int, seconds: float) -> No
     """While PPO trains."""
     with Page(folder) as page:
         people = [Person(page, number) for number in range(count)]
+        people[0].call("chat", MODEL, QUESTION, 1)  # loads the models
         run = started(people[0], page)
         alone, began = episodes(run), time.monotonic()
         time.sleep(min(seconds, 60))
