@@ -157,6 +157,30 @@ def test_it_does_wherever_it_is_killed(tmp_path, few_pairs, kind):
                 shutil.rmtree(folder / name)
 
 
+@pytest.mark.parametrize("adapters", ["false", "true"])
+@pytest.mark.parametrize("kind", ["ppo", "reward"])
+def test_from_every_step_a_run_goes_on_to_the_same_end(tmp_path, few_pairs, command, long, kind, adapters):
+    folder, steps = world(tmp_path, few_pairs), 12 if long else 4
+    more = ("--max_steps", steps, "--save_steps", 1, "--save_total_limit", steps, "--use_peft", adapters)
+    words = [*settings_of(kind, folder), *more, "--lora_dropout", 0.1, "--output_dir"]
+    assert command(*words, folder / "whole").returncode == 0
+    whole, last = Run(folder / "whole"), f"checkpoints/checkpoint-{steps}"
+    for step in range(1, steps) if long else (1, steps - 1):
+        again = Run(folder / f"from-{step}")
+        done = command(*words, again.path, "--resume_from_checkpoint", whole.path / f"checkpoints/checkpoint-{step}")
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert untimed(again) == [row for row in untimed(whole) if row["step"] > step]
+        files = [
+            path.relative_to(whole.path)
+            for part in (last, "model")
+            for path in whole.path.glob(f"{part}/*.safetensors")
+        ]
+        assert len(files) > 1
+        for file in files:
+            one, other = (load_file(run.path / file) for run in (whole, again))
+            assert all(torch.equal(one[name], other[name]) for name in one), file
+
+
 def test_a_save_that_is_killed_at_any_file_leaves_the_old_checkpoint_or_the_new(killed):
     found = set()
     for parent in (killed / "saves").iterdir():
