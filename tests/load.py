@@ -258,25 +258,28 @@ def clicks_on_train(folder: Path, count: int, clicks: int) -> None:
     """All press Start again and again."""
     with Page(folder) as page:
         people = [Person(page, number) for number in range(count)]
+        given: list[str] = []
         refused: list[str] = []
 
         def click(person: Person) -> None:
             try:
-                person.call("start", "ppo", json.dumps(ENDLESS), person.secret)
+                given.append(person.call("start", "ppo", json.dumps(ENDLESS), person.secret))
             except RuntimeError as error:
                 refused.append(str(error))
 
         first, before = started(people[0], page), page.use()
         all_at_once([lambda number=number: click(people[number % count]) for number in range(clicks)])
-        states = collections.Counter(Run(path).status()["state"] for path in page.folder.glob("runs/ppo-*"))
+        runs = [Run(path) for path in page.folder.glob("runs/ppo-*")]
+        states = collections.Counter(run.status()["state"] for run in runs)
         say("clicks: runs under way", states["running"], "1")
         say("clicks: runs that wait, one a person at most", states["waiting"], f"at most {count}")
-        say("clicks: without a run or a sentence", clicks + 1 - len(refused) - states.total(), "0")
+        untold = clicks - len(refused) - sum(Run(page.folder / "runs" / name) in runs for name in given)
+        say("clicks: without a run or a sentence", untold, "0")
         say("clicks: MB of memory more", page.use()["memory"] - before["memory"], "below 50")
         for person in people[::-1]:
-            for path in page.folder.glob("runs/ppo-*"):
-                if Run(path).status().get("owner") == limits.mark(person.secret) and Run(path).id != first.id:
-                    stopped(person, Run(path))
+            for run in runs:
+                if run.status()["owner"] == limits.mark(person.secret) and run.id != first.id:
+                    stopped(person, run)
         stopped(people[0], first)
 
 
