@@ -273,7 +273,7 @@ def clicks_on_train(folder: Path, count: int, clicks: int) -> None:
         states = collections.Counter(run.status()["state"] for run in runs)
         say("clicks: runs under way", states["running"], "1")
         say("clicks: runs that wait, one a person at most", states["waiting"], f"at most {count}")
-        untold = clicks - len(refused) - sum(Run(page.folder / "runs" / name) in runs for name in given)
+        untold = clicks - len(refused) - sum(name in {run.id for run in runs} for name in given)
         say("clicks: without a run or a sentence", untold, "0")
         say("clicks: MB of memory more", page.use()["memory"] - before["memory"], "below 50")
         for person in people[::-1]:
