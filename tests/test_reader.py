@@ -451,10 +451,11 @@ def rows_or_one_sentence(file, data):
             assert len(train) + len(held_out) > 0 and {"prompt", "chosen", "rejected"} <= set(train.column_names)
 
 
-def test_damaged_and_arbitrary_bytes_give_rows_or_one_sentence(tmp_path_factory, long):
+def test_damaged_and_arbitrary_bytes_give_rows_or_one_sentence(tmp_path_factory, long, tries):
+    count = 5000 if long else 150
     wholes, folder = whole_files(tmp_path_factory.mktemp("whole")), tmp_path_factory.mktemp("damaged")
 
-    @settings(quick, max_examples=5000 if long else 150, derandomize=not long)
+    @settings(quick, max_examples=count, derandomize=not long)
     @given(
         ending=st.sampled_from(sorted(wholes)), at=st.integers(0, 10**6), put=st.binary(max_size=40), cut=st.booleans()
     )
@@ -464,18 +465,20 @@ def test_damaged_and_arbitrary_bytes_give_rows_or_one_sentence(tmp_path_factory,
         rows_or_one_sentence(folder / f"p{ending}", whole[:at] + put + (b"" if cut else whole[at + len(put) :]))
 
     damaged()
+    tries(count)
 
 
-def test_rows_of_any_json_give_rows_or_one_sentence(tmp_path_factory, long):
-    folder = tmp_path_factory.mktemp("odd")
+def test_rows_of_any_json_give_rows_or_one_sentence(tmp_path_factory, long, tries):
+    count, folder = 5000 if long else 150, tmp_path_factory.mktemp("odd")
 
-    @settings(quick, max_examples=5000 if long else 150, derandomize=not long)
+    @settings(quick, max_examples=count, derandomize=not long)
     @given(rows=odd_rows, good=st.booleans())
     def odd(rows, good):
         rows = [*(pairs(3) if good else []), *rows]
         rows_or_one_sentence(folder / "p.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     odd()
+    tries(count)
 
 
 @pytest.mark.parametrize("before", ["\n\r\n", "sep=;\r\n", "\n \nsep=;\n\n"])

@@ -124,11 +124,12 @@ class Events(RuleBasedStateMachine):
         assert list(store.pairs.values()) == self.pairs
 
 
-def test_what_was_acknowledged_stands_whatever_the_order_of_events(long):
-    counts = {"max_examples": 300, "stateful_step_count": 60} if long else {"max_examples": 12}
+def test_what_was_acknowledged_stands_whatever_the_order_of_events(long, tries):
+    counts = {"max_examples": 200, "stateful_step_count": 50} if long else {"max_examples": 12}
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
     Events.TestCase.settings = settings(**counts, deadline=None, derandomize=not long, suppress_health_check=checks)
     Events.TestCase().runTest()
+    tries(counts["max_examples"])
 
 
 @pytest.mark.parametrize("times", [1, 2, 3, 4])
@@ -165,7 +166,7 @@ def write(path, name, count):
         store.choose(pair.id, "a", name)
 
 
-def test_processes_that_write_at_once_lose_nothing(tmp_path, long):
+def test_processes_that_write_at_once_lose_nothing(tmp_path, long, tries):
     store = Store.open(tmp_path / "store", "everyday", "0123")
     count = 1000 if long else 50
     store.add((f"How {n}?", f"How {n}?", f"So {n}.", f"No {n}.", ("base", "base")) for n in range(count))
@@ -177,3 +178,4 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path, long):
         writer.join()
     lines = [json.loads(line) for line in (store.path / "choices.jsonl").read_text().splitlines()]
     assert len(lines) == len({(line["id"], line["person"]) for line in lines}) == 8 * count == len(store.choices())
+    tries(len(lines))
