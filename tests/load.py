@@ -17,6 +17,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,7 +34,6 @@ MODEL = "example"
 QUESTION = "How do I clean an oven?"
 ENDLESS = {"reward_model_path": MODEL, "total_episodes": 1_000_000, "ceiling_samples": 0}
 """A training that is under way until it is stopped."""
-ERRORS = (httpx.HTTPError, ConnectionError)
 
 
 class Page:
@@ -41,6 +41,7 @@ class Page:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.stack = folder, contextlib.ExitStack()
+        self.secrets: list[str] = []
 
     def __enter__(self) -> "Page":
         places = {"RLHF_RUNS": str(self.folder / "runs"), "GRADIO_TEMP_DIR": str(self.folder / "temp")}
@@ -76,13 +77,15 @@ class Page:
 
 
 class Person:
-    """A browser: a secret, a connection, all that it has read, and how long each kind of answer took."""
+    """A browser: a secret, a connection, and how long each kind of answer took."""
 
     def __init__(self, page: Page, number: int) -> None:
         self.page, self.secret = page, f"canary {number} {os.urandom(8).hex()}"
-        self.http = httpx.Client(base_url=page.url, timeout=120)
+        self.http = httpx.Client(timeout=120)
         self.took: dict[str, list[float]] = collections.defaultdict(list)
-        self.read: list[str] = []
+        self.overheard = 0
+        """How often it was sent another's secret, which is also what the other says in Chat."""
+        page.secrets.append(self.secret)
         self.acknowledged: set[str] = set()
 
     def ask(self, name: str, data: dict) -> dict:
@@ -92,7 +95,7 @@ class Person:
         answer = self.http.post(f"{self.page.url}/gradio_api/component_server", json={**envelope, "data": data})
         self.took[name].append(time.monotonic() - began)
         answer.raise_for_status()
-        self.read.append(answer.text)
+        self.listen(answer.text)
         return answer.json()
 
     def call(self, name: str, *data: object) -> object:
@@ -101,11 +104,15 @@ class Person:
         event = self.http.post(f"{self.page.url}/gradio_api/call/{name}", json={"data": data}).json()["event_id"]
         text = self.http.get(f"{self.page.url}/gradio_api/call/{name}/{event}").text
         self.took[name].append(time.monotonic() - began)
-        self.read.append(text)
+        self.listen(text)
         kind, told = re.findall(r"^event: (complete|error)\ndata: (.*)$", text, re.MULTILINE)[-1]
         if kind == "error":
             raise RuntimeError(told)
         return json.loads(told)[0]
+
+    def listen(self, text: str) -> None:
+        """Count the secrets of others in an answer."""
+        self.overheard += sum(secret in text for secret in self.page.secrets if secret != self.secret)
 
     def choose(self, count: int, pause: float = 0.0) -> None:
         """Choose so often; what was not answered is sent again, as the page does, until it is."""
@@ -126,7 +133,7 @@ class Person:
         while True:
             try:
                 return self.ask(name, {"run": MODEL, "visitor": self.secret, **request})
-            except ERRORS:
+            except httpx.TransportError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
@@ -140,16 +147,11 @@ class Person:
             time.sleep(max(0.0, 1 - (time.monotonic() - began)))
 
 
-def all_at_once(work: list) -> None:
+def all_at_once(work: list[Callable[[], None]]) -> None:
     """Call these functions in threads; the first error is raised once all have ended."""
     with ThreadPoolExecutor(len(work)) as pool:
         for done in [pool.submit(one) for one in work]:
             done.result()
-
-
-def overheard(people: list[Person]) -> int:
-    """Answers that hold another's secret, or what only another has said."""
-    return sum(other.secret in text for one in people for text in one.read for other in people if other is not one)
 
 
 def p95(people: list[Person], name: str) -> float:
@@ -172,7 +174,7 @@ def use_of(people: list[Person], run: Run, seconds: float) -> float:
 
     def chat(person: Person) -> None:
         while time.monotonic() < until:
-            time.sleep(random.uniform(0, 60))
+            time.sleep(min(random.uniform(0, 120), max(0.0, until - time.monotonic())))
             person.call("chat", MODEL, f"{QUESTION} {person.secret}", 1)
 
     begun, began = episodes(run), time.monotonic()
@@ -186,7 +188,7 @@ def episodes(run: Run) -> int:
     return max((row.get("episode", 0) for row in run.metrics()), default=0)
 
 
-def wait_for(run: Run, ready: object, seconds: float = 300) -> None:
+def wait_for(run: Run, ready: Callable[[Run], bool], seconds: float = 300) -> None:
     """Wait until ready(run)."""
     deadline = time.monotonic() + seconds
     while not ready(run):
@@ -225,7 +227,7 @@ def people_watch_choose_and_chat(folder: Path, count: int, seconds: float) -> No
     say("a choice until it is kept, seconds (95 %)", p95(people, "choose"), "at most 0.5")
     say("an answer of Chat, with the wait for one's turn, seconds (95 %)", p95(people, "chat"), "-")
     say("training beside them, % of its speed with no page open", 100 * beside / max(alone, 1e-9), "at least 80")
-    say("words or secrets of others that somebody was sent", overheard(people), "0")
+    say("words or secrets of others that somebody was sent", sum(one.overheard for one in people), "0")
     say("memory, MB more a minute", (after["memory"] - before["memory"]) / (seconds / 60), "below 0.2 over hours")
     for name in ("open files", "temporary files", "zombies"):
         say(f"{name}, more than before", after[name] - before[name], "at most 3")
@@ -233,8 +235,7 @@ def people_watch_choose_and_chat(folder: Path, count: int, seconds: float) -> No
 
 def choices_outlive_kills(folder: Path, count: int, each: int, kills: int) -> None:
     """The page is killed while all choose."""
-    page = Page(folder)
-    with page:
+    with Page(folder) as page:
         people = [Person(page, number) for number in range(count)]
         chosen = threading.Thread(target=all_at_once, args=([lambda one=one: one.choose(each) for one in people],))
         chosen.start()
@@ -251,7 +252,7 @@ def choices_outlive_kills(folder: Path, count: int, each: int, kills: int) -> No
     say(f"choices acknowledged, the page killed {kills} times", len(acknowledged), f"{count * each}")
     say("of these lost", len(acknowledged - kept.keys()), "0")
     say("kept twice", sum(number > 1 for number in kept.values()), "0")
-    say("secrets of others that somebody was sent", overheard(people), "0")
+    say("secrets of others that somebody was sent", sum(one.overheard for one in people), "0")
 
 
 def clicks_on_train(folder: Path, count: int, clicks: int) -> None:
@@ -292,12 +293,8 @@ def starts_and_stops(folder: Path, cycles: int) -> None:
         for _ in range(cycles):
             stopped(person, started(person, page))
         after = page.use()
-        for name in ("zombies", "open files"):
-            say(
-                f"{cycles} starts and stops: {name} more",
-                after[name] - before[name],
-                "0" if name == "zombies" else "at most 3",
-            )
+    for name, limit in {"zombies": "0", "open files": "at most 3"}.items():
+        say(f"{cycles} starts and stops: {name} more", after[name] - before[name], limit)
 
 
 def main() -> None:
