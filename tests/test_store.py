@@ -132,7 +132,7 @@ def test_what_was_acknowledged_stands_whatever_the_order_of_events(long, tries):
     tries(counts["max_examples"])
 
 
-@pytest.mark.parametrize("times", [1, 2, 3, 4])
+@pytest.mark.parametrize("times", [1, 2, 3, 4, 8])
 def test_what_others_delete_is_seen_however_often_they_do(tmp_path, times):
     """A file that is written anew twice may have its old inode again."""
     store = Store.open(tmp_path / "store", "everyday", "0123")
@@ -142,7 +142,8 @@ def test_what_others_delete_is_seen_however_often_they_do(tmp_path, times):
     other = Store(store.path)
     for number in range(times):
         store.forget(f"p{number}")
-    assert other.choices() == store.choices() and len(other.choices()) == 8 - times
+    for _ in range(2):
+        assert other.choices() == store.choices() and len(other.choices()) == 8 - times
 
 
 @settings(max_examples=20, deadline=None)

@@ -177,7 +177,7 @@ class Store:
                     self._judges.clear()
                 else:
                     self.pairs.clear()
-                offset = file.seek(0)
+                offset, last = file.seek(0), b""
             for line in file:
                 if not line.endswith(b"\n"):
                     break
