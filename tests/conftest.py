@@ -1,11 +1,14 @@
 """Models and helpers that several tests share, and the marker `process`. Nothing here needs a network."""
 
+import functools
 import gzip
 import itertools
 import os
 import subprocess
 import sys
 import warnings
+from collections import Counter
+from datetime import date
 
 import pytest
 from processes import ROOT, chromium, keep_signals, print_warning
@@ -19,16 +22,51 @@ SLOW = {"rlhf", "address", "site", "browser", "space", "zero_gpu", "start", "tra
 """Fixtures that start processes, serve the page or train for seconds: tests that use one are marked `process`."""
 
 
+LONG_COUNTS = ROOT / "assets" / "example" / "long.json"
+
 FIRST = ("test_space.py", "test_controls.py", "test_readme.py", "test_ranks.py")
 """Files that take longest come first, so that both workers end together. The pages of a Space share the machine with
 one training only; files that start several processes come later."""
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="with larger counts, and with the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
     for item in items:
         if SLOW & set(getattr(item, "fixturenames", ())):
             item.add_marker("process")
+        if item.get_closest_marker("long") and not config.getoption("long"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: --long"))
+
+
+@pytest.fixture(scope="session")
+def long(request):
+    """Whether larger counts are asked for."""
+    return request.config.getoption("long")
+
+
+@pytest.fixture
+def tries(record_property):
+    """Call it with how often a test has tried what its name says: after --long, REPORT.md tells that."""
+    return functools.partial(record_property, "tries")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Keep the `tries` of a long run for the report."""
+    passed = terminalreporter.getreports("passed")
+    counts = Counter()
+    for report in passed if config.getoption("long") else ():
+        name = report.nodeid.partition("::test_")[2].partition("[")[0].replace("_", " ")
+        counts[name] += dict(report.user_properties).get("tries", 0)
+    if tried := {name: {"tries": count, "date": f"{date.today()}"} for name, count in counts.items() if count}:
+        from rlhf.bench.comparisons import machine
+        from rlhf.runs.directory import read_json, write_json
+
+        before = read_json(LONG_COUNTS).get("tests", {})
+        write_json(LONG_COUNTS, {"machine": machine(), "tests": before | tried})
 
 
 @pytest.fixture

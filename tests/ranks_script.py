@@ -1,8 +1,8 @@
 """What `test_ranks.py` runs under a launcher, several pieces of work in one start.
 
 ranks_script.py commands FILE        commands of the program, a list of their words for each
-ranks_script.py world FOLDER ROWS    PPO in a small world with so many responses an update from each process, numbers
-                                     to a file
+ranks_script.py world FOLDER ROWS RANKS PORT    PPO in a small world with so many responses an update from each
+                                     process, numbers to a file; forks into so many, which load the libraries once
 """
 
 import json
@@ -70,11 +70,15 @@ def run_all(commands: list[list[str]]) -> None:
 
 
 if __name__ == "__main__":
-    what, path, *rows = sys.argv[1:]
+    what, path, *numbers = sys.argv[1:]
     if what == "commands":
         code = exit_code(run_all, json.loads(Path(path).read_text()))
         sys.stderr.flush()
         os._exit(code)  # as `python -m rlhf` ends with several processes
-    found = {name: run(Path(path), int(rows[0]), name) for name in SETTINGS}
+    rows, size, port = map(int, numbers)
+    rank = next((rank for rank in range(1, size) if os.fork() == 0), 0)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    found = {name: run(Path(path), rows, name) for name in SETTINGS}
     if ranks.is_main_process():
         Path(path, f"{ranks.world_size()}.json").write_text(json.dumps(found))

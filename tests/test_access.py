@@ -6,6 +6,9 @@ from urllib.parse import urlsplit
 import pytest
 from processes import chromium, serving_here
 
+from rlhf import models
+from rlhf.feedback import Store
+from rlhf.feedback.desk import store_of
 from rlhf.runs import directory as runs
 from rlhf.ui import scores
 from rlhf.ui.chat import tally
@@ -16,10 +19,12 @@ SIZES = {"projector": (1280, 720), "phone": (400, 800)}
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The address of a served page that shows the example."""
+def site(tmp_path_factory, base):
+    """The address of a served page that shows the example, with enough pairs to choose between."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RLHF_RUNS", str(tmp_path_factory.mktemp("runs")))
+        store = Store.open(store_of("everyday"), "everyday", models.revision(base[0]))
+        store.add((f"How {n}?\n", f"How {n}?", f"So {n}.", f"No {n}.", ("base", "base")) for n in range(80))
         with serving_here() as address:
             yield address
 
@@ -316,7 +321,9 @@ def test_axe_finds_no_violation_in_any_tab_folded_or_unfolded(page, site, theme)
             if unfolded:
                 page.evaluate(UNFOLD)
             page.wait_for_timeout(700)  # what fades in has its colours then
-            for fault in page.evaluate("options => axe.run(options)", options)["violations"]:
+            # What stands around the tabs is looked at with everything unfolded.
+            looked_at = "document" if unfolded else "document.querySelector('.tabitem:not([style*=none])')"
+            for fault in page.evaluate(f"options => axe.run({looked_at}, options)", options)["violations"]:
                 found += [(tab, unfolded, fault["id"], node["html"][:200]) for node in fault["nodes"]]
         if tab == "Chat":
             page.locator("#clear").click()

@@ -4,7 +4,6 @@ What happens to the queue is compared with a few lines that say what should. A r
 would write is written for it.
 """
 
-import os
 import subprocess
 import tempfile
 import time
@@ -25,7 +24,6 @@ from rlhf.runs.history import rows_of
 from rlhf.ui import run_choices
 
 
-COUNT = 400 if os.environ.get("RLHF_SLOW") else 12
 PLACE = st.integers(0, 7)
 """Which of the runs, as far as there are so many."""
 
@@ -254,14 +252,16 @@ def test_a_run_is_gone_on_with_while_its_first_process_is_still_ending():
     queue.teardown()
 
 
-def test_runs_in_any_order_of_events():
+def test_runs_in_any_order_of_events(long, tries):
+    count = 400 if long else 12
+    tries(count)
     run_state_machine_as_test(
         Queue,
         settings=settings(
-            max_examples=COUNT,
+            max_examples=count,
             stateful_step_count=30,
             deadline=None,
-            derandomize=COUNT < 100,
+            derandomize=not long,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -383,9 +383,3 @@ def test_mistakes_get_one_sentence_and_leave_nothing(tmp_path, monkeypatch, caps
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: ") and message in said
     assert sorted(path.name for path in Path(tmp_path).iterdir()) == before  # no half-written run
-
-
-def test_a_mistake_ends_the_process_without_a_traceback(rlhf, tmp_path):
-    done = rlhf("reward", "--dataset_name", "nowhere.jsonl")
-    assert done.returncode == 2 and done.stderr == "error: There is no file nowhere.jsonl; check the path.\n"
-    assert list(tmp_path.iterdir()) == []

@@ -50,7 +50,7 @@ def controls(tmp_path_factory):
             reward_model_path=str(ASSETS / "example"),
             output_dir=str(folder / "compare"),
             num_prompts=80,
-            samples=2,
+            samples=1,
             ceiling_samples=0,
         )
     )

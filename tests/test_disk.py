@@ -153,7 +153,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], capture_output=True, check=False)
 
 
-@pytest.mark.parametrize("kind", ["ppo", "reward"] if os.environ.get("RLHF_SLOW") else ["ppo"])
+@pytest.mark.parametrize("kind", ["ppo", pytest.param("reward", marks=pytest.mark.long)])
 def test_a_save_without_room_deletes_the_oldest_checkpoint_and_tries_again(kind, command, few_pairs, small_disk):
     words = {
         "ppo": (*PPO[:-2], "--total_episodes", 1000),

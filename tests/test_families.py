@@ -503,7 +503,7 @@ print("PEAK", after_reward, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss /
 
 
 @pytest.mark.process
-@pytest.mark.skipif(not os.environ.get("RLHF_SLOW"), reason="takes minutes; set RLHF_SLOW=1")
+@pytest.mark.long
 def test_gpt2_at_full_size_needs_less_than_six_gigabytes(tmp_path):
     (tmp_path / "gpt2").mkdir()
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}

@@ -5,17 +5,13 @@ Everything is real: the page in a browser, the store, the embedded model that wr
 
 import json
 import os
-import random
 import shutil
-import threading
 import time
 import urllib.request
-from collections import Counter
 from dataclasses import asdict
 from urllib.parse import urlsplit
 
 import gradio as gr
-import numpy as np
 import pytest
 from processes import forget, serving_here
 
@@ -313,33 +309,6 @@ def test_whoever_chooses_in_two_windows_is_told_that_the_first_choice_stands(ask
     for _ in range(2):  # as often as it is sent
         assert ask("undo", visitor="two windows", id=pair["id"])["own"] == 0
     assert ask("look", visitor="two windows")["pairs"] == [pair]
-
-
-def test_thirty_people_at_once_wait_little_and_each_choice_is_on_disk_once(ask, store, capsys):
-    waits, acknowledged = [], []
-
-    def person(name):
-        (pair,) = ask("look", visitor=name)["pairs"]
-        for turn in range(10):
-            time.sleep(random.uniform(0.2, 1.0))  # as fast as anybody clicks
-            began = time.monotonic()
-            answer = ask("choose", visitor=name, id=pair["id"], choice="ab"[turn % 2])
-            waits.append(time.monotonic() - began)
-            acknowledged.append((pair["id"], limits.mark(name)))
-            assert answer["own"] == turn + 1
-            (pair,) = answer["pairs"]
-
-    people = [threading.Thread(target=person, args=(f"pupil {n}",)) for n in range(30)]
-    for one in people:
-        one.start()
-    for one in people:
-        one.join()
-    with capsys.disabled():
-        print(f"\n30 people at once: the next pair after {1000 * np.quantile(waits, 0.95):.0f} ms (95 %)")
-    assert len(acknowledged) == 300
-    lines = map(json.loads, (store.path / "choices.jsonl").read_text().splitlines())
-    written = Counter((line["id"], line["person"]) for line in lines)
-    assert all(written[one] == 1 for one in acknowledged)
 
 
 # In and out ----------------------------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def test_a_mistake_is_one_sentence_and_makes_no_run(command, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(not os.environ.get("RLHF_SLOW"), reason="takes minutes; set RLHF_SLOW=1")
+@pytest.mark.long
 def test_after_a_hundred_choices_people_prefer_the_new_answers_though_the_run_was_killed(tmp_path):
     """By the command, killed in the middle of an update and gone on with."""
     words = [sys.executable, "-m", "rlhf", "live", "--store", "store", "--output_dir", "run"]

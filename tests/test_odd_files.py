@@ -123,9 +123,9 @@ def test_a_link_out_of_a_run_is_in_no_zip(odd, tmp_path):
     assert b"notes.txt" not in packed.read_bytes()
 
 
-def test_a_long_history_is_read_once_and_thinned(root):
-    """A hundred thousand steps with RLHF_SLOW=1."""
-    steps = 100_000 if os.environ.get("RLHF_SLOW") else 10_000
+def test_a_long_history_is_read_once_and_thinned(root, long):
+    """A hundred thousand steps with --long."""
+    steps = 100_000 if long else 10_000
     run = Run.create(root / WHOLE, "ppo", {"total_episodes": 6_400_000})
     shutil.copy(runs.EXAMPLE / "ppo" / "ceiling.json", run.path)
     row = Run(runs.EXAMPLE / "ppo").metrics()[-1]

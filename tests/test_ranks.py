@@ -10,15 +10,15 @@ import time
 import psutil
 import pytest
 import ranks_script
-from processes import ROOT, keep_signals
+from processes import ROOT, free_port, keep_signals
 
 from rlhf.__main__ import main
 from rlhf.data import load_preferences
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no")
-ACCELERATE += ("--dynamo_backend", "no", "--main_process_port", "0", "--num_processes")  # any port that is free
+ACCELERATE += ("--dynamo_backend", "no", "--main_process_port", "0", "--num_processes", "2")  # any port that is free
 """Accelerate's launcher takes seconds to import what it does not need, and then runs torchrun's."""
 SCRIPT = ROOT / "tests" / "ranks_script.py"
 PPO = ("ppo", "--reward_model_path", ROOT / "assets" / "example" / "reward", "--num_sample_generations", 1)
@@ -30,15 +30,15 @@ CLOCK += tuple(f"{part}_{what}" for part in ("eval", "train") for what in ("runt
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Start a command of the program under the launcher, in so many processes; it runs on."""
+    """Start a command of the program in two processes, by a launcher; it runs on."""
     place = tmp_path_factory.mktemp("ranks")
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
 
-    def go(processes, *words, launcher=TORCHRUN):
+    def go(*words, launcher=TORCHRUN):
         words = words if str(words[0]).endswith(".py") else ("-m", "rlhf", *words)
         process = subprocess.Popen(
-            [sys.executable, *map(str, (*launcher, processes, *words))],
+            [sys.executable, *map(str, (*launcher, *words))],
             cwd=place,
             env=environment,
             stdout=subprocess.DEVNULL,
@@ -129,7 +129,7 @@ def launched(start, folder):
     for words in in_one[:2]:
         alone(*words)
     (folder / "commands.json").write_text(json.dumps([list(map(str, words)) for words in in_two]))
-    process = start(2, SCRIPT, "commands", folder / "commands.json")
+    process = start(SCRIPT, "commands", folder / "commands.json")
     wait_for_lines(process, two / "stopped")
     (two / "stopped" / "stop").touch()
     wait_for_lines(process, two / "died")
@@ -181,7 +181,7 @@ def test_reward_training_in_two_processes_learns_as_in_one(one_and_two):
 
 
 def test_settings_of_all_kinds_give_the_same_in_three_processes(start, folder):
-    in_three = start(3, SCRIPT, "world", folder, 2)
+    in_three = start(SCRIPT, "world", folder, 2, 3, free_port(), launcher=())
     one = {name: ranks_script.run(folder / "alone", 6, name) for name in ranks_script.SETTINGS}
     finish(in_three)
     three = json.loads((folder / "3.json").read_text())
@@ -214,7 +214,7 @@ def test_a_process_that_dies_ends_the_others(launched):
 def test_a_mistake_gets_one_sentence_and_ends_all(start, tmp_path, launcher, words, message):
     (tmp_path / "taken").touch()
     words = [tmp_path if word == "." else word for word in words]
-    process = start(2, *words, launcher=launcher)
+    process = start(*words, launcher=launcher)
     _, said = process.communicate(timeout=60)
     assert process.returncode != 0
     errors = [line for line in said.splitlines() if line.startswith("error: ")]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import datasets
@@ -415,6 +416,69 @@ def test_ten_thousand_pairs_are_read_in_a_moment(tmp_path):
 def test_any_name_gets_a_sentence(name):
     with pytest.raises(BadInput):
         load_preferences(name)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "x"]), inside),
+    max_leaves=6,
+)
+names = st.sampled_from("prompt chosen rejected messages conversations system history margin scores winner".split())
+odd_rows = st.lists(st.dictionaries(names, json_values, max_size=4) | json_values, min_size=1, max_size=6)
+
+
+def whole_files(folder):
+    """A good file of each kind, as bytes by its ending."""
+    rows = pairs(12)
+    Dataset.from_list(rows).to_parquet(folder / "p.parquet")
+    made = {".jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode(), ".json": json.dumps(rows).encode()}
+    table(folder / "t.csv", rows)
+    table(folder / "t.tsv", rows, delimiter="\t")
+    made |= {path.suffix: path.read_bytes() for path in folder.iterdir()}
+    return made | {f"{ending}.gz": gzip.compress(data) for ending, data in made.items()}
+
+
+def rows_or_one_sentence(file, data):
+    """Whatever is in a file: pairs, or one sentence without its path."""
+    file.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            train, held_out = load_preferences(str(file))
+        except BadInput as error:
+            assert "\n" not in str(error) and 20 < len(str(error)) < 1000, str(error)
+        else:
+            assert len(train) + len(held_out) > 0 and {"prompt", "chosen", "rejected"} <= set(train.column_names)
+
+
+def test_damaged_and_arbitrary_bytes_give_rows_or_one_sentence(tmp_path_factory, long, tries):
+    count = 5000 if long else 150
+    wholes, folder = whole_files(tmp_path_factory.mktemp("whole")), tmp_path_factory.mktemp("damaged")
+
+    @settings(quick, max_examples=count, derandomize=not long)
+    @given(
+        ending=st.sampled_from(sorted(wholes)), at=st.integers(0, 10**6), put=st.binary(max_size=40), cut=st.booleans()
+    )
+    def damaged(ending, at, put, cut):
+        whole = wholes[ending]
+        at %= len(whole)
+        rows_or_one_sentence(folder / f"p{ending}", whole[:at] + put + (b"" if cut else whole[at + len(put) :]))
+
+    damaged()
+    tries(count)
+
+
+def test_rows_of_any_json_give_rows_or_one_sentence(tmp_path_factory, long, tries):
+    count, folder = 5000 if long else 150, tmp_path_factory.mktemp("odd")
+
+    @settings(quick, max_examples=count, derandomize=not long)
+    @given(rows=odd_rows, good=st.booleans())
+    def odd(rows, good):
+        rows = [*(pairs(3) if good else []), *rows]
+        rows_or_one_sentence(folder / "p.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    odd()
+    tries(count)
 
 
 @pytest.mark.parametrize("before", ["\n\r\n", "sep=;\r\n", "\n \nsep=;\n\n"])

@@ -1,4 +1,4 @@
-"""GGUF files as policies; with RLHF_SLOW=1, SmolLM2-135M-Instruct with its real weights, from preview to Chat.
+"""GGUF files as policies; with --long, SmolLM2-135M-Instruct with its real weights, from preview to Chat.
 
 The package gguf is optional: without it, the tests that read a file are skipped.
 """
@@ -237,12 +237,6 @@ def smollm2(tmp_path_factory):
         yield folder, run
 
 
-slow = [
-    pytest.mark.process,
-    pytest.mark.skipif(not os.environ.get("RLHF_SLOW"), reason="takes minutes; set RLHF_SLOW=1"),
-]
-
-
 @pytest.fixture(scope="module")
 def trained(smollm2):
     """Two updates of PPO with a reward function, LoRA in bfloat16."""
@@ -256,7 +250,7 @@ def trained(smollm2):
 class TestSmolLM2:
     """Slow: everything that a person does with a model, with sizes that take minutes."""
 
-    pytestmark = slow
+    pytestmark = [pytest.mark.process, pytest.mark.long]
 
     def test_it_writes_english_and_previews_its_template(self, smollm2):
         folder, run = smollm2

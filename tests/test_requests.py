@@ -65,8 +65,8 @@ def sent(address, event, data):
 ODD = (None, [[[]]], {"a": {"b": []}}, "\ud800x", 1e308, float("inf"), ["a", None, 3])
 
 
-def test_every_event_answers_odd_values_with_a_sentence(address):
-    """One of its inputs with one odd value, and one too few; with RLHF_SLOW=1 every odd value in many of them."""
+def test_every_event_answers_odd_values_with_a_sentence(address, long, tries):
+    """One of its inputs with one odd value, and one too few; with --long every odd value in many of them."""
     config = config_of(address)
     parts = {part["id"]: part["props"] for part in config["components"]}
     # Of events that share a handler, as those of Chat's chips, the first.
@@ -74,14 +74,17 @@ def test_every_event_answers_odd_values_with_a_sentence(address):
         event["api_name"].rstrip("_0123456789"): event for event in config["dependencies"][::-1] if event["inputs"]
     }
     assert len(events) > 20
+    tried = 0
     for number, event in enumerate(events.values()):
         usual = [parts[part].get("value", parts[part].get("default_value")) for part in event["inputs"]]
         cases = [(number % len(usual), ODD[number % len(ODD)])]
-        if os.environ.get("RLHF_SLOW"):
+        if long:
             cases = [(place, value) for place in range(0, len(usual), 1 + len(usual) // 8) for value in ODD]
         for data in (usual[:-1], *([*usual[:place], value, *usual[place + 1 :]] for place, value in cases)):
             answer = sent(address, event, data)
             assert answer is True or len(answer) > 10, (event["api_name"], data)
+            tried += 1
+    tries(tried)
 
 
 @pytest.mark.parametrize(

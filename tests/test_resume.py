@@ -31,7 +31,6 @@ KILLS = {
 }
 """Where each is killed, one time after the other: before it has begun, in a save that is whole already, in one that is
 not, while the oldest checkpoint is deleted; in the second of a demo's stages, and at its end."""
-SLOW = pytest.mark.skipif(not os.environ.get("RLHF_SLOW"), reason="takes minutes: RLHF_SLOW=1")
 USUAL = ("ppo", "reward", "demo")
 
 
@@ -156,18 +155,45 @@ def test_a_run_that_was_stopped_and_is_resumed_saves_the_model_of_its_end(tmp_pa
     assert all(torch.equal(last[name], saved[name]) for name in saved)
 
 
-@SLOW
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KILLS)
-def test_it_does_wherever_it_is_killed(tmp_path, few_pairs, kind):
-    folder, rng = world(tmp_path, few_pairs), random.Random(0)
+def test_a_run_goes_on_wherever_it_is_killed(tmp_path, few_pairs, tries, kind):
+    folder, rng, killed = world(tmp_path, few_pairs), random.Random(0), 0
     for _ in range(4):
         numbers = [rng.randint(1, 250) for _ in range(rng.randint(1, 4))]
         for kills in (numbers, KILLS[kind]) if kind not in USUAL else (numbers,):
             codes, said = run_script(tasks(kind, folder, kills))
             assert codes[0] == codes[-1] == 0 and {-9, 0} >= set(codes), said[-3000:]
+            killed += codes.count(-9)
             assert_same(folder, kind)
             for name in (kind, f"{kind}-killed"):
                 shutil.rmtree(folder / name)
+    tries(killed)
+
+
+@pytest.mark.parametrize("adapters", ["false", "true"])
+@pytest.mark.parametrize("kind", ["ppo", "reward"])
+def test_from_every_step_a_run_goes_on_to_the_same_end(tmp_path, few_pairs, command, long, tries, kind, adapters):
+    folder, steps = world(tmp_path, few_pairs), 12 if long else 4
+    more = ("--max_steps", steps, "--save_steps", 1, "--save_total_limit", steps, "--use_peft", adapters)
+    words = [*settings_of(kind, folder), *more, "--lora_dropout", 0.1, "--output_dir"]
+    assert command(*words, folder / "whole").returncode == 0
+    whole, last = Run(folder / "whole"), f"checkpoints/checkpoint-{steps}"
+    for step in range(1, steps) if long else (1, steps - 1):
+        again = Run(folder / f"from-{step}")
+        done = command(*words, again.path, "--resume_from_checkpoint", whole.path / f"checkpoints/checkpoint-{step}")
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert untimed(again) == [row for row in untimed(whole) if row["step"] > step]
+        files = [
+            path.relative_to(whole.path)
+            for part in (last, "model")
+            for path in whole.path.glob(f"{part}/*.safetensors")
+        ]
+        assert len(files) > 1
+        for file in files:
+            one, other = (load_file(run.path / file) for run in (whole, again))
+            assert all(torch.equal(one[name], other[name]) for name in one), file
+    tries(steps - 1 if long else 2)
 
 
 def test_a_save_that_is_killed_at_any_file_leaves_the_old_checkpoint_or_the_new(killed):

@@ -1,6 +1,6 @@
 """The repository as a Hugging Face Space: its front matter, and the program started as a Space starts it.
 
-RLHF_SLOW=1 also makes the Space's environment from requirements.txt, which takes minutes.
+--long also makes the Space's environment from requirements.txt, which takes minutes.
 """
 
 import contextlib
@@ -284,7 +284,7 @@ def test_a_space_writes_into_its_one_folder_and_asks_nothing_of_the_network(spac
 
 
 @pytest.mark.process
-@pytest.mark.skipif(not os.environ.get("RLHF_SLOW"), reason="takes minutes: RLHF_SLOW=1")
+@pytest.mark.long
 def test_a_clean_environment_from_the_requirements_serves_the_page(tmp_path):
     python = "python" + front_matter()["python_version"]
     if shutil.which(python) is None or subprocess.run([python, "-V"]).returncode:

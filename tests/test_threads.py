@@ -27,9 +27,12 @@ def openmp_tells(monkeypatch):
 
 
 @gcc
-def test_a_command_waits_briefly(rlhf):
-    done = rlhf("ppo", "--reward_model_path", "nowhere", "--output_dir", "out")  # loads PyTorch, then refuses
-    assert "nowhere" in done.stderr and "GOMP_SPINCOUNT = '10000'" in done.stderr
+def test_a_command_waits_briefly_and_ends_at_a_mistake_without_a_traceback(rlhf, tmp_path):
+    done = rlhf("reward", "--dataset_name", "nowhere.jsonl", "--output_dir", "out")  # loads PyTorch, then refuses
+    told, _, said = done.stderr.rpartition("OPENMP DISPLAY ENVIRONMENT END\n")
+    assert "GOMP_SPINCOUNT = '10000'" in told
+    assert done.returncode == 2 and said == "error: There is no file nowhere.jsonl; check the path.\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 @gcc

@@ -102,7 +102,7 @@ class Store:
         self._choices: dict[tuple[str, str], Choice] = {}
         self._judges: dict[str, dict[str, Choice]] = defaultdict(dict)
         self._reserved: dict[str, tuple[str, float]] = {}
-        self._read_to = {"pairs.jsonl": (0, 0), "choices.jsonl": (0, 0)}  # inode and offset
+        self._read_to = {"pairs.jsonl": (0, b""), "choices.jsonl": (0, b"")}  # offset, and the line before it
         self._thread = threading.RLock()
         self._lock = FileLock(self.path / ".lock")
         if not (self.path / "store.json").exists():
@@ -176,25 +176,25 @@ class Store:
         if not path.exists():
             return
         with path.open("rb") as file:
-            inode, offset = self._read_to[name]
-            if inode != os.fstat(file.fileno()).st_ino:  # some have been deleted, see `forget`
+            offset, last = self._read_to[name]
+            file.seek(offset - len(last))
+            if file.read(len(last)) != last:  # some have been deleted, see `forget`; an inode may come back
                 if name == "choices.jsonl":
                     self._choices.clear()
                     self._judges.clear()
                 else:
                     self.pairs.clear()
-                inode, offset = os.fstat(file.fileno()).st_ino, 0
-            file.seek(offset)
+                offset, last = file.seek(0), b""
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                offset += len(line)
+                offset, last = offset + len(line), line
                 try:
                     row = json.loads(line)
                 except ValueError:  # cut off when a process was killed
                     continue
                 yield row
-            self._read_to[name] = inode, offset
+            self._read_to[name] = offset, last
 
     # Pairs -----------------------------------------------------------------------------------------------------------
 

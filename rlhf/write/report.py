@@ -42,7 +42,8 @@ def write_report(run_path: Path, output_file: Path, sweep_path: Path, methods_pa
     A sweep adds a section on over-optimisation, a comparison of methods another; without them at `sweep_path` and
     `methods_path` the report has none, and neither has it one on people's choices without `bench feedback --json
     RUN/feedback.json`. What `python -m rlhf
-    bench ppo --busy 2 --json RUN/busy.json` has measured adds a table of speeds on a busy machine.
+    bench ppo --busy 2 --json RUN/busy.json` has measured adds a table of speeds on a busy machine, and what `pytest
+    --long` has tried one of its counts.
 
     Raises:
         BadInput: the directory holds no finished demo run, or one that used a reward model trained elsewhere.
@@ -314,6 +315,7 @@ def _text(run: Run, summary: dict, rows: list[dict], sweep: dict, methods: dict,
         best=max(trained, key=lambda point: point["gold"]["value"], default=None),
         seconds=summary["seconds"],
         busy=read_json(run.path / "busy.json"),
+        long=read_json(run.path / "long.json"),
         repeats=sum(len(seeds["models"]) - 1 for seeds in test["seeds"].values()),
     )
 

@@ -1,0 +1,320 @@
+"""A class at the page: what thirty people do at once, over HTTP, against `python app.py` and a real training.
+
+    PYTHONPATH=. python tests/load.py                                  a minute of the class, and what `main` lists
+    PYTHONPATH=. python tests/load.py --only people --seconds 14400    four hours: is memory flat?
+
+Every figure is printed with its limit. Nothing else may run on the machine meanwhile. `test_load.py` tries a little.
+"""
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+from processes import serving
+
+from rlhf.launch import limits
+from rlhf.runs.directory import ACTIVE, Run
+
+
+MODEL = "example"
+QUESTION = "How do I clean an oven?"
+ENDLESS = {"reward_model_path": MODEL, "total_episodes": 1_000_000, "ceiling_samples": 0}
+"""A training that is under way until it is stopped."""
+
+
+class Page:
+    """The page in a class, served by a process of its own, and what a browser would know of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.stack = folder, contextlib.ExitStack()
+        self.secrets: list[str] = []
+
+    def __enter__(self) -> "Page":
+        places = {"RLHF_RUNS": str(self.folder / "runs"), "GRADIO_TEMP_DIR": str(self.folder / "temp")}
+        self.url = self.stack.enter_context(serving(self.folder / "log", GRADIO_SERVER_NAME="127.0.0.1", **places))
+        (self.process,) = (
+            child for child in psutil.Process().children() if child.environ().get("RLHF_RUNS") == places["RLHF_RUNS"]
+        )
+        parts = httpx.get(f"{self.url}/config", timeout=60).json()["components"]
+        self.parts = {name: part["id"] for part in parts for name in part["props"].get("server_fns") or ()}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    @property
+    def choices(self) -> list[dict]:
+        """All choices on disk; a line that was cut off is none."""
+        found = []
+        for path in self.folder.glob("runs/feedback/*/choices.jsonl"):
+            for line in path.read_bytes().splitlines():
+                with contextlib.suppress(ValueError):
+                    found.append(json.loads(line))
+        return found
+
+    def use(self) -> dict[str, float]:
+        """Memory in MB, open files, zombies among the children, and files in the temporary folder."""
+        return {
+            "memory": self.process.memory_info().rss / 1e6,
+            "open files": self.process.num_fds(),
+            "zombies": sum(child.status() == psutil.STATUS_ZOMBIE for child in self.process.children()),
+            "temporary files": sum(path.is_file() for path in self.folder.joinpath("temp").rglob("*")),
+        }
+
+
+class Person:
+    """A browser: a secret, a connection, and how long each kind of answer took."""
+
+    def __init__(self, page: Page, number: int) -> None:
+        self.page, self.secret = page, f"canary {number} {os.urandom(8).hex()}"
+        self.http = httpx.Client(timeout=120)
+        self.took: dict[str, list[float]] = collections.defaultdict(list)
+        self.overheard = 0
+        """How often it was sent another's secret, which is also what the other says in Chat."""
+        page.secrets.append(self.secret)
+        self.acknowledged: set[str] = set()
+
+    def ask(self, name: str, data: dict) -> dict:
+        """Call a function of the page's own scripts."""
+        envelope = {"session_hash": self.secret[-16:], "component_id": self.page.parts[name], "fn_name": name}
+        began = time.monotonic()
+        answer = self.http.post(f"{self.page.url}/gradio_api/component_server", json={**envelope, "data": data})
+        self.took[name].append(time.monotonic() - began)
+        answer.raise_for_status()
+        self.listen(answer.text)
+        return answer.json()
+
+    def call(self, name: str, *data: object) -> object:
+        """Call a named endpoint, which may wait for its turn; an error of the page is a RuntimeError."""
+        began = time.monotonic()
+        event = self.http.post(f"{self.page.url}/gradio_api/call/{name}", json={"data": data}).json()["event_id"]
+        text = self.http.get(f"{self.page.url}/gradio_api/call/{name}/{event}").text
+        self.took[name].append(time.monotonic() - began)
+        self.listen(text)
+        kind, told = re.findall(r"^event: (complete|error)\ndata: (.*)$", text, re.MULTILINE)[-1]
+        if kind == "error":
+            raise RuntimeError(told)
+        return json.loads(told)[0]
+
+    def listen(self, text: str) -> None:
+        """Count the secrets of others in an answer."""
+        self.overheard += sum(secret in text for secret in self.page.secrets if secret != self.secret)
+
+    def choose(self, count: int, pause: float = 0.0) -> None:
+        """Choose so often; what was not answered is sent again, as the page does, until it is."""
+        pairs: list[dict] = []
+        for number in range(count):
+            while not pairs:
+                pairs = self.patiently("look", count=3)["pairs"] or time.sleep(0.2) or []
+            pair = pairs.pop(0)
+            told = self.patiently("choose", id=pair["id"], choice="ab"[number % 2], count=3)
+            assert "refused" not in told, told
+            self.acknowledged.add(pair["id"])
+            pairs = [one for one in told["pairs"] if one["id"] not in self.acknowledged]
+            time.sleep(random.uniform(0, 2 * pause))
+
+    def patiently(self, name: str, **request: object) -> dict:
+        """Ask again while nobody answers."""
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                return self.ask(name, {"run": MODEL, "visitor": self.secret, **request})
+            except httpx.TransportError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    def watch(self, run: str, until: float) -> None:
+        """Look at a run once a second."""
+        seen: dict = {}
+        while time.monotonic() < until:
+            began = time.monotonic()
+            seen = self.ask("poll", {"run": run, "seen": seen})["seen"]
+            time.sleep(max(0.0, 1 - (time.monotonic() - began)))
+
+
+def all_at_once(work: list[Callable[[], None]]) -> None:
+    """Call these functions in threads; the first error is raised once all have ended."""
+    with ThreadPoolExecutor(len(work)) as pool:
+        for done in [pool.submit(one) for one in work]:
+            done.result()
+
+
+def p95(people: list[Person], name: str) -> float:
+    """Seconds within which 95 % of the answers came."""
+    return float(np.quantile([took for person in people for took in person.took[name]], 0.95))
+
+
+def say(what: str, value: float, limit: str) -> None:
+    """A figure and its limit."""
+    print(f"{what:<64}{value:>10.2f}   {limit}", flush=True)
+
+
+def use_of(people: list[Person], run: Run, seconds: float) -> float:
+    """All watch a run, choose and chat for so long; returns the run's episodes per second meanwhile."""
+    until = time.monotonic() + seconds
+
+    def choose(person: Person) -> None:
+        while time.monotonic() < until:
+            person.choose(1, pause=4)
+
+    def chat(person: Person) -> None:
+        while time.monotonic() < until:
+            time.sleep(min(random.uniform(0, 120), max(0.0, until - time.monotonic())))
+            person.call("chat", MODEL, f"{QUESTION} {person.secret}", 1)
+
+    begun, began = episodes(run), time.monotonic()
+    works = (lambda one: one.watch(run.id, until), choose, chat)
+    all_at_once([lambda work=work, person=person: work(person) for person in people for work in works])
+    return (episodes(run) - begun) / (time.monotonic() - began)
+
+
+def episodes(run: Run) -> int:
+    """Of the last update that was logged."""
+    return max((row.get("episode", 0) for row in run.metrics()), default=0)
+
+
+def wait_for(run: Run, ready: Callable[[Run], bool], seconds: float = 300) -> None:
+    """Wait until ready(run)."""
+    deadline = time.monotonic() + seconds
+    while not ready(run):
+        assert time.monotonic() < deadline, run.status()
+        time.sleep(0.1)
+
+
+def started(person: Person, page: Page) -> Run:
+    """A training that this person has started, once it has logged its first updates."""
+    run = Run(page.folder / "runs" / person.call("start", "ppo", json.dumps(ENDLESS), person.secret))
+    wait_for(run, lambda run: episodes(run) > 0)
+    return run
+
+
+def stopped(person: Person, run: Run) -> None:
+    """The training has been stopped by whom it belongs to."""
+    person.call("stop", run.id, person.secret)
+    wait_for(run, lambda run: run.status()["state"] not in ACTIVE)
+
+
+def people_watch_choose_and_chat(folder: Path, count: int, seconds: float) -> None:
+    """While PPO trains."""
+    with Page(folder) as page:
+        people = [Person(page, number) for number in range(count)]
+        people[0].call("chat", MODEL, QUESTION, 1)  # loads the models
+        run = started(people[0], page)
+        alone, began = episodes(run), time.monotonic()
+        time.sleep(min(seconds, 60))
+        alone = (episodes(run) - alone) / (time.monotonic() - began)
+        use_of(people, run, min(seconds, 30))  # models are loaded, caches filled
+        before = page.use()
+        beside = use_of(people, run, seconds)
+        after = page.use()
+        stopped(people[0], run)
+    say("a look at the run, seconds (95 %)", p95(people, "poll"), "at most 0.5")
+    say("a choice until it is kept, seconds (95 %)", p95(people, "choose"), "at most 0.5")
+    say("an answer of Chat, with the wait for one's turn, seconds (95 %)", p95(people, "chat"), "-")
+    say("training beside them, % of its speed with no page open", 100 * beside / max(alone, 1e-9), "at least 80")
+    say("words or secrets of others that somebody was sent", sum(one.overheard for one in people), "0")
+    say("memory, MB more a minute", (after["memory"] - before["memory"]) / (seconds / 60), "below 0.2 over hours")
+    for name in ("open files", "temporary files", "zombies"):
+        say(f"{name}, more than before", after[name] - before[name], "at most 3")
+
+
+def choices_outlive_kills(folder: Path, count: int, each: int, kills: int) -> None:
+    """The page is killed while all choose."""
+    with Page(folder) as page:
+        people = [Person(page, number) for number in range(count)]
+        chosen = threading.Thread(target=all_at_once, args=([lambda one=one: one.choose(each) for one in people],))
+        chosen.start()
+        for _ in range(kills):
+            wait = len(page.choices) + random.randint(1, max(1, count * each // (2 * kills + 2)))
+            while chosen.is_alive() and len(page.choices) < wait:
+                time.sleep(0.02)
+            page.process.send_signal(signal.SIGKILL)
+            page.process.wait()
+            page.__enter__()  # at another address, which they find
+        chosen.join()
+    kept = collections.Counter((choice["id"], choice["person"]) for choice in page.choices)
+    acknowledged = {(pair, limits.mark(one.secret)) for one in people for pair in one.acknowledged}
+    say(f"choices acknowledged, the page killed {kills} times", len(acknowledged), f"{count * each}")
+    say("of these lost", len(acknowledged - kept.keys()), "0")
+    say("kept twice", sum(number > 1 for number in kept.values()), "0")
+    say("secrets of others that somebody was sent", sum(one.overheard for one in people), "0")
+
+
+def clicks_on_train(folder: Path, count: int, clicks: int) -> None:
+    """All press Start again and again."""
+    with Page(folder) as page:
+        people = [Person(page, number) for number in range(count)]
+        given: list[str] = []
+        refused: list[str] = []
+
+        def click(person: Person) -> None:
+            try:
+                given.append(person.call("start", "ppo", json.dumps(ENDLESS), person.secret))
+            except RuntimeError as error:
+                refused.append(str(error))
+
+        first, before = started(people[0], page), page.use()
+        all_at_once([lambda number=number: click(people[number % count]) for number in range(clicks)])
+        runs = [Run(path) for path in page.folder.glob("runs/ppo-*")]
+        states = collections.Counter(run.status()["state"] for run in runs)
+        say("clicks: runs under way", states["running"], "1")
+        say("clicks: runs that wait, one a person at most", states["waiting"], f"at most {count}")
+        untold = clicks - len(refused) - sum(name in {run.id for run in runs} for name in given)
+        say("clicks: without a run or a sentence", untold, "0")
+        say("clicks: MB of memory more", page.use()["memory"] - before["memory"], "below 50")
+        for person in people[::-1]:
+            for run in runs:
+                if run.status()["owner"] == limits.mark(person.secret) and run.id != first.id:
+                    stopped(person, run)
+        stopped(people[0], first)
+
+
+def starts_and_stops(folder: Path, cycles: int) -> None:
+    """Runs are started and stopped, and nobody watches."""
+    with Page(folder) as page:
+        person = Person(page, 0)
+        stopped(person, started(person, page))
+        before = page.use()
+        for _ in range(cycles):
+            stopped(person, started(person, page))
+        after = page.use()
+    for name, limit in {"zombies": "0", "open files": "at most 3"}.items():
+        say(f"{cycles} starts and stops: {name} more", after[name] - before[name], limit)
+
+
+def main() -> None:
+    """Print all figures with their limits."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--people", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--only", choices=("people", "kills", "clicks", "cycles"))
+    given = parser.parse_args()
+    works = {
+        "people": (people_watch_choose_and_chat, given.people, given.seconds),
+        "kills": (choices_outlive_kills, given.people, 100, 10),
+        "clicks": (clicks_on_train, given.people, 200),
+        "cycles": (starts_and_stops, 50),
+    }
+    for name, (work, *counts) in works.items():
+        if given.only in (None, name):
+            with tempfile.TemporaryDirectory() as folder:
+                work(Path(folder), *counts)
+
+
+if __name__ == "__main__":
+    main()
