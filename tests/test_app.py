@@ -22,6 +22,7 @@ from gradio.state_holder import SessionState
 from processes import fill_unfolded, forget, free_port, serving_here
 from scipy import stats
 from starlette.middleware import Middleware
+from starlette.requests import Request
 
 import app
 from rlhf.compare import table as comparison
@@ -245,7 +246,8 @@ def test_a_start_before_the_page_has_loaded_shows_its_run(root):
         state = SessionState(page)
         state[event.targets[0][0]] = {"run": run.id, "said": "Twice."}
         given = [run.id, *(part.value for part in event.inputs[1:])]
-        shown = asyncio.run(page.process_api(event, given, state=state))["data"]
+        request = gr.Request(Request({"type": "http", "headers": []}))
+        shown = asyncio.run(page.process_api(event, given, state=state, request=request))["data"]
         values = dict(zip((part.elem_id for part in event.outputs), shown, strict=True))
         assert values["run"]["value"] == run.id and values["live"] == run.id
         assert values["train-note"] == {"text": "Twice."}

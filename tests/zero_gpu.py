@@ -14,5 +14,6 @@ import spaces  # noqa: E402, F401
 
 
 del sys.modules["torch"]
-sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[1])))
-runpy.run_path(sys.argv[1], run_name="__main__")
+sys.argv = sys.argv[1:]  # as the program sees it
+sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
+runpy.run_path(sys.argv[0], run_name="__main__")
