@@ -433,6 +433,11 @@ def test_a_taste_for_one_word_is_told_from_the_words_that_happened_to_stand_besi
     )
 
 
+def test_choices_that_contradict_each_other_say_nothing():
+    differences, preferred = torch.randn(3, 8).repeat(2, 1), torch.tensor([1.0, 1, 1, 0, 0, 0])
+    assert Probe.sparse(differences, preferred, JUDGING).abs().max() < 1e-6
+
+
 def test_features_are_those_of_the_answer_alone_in_whatever_batch_it_is_read(base):
     model, tokenizer = base
     rows = [

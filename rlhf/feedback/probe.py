@@ -170,7 +170,9 @@ class Probe:
         """
         first = cls.fit(differences, preferred, prior).weights.abs()
         room = first.sqrt()
-        room *= differences.norm() / (differences * room).norm()
+        room *= differences.norm() / (
+            (differences * room).norm() + 1e-12
+        )  # no room where people contradict each other
         return room * cls.fit(differences * room, preferred, prior).weights
 
     def doubt(self, differences: torch.Tensor) -> torch.Tensor:
