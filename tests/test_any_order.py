@@ -1,4 +1,4 @@
-"""Runs that are started, stopped, killed, gone on with, renamed and deleted in any order, also over a restart.
+"""Runs that are started, stopped, killed, resumed, renamed and deleted in any order, also over a restart.
 
 What happens to the queue is compared with a few lines that say what should. A run's process here only sleeps; what it
 would write is written for it.

@@ -153,7 +153,7 @@ def test_a_mistake_is_one_sentence_and_makes_no_run(command, tmp_path):
 
 @pytest.mark.long
 def test_after_a_hundred_choices_people_prefer_the_new_answers_though_the_run_was_killed(tmp_path):
-    """By the command, killed in the middle of an update and gone on with."""
+    """By the command, killed in the middle of an update and resumed."""
     words = [sys.executable, "-m", "rlhf", "live", "--store", "store", "--output_dir", "run"]
     words += ["--updates_per_state", "10", "--seconds_per_state", "600"]  # on a busy machine too
     start = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}

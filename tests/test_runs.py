@@ -103,7 +103,7 @@ def test_progress_tells_the_time_left_and_stop_reaches_a_demos_stages(tmp_path):
     stage.progress(4, 10)
     assert stage.status()["seconds_left"] == pytest.approx(6, abs=0.5)
     assert stage.status()["state"] == "running"
-    stage.start(10, step=6)  # gone on with after six steps
+    stage.start(10, step=6)  # resumed after six steps
     stage.set_status(started=time.time() - 4)
     stage.progress(8, 10)
     assert stage.status()["seconds_left"] == pytest.approx(4, abs=0.5)

@@ -250,7 +250,7 @@ def _write_scores(
 ) -> list[tuple[str, str, list[float]]]:
     """Sample and score all answers, and write `scores.csv` batch by batch.
 
-    A comparison that is gone on with keeps the answers of the models that were done, and their `sizes` in MB.
+    A comparison that is resumed keeps the answers of the models that were done, and their `sizes` in MB.
 
     Returns:
         (split, model, KL at each position of the responses in nats), for trained models: the mean over all responses,

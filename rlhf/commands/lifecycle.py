@@ -1,6 +1,6 @@
 """How a run begins and ends: its directory, made once everything has been checked, and the outcome in its status.
 
-A run that was killed, stopped or failed can be gone on with in its directory, by the settings that it had.
+A run that was killed, stopped or failed can be resumed in its directory, by the settings that it had.
 """
 
 import os
@@ -135,7 +135,7 @@ def _check_same(run: Run, given: dict[str, object], may_differ: Set[str] = froze
         if now == then or Path(str(now)).resolve() == Path(str(then)).resolve():  # one path has many spellings
             continue
         if name in MADE_FROM:
-            raise BadInput(f"{MADE_FROM[name]} changed since {run.path} was begun, so it cannot be gone on with.")
+            raise BadInput(f"{MADE_FROM[name]} changed since {run.path} was begun, so it cannot be resumed.")
         raise BadInput(
             f"{name} was {setting(then)} in {run.path} and cannot become {setting(now)} in the middle; give it as it "
             "was, or begin a new run, perhaps from that one's model.",

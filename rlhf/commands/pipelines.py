@@ -19,7 +19,7 @@ from rlhf.write.card import write_card
 def demo(args: DemoArguments) -> dict | None:
     """Reward model, PPO and comparison in a row, in one directory; returns the summary, or None if it was stopped.
 
-    One that is gone on with keeps the stages that are finished.
+    One that is resumed keeps the stages that are finished.
     """
     if done := finished(args, "demo"):
         return done.summary()
@@ -55,7 +55,7 @@ def demo(args: DemoArguments) -> dict | None:
 def sweep(args: SweepArguments) -> dict | None:
     """PPO at several kl_coef values and seeds, with a comparison of all checkpoints, to find over-optimisation.
 
-    Writes and returns `sweep.json`; returns None if the run was stopped. One that is gone on with keeps the trainings
+    Writes and returns `sweep.json`; returns None if the run was stopped. One that is resumed keeps the trainings
     that are finished.
     """
     if done := finished(args, "sweep"):

@@ -71,7 +71,7 @@ def reward(args: RewardArguments) -> dict:
         # 2. Train. In the embedded world the best possible accuracy is known, and drawn beside the curve.
         callback = RunCallback(run, "Reward model", "step")
         gold = gold_margins(held_out) if args.dataset_name == EVERYDAY and not args.feedback else None
-        begun = bool(run.metrics())  # by the run that is gone on with
+        begun = bool(run.metrics())  # by the run that is resumed
         if gold is not None and not begun:
             run.log({metrics.STEP: 0, metrics.LABEL_CEILING: label_ceiling(gold)})
         if agreed is not None and not begun:
@@ -170,7 +170,7 @@ def ppo(args: PPOArguments) -> dict:
     run = open_run(args, "ppo", resumed, model_revision=models.revision(policy), data_fingerprint=data_fingerprint)
     with recorded(run), tracker(run, args.report_to) as trackers:
         # 2. Before the policy changes, measure the best that it can come to. Several ranks would wait for one.
-        measured = (run.path / "ceiling.json").exists()  # by the run that is gone on with
+        measured = (run.path / "ceiling.json").exists()  # by the run that is resumed
         if args.ceiling_samples and len(held_out) > 1 and ranks.world_size() == 1 and not measured:
             write_ceiling(
                 run,

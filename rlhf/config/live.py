@@ -28,17 +28,17 @@ class LiveArguments(GoOnSettings, AskingSettings):
     choices_per_state: PositiveInt = 10
     """New choices after which both models learn; what they then are is a state."""
     num_states: PositiveInt | None = None
-    """States after which it ends; by default it goes on until it is stopped."""
+    """States after which it ends; by default it runs until it is stopped."""
     choices_after: NonNegativeFloat = 0.0
     """Leave choices aside that were made before this time, in seconds since 1970."""
     updates_per_state: PositiveInt = 20
-    """PPO: updates for each state, or fewer,"""
+    """PPO: updates per state, at most."""
     seconds_per_state: PositiveInt = 15
-    """since no update is begun after so many seconds."""
+    """PPO: seconds per state after which no further update begins."""
     states_kept: PositiveInt = 20
     """The newest states, to which one can go back."""
     idle_minutes: PositiveInt = 30
-    """It stops by itself when nobody has chosen for so long."""
+    """Minutes without a choice after which it stops by itself."""
     feedback_epochs: PositiveInt = RewardArguments.feedback_epochs
     """Reward model: passes over all choices for each state."""
     feedback_prompts: PositiveInt = 64

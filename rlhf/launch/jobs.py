@@ -47,7 +47,7 @@ from rlhf.words import number
 CHOICES = "choices"
 """Folder of a run with the choices that it was trained on."""
 RESUMABLE = ("stopped", "failed", "interrupted")
-"""States of a run that has ended and can be gone on with."""
+"""States of a run that has ended and can be resumed."""
 SAVE_SECONDS = 40
 """Seconds between the checkpoints of a training that the page has started: a kill costs about as much."""
 GRACE_SECONDS = 30.0
@@ -202,7 +202,7 @@ def resume(run: Run, visitor: str = "") -> None:
     limits.check_owner(run.status(), visitor)
     with _launching:
         if not resumable(run):
-            raise BadInput("Only a run that was stopped, failed or was interrupted can be gone on with.")
+            raise BadInput("Only a run that was stopped, failed or was interrupted can be resumed.")
         _check_place(_ahead(), visitor)
         if limits.on_space():
             make_room(limits.MOST_BYTES, keep=[run.path, *limits.trained_models(run.config())])
@@ -212,7 +212,7 @@ def resume(run: Run, visitor: str = "") -> None:
 
 
 def resumable(run: Run) -> bool:
-    """Whether a run has ended before it was finished, and can be gone on with."""
+    """Whether a run has ended before it was finished, and can be resumed."""
     return run.status().get("state") in RESUMABLE and run.config().get("kind") in KINDS
 
 
@@ -271,7 +271,7 @@ def move(run: Run, places: int) -> None:
 
 def remove(run: Run) -> bool:
     """Delete a run that has ended, with all that is in it; False, and nothing is done, while it is under way."""
-    with _launching:  # it may be about to be gone on with
+    with _launching:  # it may be about to be resumed
         if run.status().get("state") in ACTIVE:
             return False
         run.discard()
@@ -333,7 +333,7 @@ def _wait(process: subprocess.Popen, run: Run) -> None:
         _end(run)
         process.wait()
     status = run.status()
-    # A run may have been gone on with while this process was still ending: then it is another one's.
+    # A run may have been resumed while this process was still ending: then it is another one's.
     if status.get("state") not in ACTIVE or status.get("pid") != process.pid:
         return
     if run.stop_requested():
@@ -367,7 +367,7 @@ def _train_in_call(path: str, work: str) -> None:
 
 
 def _kept(run: Run) -> str:
-    """What there is of a run whose process is gone, and whether it can be gone on with."""
+    """What there is of a run whose process is gone, and whether it can be resumed."""
     return f"{run.saved()} Resume goes on from there." if run.can_go_on() else run.saved()
 
 
@@ -524,7 +524,7 @@ def delete(run: Run, visitor: str = "") -> None:
     Raises:
         BadInput: as `what_is_lost`, or it cannot be moved.
     """
-    with _launching:  # it may be about to be gone on with
+    with _launching:  # it may be about to be resumed
         what_is_lost(run, visitor)
         run.discard()
     clear_deleted()

@@ -23,7 +23,7 @@ class _History:
         """How many bytes were read, and the last of them."""
 
     def refresh(self) -> None:
-        """Read what was appended; all of it where a run that is gone on with has cut it and written other lines."""
+        """Read what was appended; all of it where a run that is resumed has cut it and written other lines."""
         with self.lock:
             if not self.path.is_file() or self._bytes(self.offset - len(self.last), self.offset) != self.last:
                 self._forget()

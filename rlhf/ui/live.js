@@ -32,7 +32,7 @@ function fold(folded) {
 }
 // Start may be pressed from far down in the form: its run comes into sight.
 let pressed = false, started = false;
-// A run that has ended may be gone on with: it is asked about again.
+// A run that has ended may be resumed: it is asked about again.
 let resumed = false;
 function show() {
   started = false;
