@@ -367,7 +367,7 @@ def launch_options() -> dict:
         "show_error": False,
         "mcp_server": False,
         "ssr_mode": False,
-        "state_session_capacity": 500,
+        "state_session_capacity": 200,  # open pages, of which Gradio keeps 0.7 MB each
         "strict_cors": True,
         "app_kwargs": {"middleware": middleware},
         # Gradio would ask its own page whether it is there, and end the program where a busy machine takes over 3 s.

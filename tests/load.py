@@ -9,7 +9,9 @@ Every figure is printed with its limit. Nothing else may run on the machine mean
 import argparse
 import collections
 import contextlib
+import http.client
 import json
+import math
 import os
 import random
 import re
@@ -32,6 +34,8 @@ from rlhf.runs.directory import ACTIVE, Run
 
 MODEL = "example"
 QUESTION = "How do I clean an oven?"
+PAUSE = 4
+"""Seconds between two choices of a person, in the mean."""
 ENDLESS = {"reward_model_path": MODEL, "total_episodes": 1_000_000, "ceiling_samples": 0}
 """A training that is under way until it is stopped."""
 
@@ -81,28 +85,46 @@ class Person:
 
     def __init__(self, page: Page, number: int) -> None:
         self.page, self.secret = page, f"canary {number} {os.urandom(8).hex()}"
-        self.http = httpx.Client(timeout=120)
+        self.connections = threading.local()
         self.took: dict[str, list[float]] = collections.defaultdict(list)
         self.overheard = 0
         """How often it was sent another's secret, which is also what the other says in Chat."""
         page.secrets.append(self.secret)
         self.acknowledged: set[str] = set()
 
+    def request(self, method: str, path: str, data: dict | None = None) -> str:
+        """Send a request, over a connection of each thread's own, and return what comes back.
+
+        By the standard library, as httpx would take ten times the processor from the page and the training.
+        """
+        address = self.page.url.partition("://")[2]
+        connection, last = self.connections.__dict__.pop(address, (None, 0.0))
+        if time.monotonic() - last > 3:  # a server lets go of one that was idle for 5 s
+            connection = http.client.HTTPConnection(address, timeout=120)
+        body = None if data is None else json.dumps(data)
+        connection.request(method, f"/gradio_api/{path}", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        self.connections.__dict__[address] = connection, time.monotonic()
+        assert answer.status == 200, f"{path}: {answer.status} {text[:200]}"
+        return text
+
     def ask(self, name: str, data: dict) -> dict:
         """Call a function of the page's own scripts."""
         envelope = {"session_hash": self.secret[-16:], "component_id": self.page.parts[name], "fn_name": name}
         began = time.monotonic()
-        answer = self.http.post(f"{self.page.url}/gradio_api/component_server", json={**envelope, "data": data})
+        text = self.request("POST", "component_server", {**envelope, "data": data})
         self.took[name].append(time.monotonic() - began)
-        answer.raise_for_status()
-        self.listen(answer.text)
-        return answer.json()
+        self.listen(text)
+        return json.loads(text)
 
     def call(self, name: str, *data: object) -> object:
         """Call a named endpoint, which may wait for its turn; an error of the page is a RuntimeError."""
         began = time.monotonic()
-        event = self.http.post(f"{self.page.url}/gradio_api/call/{name}", json={"data": data}).json()["event_id"]
-        text = self.http.get(f"{self.page.url}/gradio_api/call/{name}/{event}").text
+        event = json.loads(self.request("POST", f"call/{name}", {"data": data, "session_hash": self.secret[-16:]}))[
+            "event_id"
+        ]
+        text = self.request("GET", f"call/{name}/{event}")
         self.took[name].append(time.monotonic() - began)
         self.listen(text)
         kind, told = re.findall(r"^event: (complete|error)\ndata: (.*)$", text, re.MULTILINE)[-1]
@@ -114,8 +136,8 @@ class Person:
         """Count the secrets of others in an answer."""
         self.overheard += sum(secret in text for secret in self.page.secrets if secret != self.secret)
 
-    def choose(self, count: int, pause: float = 0.0) -> None:
-        """Choose so often; what was not answered is sent again, as the page does, until it is."""
+    def choose(self, count: int, pause: float = 0.0, until: float = math.inf) -> None:
+        """Choose so often, or until then; what was not answered is sent again, as the page does, until it is."""
         pairs: list[dict] = []
         for number in range(count):
             while not pairs:
@@ -126,6 +148,8 @@ class Person:
             self.acknowledged.add(pair["id"])
             pairs = [one for one in told["pairs"] if one["id"] not in self.acknowledged]
             time.sleep(random.uniform(0, 2 * pause))
+            if time.monotonic() > until:
+                break
 
     def patiently(self, name: str, **request: object) -> dict:
         """Ask again while nobody answers."""
@@ -133,18 +157,17 @@ class Person:
         while True:
             try:
                 return self.ask(name, {"run": MODEL, "visitor": self.secret, **request})
-            except httpx.TransportError:
+            except (OSError, http.client.HTTPException):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
 
     def watch(self, run: str, until: float) -> None:
-        """Look at a run once a second."""
-        seen: dict = {}
+        """Look at a run, as often as the page says."""
+        news: dict = {"seen": {}}
         while time.monotonic() < until:
-            began = time.monotonic()
-            seen = self.ask("poll", {"run": run, "seen": seen})["seen"]
-            time.sleep(max(0.0, 1 - (time.monotonic() - began)))
+            news = self.ask("poll", {"run": run, "seen": news["seen"], "page": self.secret})
+            time.sleep(min(news["again"], max(0.0, until - time.monotonic())))
 
 
 def all_at_once(work: list[Callable[[], None]]) -> None:
@@ -161,26 +184,35 @@ def p95(people: list[Person], name: str) -> float:
 
 def say(what: str, value: float, limit: str) -> None:
     """A figure and its limit."""
-    print(f"{what:<64}{value:>10.2f}   {limit}", flush=True)
+    print(f"{what:<70}{value:>10.2f}   {limit}", flush=True)
 
 
-def use_of(people: list[Person], run: Run, seconds: float) -> float:
-    """All watch a run, choose and chat for so long; returns the run's episodes per second meanwhile."""
+def class_at_work(page: Page, people: list[Person], run: Run, seconds: float, *, chatting: bool) -> dict[str, float]:
+    """All watch a run and choose, and chat if asked to, for so long.
+
+    Returns the run's episodes per second meanwhile, and how many cores the page and these people themselves took.
+    """
     until = time.monotonic() + seconds
-
-    def choose(person: Person) -> None:
-        while time.monotonic() < until:
-            person.choose(1, pause=4)
 
     def chat(person: Person) -> None:
         while time.monotonic() < until:
             time.sleep(min(random.uniform(0, 120), max(0.0, until - time.monotonic())))
             person.call("chat", MODEL, f"{QUESTION} {person.secret}", 1)
 
+    works = [lambda one: one.watch(run.id, until), lambda one: one.choose(10**6, PAUSE, until)]
+    works += [chat] if chatting else []
+    return at_work(page, run, lambda: all_at_once([lambda w=w, one=one: w(one) for one in people for w in works]))
+
+
+def at_work(page: Page, run: Run, work: Callable[[], object]) -> dict[str, float]:
+    """What happens while something is done; see `class_at_work`."""
+    processes = {"page": page.process, "people": psutil.Process()}
+    before = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}
     begun, began = episodes(run), time.monotonic()
-    works = (lambda one: one.watch(run.id, until), choose, chat)
-    all_at_once([lambda work=work, person=person: work(person) for person in people for work in works])
-    return (episodes(run) - begun) / (time.monotonic() - began)
+    work()
+    seconds = time.monotonic() - began
+    cores = {name: (sum(process.cpu_times()[:2]) - before[name]) / seconds for name, process in processes.items()}
+    return {"speed": (episodes(run) - begun) / seconds, **cores}
 
 
 def episodes(run: Run) -> int:
@@ -215,18 +247,23 @@ def people_watch_choose_and_chat(folder: Path, count: int, seconds: float) -> No
         people = [Person(page, number) for number in range(count)]
         people[0].call("chat", MODEL, QUESTION, 1)  # loads the models
         run = started(people[0], page)
-        alone, began = episodes(run), time.monotonic()
-        time.sleep(min(seconds, 60))
-        alone = (episodes(run) - alone) / (time.monotonic() - began)
-        use_of(people, run, min(seconds, 30))  # models are loaded, caches filled
+        alone = at_work(page, run, lambda: time.sleep(min(seconds, 60)))
+        class_at_work(page, people, run, min(seconds, 30), chatting=True)  # models are loaded, caches filled
+        for person in people:
+            person.took.clear()
+        choosing = class_at_work(page, people, run, min(seconds, 60), chatting=False)
+        took = {name: p95(people, name) for name in ("poll", "choose")}
         before = page.use()
-        beside = use_of(people, run, seconds)
+        chatting = class_at_work(page, people, run, seconds, chatting=True)
         after = page.use()
         stopped(people[0], run)
-    say("a look at the run, seconds (95 %)", p95(people, "poll"), "at most 0.5")
-    say("a choice until it is kept, seconds (95 %)", p95(people, "choose"), "at most 0.5")
+    say("a look at the run, seconds (95 %)", took["poll"], "at most 0.5")
+    say("a choice until it is kept, seconds (95 %)", took["choose"], "at most 0.5")
+    for what, found in (("", choosing), (", who chat too", chatting)):
+        say(f"training beside them{what}, % of its speed alone", 100 * found["speed"] / alone["speed"], "at least 80")
+        say(f"cores that the page takes{what}", found["page"], "-")
+        say(f"cores that these scripted people take{what}", found["people"], "0 in a class, whose own computers do it")
     say("an answer of Chat, with the wait for one's turn, seconds (95 %)", p95(people, "chat"), "-")
-    say("training beside them, % of its speed with no page open", 100 * beside / max(alone, 1e-9), "at least 80")
     say("words or secrets of others that somebody was sent", sum(one.overheard for one in people), "0")
     say("memory, MB more a minute", (after["memory"] - before["memory"]) / (seconds / 60), "below 0.2 over hours")
     for name in ("open files", "temporary files", "zombies"):

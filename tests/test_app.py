@@ -142,6 +142,17 @@ def test_a_poll_of_a_running_demo_reads_each_status_and_each_config_once(root, m
     assert len(read) == len(set(read)) <= 2 + 2 * 3 + 4  # and where a ceiling may lie: the run and its stages
 
 
+def test_the_more_pages_look_at_runs_the_less_often_each_looks(monkeypatch):
+    now = 1e9
+    monkeypatch.setattr(live, "_looked", {})
+    monkeypatch.setattr(live.time, "monotonic", lambda: now)
+    pauses = [live.poll({"run": None, "page": f"page {number}"})["again"] for number in range(30)]
+    assert pauses[:6] == [1.0] * 6 and pauses[17] == 3.0 and pauses == sorted(pauses)
+    assert max(live.poll({"run": None, "page": f"{number}"})["again"] for number in range(999)) == 5.0
+    now += 60  # all but one have gone
+    assert live.poll({"run": None, "page": "page 0"})["again"] == 1.0
+
+
 def test_poll_answers_nonsense_with_a_sentence(root):
     for request in ({"run": "../../etc"}, {"run": "demo-20260101-000000-ffff"}, {"run": 7}, {"run": "x", "seen": 3}):
         assert live.poll(request)["error"].endswith(".")

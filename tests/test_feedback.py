@@ -17,11 +17,20 @@ from processes import ROOT
 from rlhf.config import BadInput, BenchArguments, FeedbackArguments, RewardArguments
 from rlhf.data.load import pairs_of
 from rlhf.everyday import grade
-from rlhf.feedback import Store
+from rlhf.feedback import Store, ask
 from rlhf.feedback.agreement import agreement
-from rlhf.feedback.ask import Asker
+from rlhf.feedback.ask import Asker, best_pairs
 from rlhf.feedback.pairs import joined, judged_by_probe, load_choices
-from rlhf.feedback.probe import ASKING, JUDGING, Features, Probe, answer_states, comparable, standardised
+from rlhf.feedback.probe import (
+    ASKING,
+    JUDGING,
+    Features,
+    Probe,
+    answer_features,
+    answer_states,
+    comparable,
+    standardised,
+)
 from rlhf.feedback.store import EVERY
 
 
@@ -474,6 +483,42 @@ def test_once_there_are_choices_people_are_asked_about_what_tells_most(base, tmp
     assert len(tellingly) == 16 and shares[0] < 0.35 and shares[1] > 2 * shares[0]
     (first,) = store.next("bob")
     assert first in tellingly
+
+
+@pytest.mark.process
+def test_for_many_people_each_prompt_gives_several_pairs_the_first_of_all_prompts_first(base, tmp_path):
+    store = Store.open(tmp_path / "many", "everyday", "0123")
+    pairs = Asker(*base, FeedbackArguments(store=str(store.path))).add(store, 16, each=8)
+    assert len({pair.question for pair in pairs[:15]}) == 15 and 64 < len(pairs) <= 128
+    for question in {pair.question for pair in pairs}:
+        answers = [answer for pair in pairs if pair.question == question for answer in (pair.a, pair.b)]
+        assert len(set(answers)) > 2 and all(a != b for a, b in zip(answers[::2], answers[1::2], strict=True))
+        twos = [frozenset(two) for two in zip(answers[::2], answers[1::2], strict=True)]
+        assert len(set(twos)) == len(twos)
+
+
+def test_of_a_prompts_pairs_the_best_are_taken_and_no_answer_more_than_twice():
+    worth = [(0.9, 0, 1), (0.8, 0, 2), (0.7, 0, 3), (0.6, 1, 2), (0.5, 1, 3), (0.4, 2, 3)]
+    assert best_pairs(worth, 1) == [(0, 1)]
+    assert best_pairs(reversed(worth), 9) == [(0, 1), (0, 2), (1, 2)]
+
+
+@pytest.mark.process
+def test_what_has_been_judged_is_read_once(base, tmp_path, monkeypatch):
+    read = []
+
+    def features(model, reader, prompts, answers):
+        read.append(len(answers))
+        return answer_features(model, reader, prompts, answers)
+
+    monkeypatch.setattr(ask, "answer_features", features)
+    store = Store.open(tmp_path / "judged", "everyday", "0123")
+    asker = Asker(*base, FeedbackArguments(store=str(store.path)))
+    for number, pair in enumerate(asker.add(store, 24)):
+        store.choose(pair.id, "ab"[number % 2], "ann")
+    judged = 2 * len(store.pairs)
+    assert asker.add(store, 1) and asker.add(store, 1)  # nothing of the second batch has been judged
+    assert judged < read[0] <= judged + 4 * 8 and read[1] <= 4 * 8
 
 
 @pytest.mark.process

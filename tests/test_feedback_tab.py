@@ -505,6 +505,19 @@ def test_a_desk_keeps_pairs_ready_and_rests(site, base, tmp_path):
     assert again.store.choose(pair.id, "a", "ann")
 
 
+def test_where_many_people_choose_each_prompt_gives_several_questions(base, tmp_path):
+    at = Desk(FeedbackArguments(store=str(tmp_path / "store")), lambda name: base)
+    people = [f"person {place}" for place in range(30)]
+    for person in people:
+        at.ask(person, 2)
+    until(lambda: at.store and at.store.waiting() >= 160 and not at.doing)
+    pairs = at.store.pairs.values()
+    assert len(pairs) > 4 * len({pair.question for pair in pairs})
+    given = [at.ask(person, 2) for person in people]
+    assert all(len({pair.question for pair in two}) == 2 for two in given[:5])
+    at.close()
+
+
 def test_a_model_of_which_no_two_answers_differ_is_said_to_be_one(base, tmp_path):
     at = Desk(FeedbackArguments(store=str(tmp_path / "store"), response_length=1), lambda name: base)
     at.ask("ann", 1)

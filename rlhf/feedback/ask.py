@@ -8,7 +8,7 @@ answers are worth asking about.
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.config import EVERYDAY, FeedbackArguments
 from rlhf.data.load import load_prompts
 from rlhf.everyday import subject_of
-from rlhf.feedback.probe import ASKING, Probe, answer_features, comparable
+from rlhf.feedback.probe import ASKING, Features, Probe, answer_features, comparable
 from rlhf.feedback.store import Choice, Pair, Store
 from rlhf.models import context_size
 from rlhf.models.generate import generate
@@ -50,6 +50,17 @@ def unlike(a: str, b: str) -> float:
     """How far two texts differ: 1 minus the share of their words that both have (Jaccard)."""
     ours, theirs = set(a.lower().split()), set(b.lower().split())
     return 1 - len(ours & theirs) / max(1, len(ours | theirs))
+
+
+def best_pairs(worth: Iterable[tuple[float, int, int]], most: int) -> list[tuple[int, int]]:
+    """Of pairs (worth, i, j) of a prompt's answers the `most` that are worth most; no answer comes more than twice."""
+    found: list[tuple[int, int]] = []
+    times: Counter[int] = Counter()
+    for _, i, j in sorted(worth, key=lambda pair: -pair[0]):
+        if len(found) < most and max(times[i], times[j]) < 2:
+            found.append((i, j))
+            times.update((i, j))
+    return found
 
 
 def answers_to(
@@ -91,11 +102,12 @@ def add_pairs(
     response_length: int,
     temperature: float,
     seed: int,
+    each: int = 1,
 ) -> list[Pair]:
     """Sample answers to the prompts and add a pair for each; a prompt to which no two answers differ gives none.
 
-    Of one model these are the two answers that differ most; two models answer once each, so that what people choose
-    says how often they prefer one model.
+    Of one model these are the two answers that differ most, or `each` such pairs, the first ones of all prompts first;
+    two models answer once each, so that what people choose says how often they prefer one model.
     """
     dice, rows = random.Random(seed), []
     sampled = [
@@ -112,14 +124,20 @@ def add_pairs(
     ]
     names = list(models)
     for prompt, *answers in zip(prompts, *sampled, strict=True):
-        choices = itertools.product(*answers) if len(models) > 1 else itertools.combinations(answers[0], 2)
-        one, other = max(choices, key=lambda both: unlike(*both), default=("", ""))
-        if one != other:
-            sides = [(one, names[0]), (other, names[-1])]
-            dice.shuffle(sides)
-            (a, of_a), (b, of_b) = sides
-            rows.append((prompt.raw, readable(prompt.raw).strip(), a, b, (of_a, of_b)))
-    return store.add(rows)
+        if len(models) > 1:
+            pairs = itertools.product(*answers)
+        else:
+            texts = list(dict.fromkeys(answers[0]))
+            places = itertools.combinations(range(len(texts)), 2)
+            worth = ((unlike(texts[i], texts[j]), i, j) for i, j in places)
+            pairs = ((texts[i], texts[j]) for i, j in best_pairs(worth, each))
+        for turn, (one, other) in enumerate(pairs):
+            if one != other:
+                sides = [(one, names[0]), (other, names[-1])]
+                dice.shuffle(sides)
+                (a, of_a), (b, of_b) = sides
+                rows.append((turn, (prompt.raw, readable(prompt.raw).strip(), a, b, (of_a, of_b))))
+    return store.add(row for _, row in sorted(rows, key=lambda row: row[0]))
 
 
 class Asker:
@@ -148,21 +166,27 @@ class Asker:
         """Who answers, by name: the model itself, or two others, once each."""
         self.turn: int | None = None
         """How many prompts have had their turn."""
+        self._read: dict[tuple[str, str], tuple] = {}
+        """Features of the judged answers, by the id of their pair and their side."""
 
-    def add(self, store: Store, count: int) -> list[Pair]:
-        """Put the next prompts to the model; one to which no two answers differ adds no pair.
+    def add(self, store: Store, count: int, each: int = 1) -> list[Pair]:
+        """Put the next `count` prompts to the model; one to which no two answers differ adds no pair.
 
         Once there are choices to learn from, more prompts have their turn, and only the most telling pairs are added.
+
+        Args:
+            each: pairs that a prompt may give. Several are taken blindly: what tells most costs thirty answers a pair,
+                and what many people choose within a minute is enough to learn from.
         """
         judged = [choice for choice in store.choices() if choice.choice != "skip"][-REMEMBERED:]
         turn = len(store.pairs) if self.turn is None else self.turn
-        blindly = len(judged) < FIRST_CHOICES or len(self.models) > 1
+        blindly = len(judged) < FIRST_CHOICES or len(self.models) > 1 or each > 1
         self.turn = turn + count * (1 if blindly else SCREENED)
         prompts = [self.prompts[number % len(self.prompts)] for number in range(turn, self.turn)]
         lengths = {"response_length": self.args.response_length, "temperature": self.args.temperature}
         seed = self.args.seed * 1_000_003 + turn
         if blindly:
-            return add_pairs(store, self.models, self.reader, prompts, **lengths, seed=seed)
+            return add_pairs(store, self.models, self.reader, prompts, **lengths, seed=seed, each=each)
         sampled = list(answers_to(self.model, self.reader, prompts, ANSWERS, **lengths, seed=seed))
         dice, rows = random.Random(seed), []
         for prompt, both in self._most_telling(store, judged, prompts, sampled)[:count]:
@@ -185,12 +209,16 @@ class Asker:
         answers = [(prompt.raw, text) for prompt, texts in zip(prompts, sampled, strict=True) for text in texts]
         if not answers:
             return []
-        asked = [pair.prompt for pair in pairs]
-        first, second, others = comparable(
-            answer_features(self.model, self.reader, asked, [pair.a for pair in pairs]),
-            answer_features(self.model, self.reader, asked, [pair.b for pair in pairs]),
-            answer_features(self.model, self.reader, *zip(*answers, strict=True)),
-        )
+        # What people have judged is read once, not again for each batch.
+        sides = {(pair.id, side): (pair.prompt, getattr(pair, side)) for pair in pairs for side in "ab"}
+        new = [key for key in sides if key not in self._read]
+        found = answer_features(self.model, self.reader, *zip(*map(sides.get, new), *answers, strict=True))
+        rows = list(found.rows())
+        self._read = {key: row for key, row in self._read.items() if key in sides}
+        self._read |= zip(new, rows[: len(new)], strict=True)
+        others = Features.of(rows[len(new) :])
+        a, b = (Features.of(self._read[pair.id, side] for pair in pairs) for side in "ab")
+        first, second, others = comparable(a, b, others)
         probe = Probe.fit(first - second, preferred, ASKING)
         telling, start = [], 0
         for prompt, texts in zip(prompts, sampled, strict=True):

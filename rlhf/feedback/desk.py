@@ -27,6 +27,10 @@ HERE_SECONDS = 60.0
 """For so long after a person's last request that person is there."""
 FIRST, MORE = 4, 16
 """Prompts that are put to the model at a time: few, so that the first pairs are there soon; many, which is faster."""
+FEW = 4
+"""So many people, or fewer, are asked what tells most; more of them choose faster than that can be found out."""
+PAIRS_EACH = 8
+"""Pairs that each prompt then gives."""
 FRUITLESS = 8
 """Batches in a row that may bring no pair, before the desk gives up."""
 CLOSING_SECONDS = 10.0
@@ -118,7 +122,8 @@ class Desk:
                 self._asked.clear()
                 while self._wants_more():
                     self._begin("Writing answers to the next questions")
-                    made = asker.add(self.store, MORE if self.store.waiting(self.models) else FIRST)
+                    count = MORE if self.store.waiting(self.models) else FIRST
+                    made = asker.add(self.store, count, PAIRS_EACH if len(self._here) > FEW else 1)
                     fruitless = 0 if made else fruitless + 1
                     if fruitless == FRUITLESS:
                         give = f"{' and '.join(self.others)} give" if self.others else f"{name} gives"

@@ -9,7 +9,7 @@ pairs, and the reward model learns from these as well.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -39,6 +39,16 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.words)
+
+    def rows(self) -> Iterator[tuple[torch.Tensor, set[int]]]:
+        """States and words of each answer."""
+        return zip(self.states, self.words, strict=True)
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[torch.Tensor, set[int]]]) -> "Features":
+        """The features that have these rows."""
+        states, words = zip(*rows, strict=True)
+        return cls(torch.stack(states), list(words))
 
 
 @torch.no_grad()

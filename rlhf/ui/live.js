@@ -1,11 +1,14 @@
 // The live view of a run. Gradio runs this in the component, and gives it element, props, server and watch.
-const {el, setText, plot, draw, markChanges, scoreBar, number, clock, address, download, copy} = window.lab;
+const {el, setText, plot, draw, markChanges, scoreBar, number, clock, address, download, copy, inSight} = window.lab;
 const $ = selector => element.querySelector(selector);
 const ACTIVE = ['waiting', 'queued', 'running', 'stopping'];
 const WORDS = {waiting: 'In line', queued: 'Starting', running: 'Running', stopping: 'Stopping', stopped: 'Stopped', finished: 'Finished',
                failed: 'Failed', diverged: 'Diverged', interrupted: 'Interrupted', none: 'No run yet'};
 let run = null, seen = {}, samples = [], steps = [], follow = true, active = false, busy = false, timer = null;
 let texts = null, others = [], over = {};
+// The server says in how many seconds to look again: later where many pages look. Out of sight three times as late.
+const page = Math.random().toString(36).slice(2);
+let due = 0;
 
 function reset(id) {
   run = id; seen = {}; samples = []; steps = []; follow = true; active = false;
@@ -297,17 +300,23 @@ $('.download').addEventListener('click', async event => {
 
 async function tick() {
   if (!element.isConnected) return clearInterval(timer);
-  if (busy || document.hidden) return;
+  if (busy || document.hidden || performance.now() < due) return;
   busy = true;
   const asked = run;
   try {
-    const news = await server.poll({run, seen});
+    const news = await server.poll({run, seen, page});
+    due = performance.now() + 1000 * news.again * (inSight(element) ? 1 : 3) - 500;  // half a turn of the timer
     if (asked === run) apply(news);
     if (news.class) document.dispatchEvent(new CustomEvent('class', {detail: news.class}));
   } catch (error) {
     setText($('.clock'), 'No answer from the server; trying again');
   } finally { busy = false; }
-  if (asked !== run) tick();
+  if (asked !== run) lookNow();
+}
+
+function lookNow() {
+  due = 0;
+  tick();
 }
 
 function attach() {
@@ -316,7 +325,7 @@ function attach() {
   reset(props.value);
   if (element.closest('#live') && run) address({run});
   watchAgain(false);
-  tick();
+  lookNow();
 }
 
 function watchAgain(ended = true) {

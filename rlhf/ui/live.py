@@ -8,9 +8,12 @@ Text of models and people reaches the document through `textContent` only.
 """
 
 import dataclasses
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
 
 import gradio as gr
 import plotly.graph_objects as go
@@ -34,6 +37,12 @@ from rlhf.words import setting
 from rlhf.write import export
 
 
+LOOKS_A_SECOND = 6
+"""Looks at runs that all open pages take together, as long as each looks at least every `SELDOM` seconds."""
+SELDOM = 5.0
+_looked: dict[str, float] = {}
+"""Page -> when it last looked."""
+_counting = threading.Lock()
 CHART_HEIGHT = 420
 PATH_HEIGHT = 300
 IN_LINE = "You may close this page meanwhile. Stop takes the run out of the queue."
@@ -121,12 +130,22 @@ def live_run(**kwargs: object) -> gr.HTML:
 
 
 def poll(request: dict) -> dict:
-    """What is new about a run since the page's last answer, and in the class.
+    """What is new about a run since the page's last answer, and in the class, and in how many seconds to look again.
 
     Args:
-        request: {"run": a run's id, "seen": what the last answer held under "seen"}.
+        request: {"run": a run's id, "seen": what the last answer held under "seen", "page": the page's name}.
     """
-    return {**_of_run(request), **classroom.bulletin()}
+    return {**_of_run(request), **classroom.bulletin(), "again": _pause(str(request.get("page"))[:40])}
+
+
+def _pause(page: str) -> float:
+    """Seconds after which a page should look again, so that all pages together leave the processor to training."""
+    now = time.monotonic()
+    with _counting:
+        _looked[page] = now
+        for other in [other for other, last in _looked.items() if now - last > 4 * SELDOM]:
+            del _looked[other]
+        return min(max(1.0, len(_looked) / LOOKS_A_SECOND), SELDOM)
 
 
 @served
@@ -206,6 +225,9 @@ def in_line(run: Run) -> str:
     return f"Number {place + 1} in line, behind {current.title()} and {place} more: it starts {when}."
 
 
+_gold_score = lru_cache(maxsize=4096)(gold_score)  # thirty pages may open the same run
+
+
 def _graded(samples: list[dict], run: Run) -> list[dict]:
     """The samples; where a reward model guesses at the embedded world's rubric, each with its grade by that."""
     own_taste = run.config().get("feedback_only") or run.reward_funcs()
@@ -215,7 +237,7 @@ def _graded(samples: list[dict], run: Run) -> list[dict]:
     for sample in samples:
         grade = {}
         with suppress(KeyError):  # a question that is not of that world
-            grade["gold"] = gold_score(sample["prompt"].strip(), sample["response"])
+            grade["gold"] = _gold_score(sample["prompt"].strip(), sample["response"])
         graded.append(sample | grade)
     return graded
 
@@ -353,8 +375,20 @@ def _part(kind: str, run: Snapshot, rows: list[dict], seen: int | None) -> dict:
     """A stage's figure if the page has none yet (seen is None), else the points after the ones it has."""
     waiting = "" if rows else _waiting(run, run.stages()[kind])
     if seen is None:
-        return {"figure": figure_of(kind, run, rows).to_plotly_json(), "rows": len(rows), "waiting": waiting}
+        drawn = _drawn(run.path, kind, _frame(run.stages()[kind], rows), len(rows), str(rows[-1:]))
+        return {"figure": drawn, "rows": len(rows), "waiting": waiting}
     return {**_growth(curves.PANELS[kind], X[kind], rows, seen), "waiting": waiting}
+
+
+@lru_cache(maxsize=32)
+def _drawn(path: Path, kind: str, frame: int, count: int, last: str) -> dict:
+    """The figure of a stage, drawn once for all pages that open meanwhile.
+
+    Args:
+        frame, count, last: see `_frame`; how many lines were logged, and the last of them, by which the log is known.
+    """
+    run = Run(path)
+    return figure_of(kind, run, rows_of(run.trainings()[kind])[:count]).to_plotly_json()
 
 
 def _waiting(run: Snapshot, part: Snapshot) -> str:
