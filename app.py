@@ -124,7 +124,7 @@ def build_app() -> gr.Blocks:
         _wire(demo, picker, origin, train, chat, feedback, scores, lesson)
         add_endpoints()
     demo.process_api = _told(demo.process_api)
-    return demo.queue(max_size=64, default_concurrency_limit=4, api_open=False)
+    return demo.queue(max_size=256, default_concurrency_limit=4, api_open=False)
 
 
 def _told(process_api: Callable) -> Callable:

@@ -44,10 +44,10 @@ def test_a_class_watches_chooses_and_chats_while_ppo_trains(tmp_path, tries, cap
 
 @pytest.mark.long
 def test_of_many_clicks_on_start_one_run_begins_and_every_other_waits_or_is_told_why(tmp_path, tries, capsys):
-    load.clicks_on_train(tmp_path, 30, 200)
+    load.clicks_on_train(tmp_path, 30, 240)
     under_way, waiting, untold, _ = figures(capsys).values()
     assert (under_way, untold) == (1, 0) and waiting <= 30
-    tries(200)
+    tries(240)
 
 
 @pytest.mark.long
