@@ -369,11 +369,15 @@ def test_the_benchmark_counts_what_a_person_prefers_and_how_often_a_reward_model
     monkeypatch.setattr(bench, "TESTED", 12)
     monkeypatch.setattr(bench, "TASTES", {"short": bench.TASTES["short answers"]})
     monkeypatch.setattr(bench, "LEARNERS", {"alone": 0})
-    found = bench.bench_feedback(BenchArguments(rounds=1, json=str(tmp_path / "found.json")))
+    args = BenchArguments(rounds=1, json=str(tmp_path / "found.json"))
+    found = bench.bench_feedback(args)
     accuracies = found["accuracy"]["short"]["alone"]
     assert [len(people) for people in accuracies] == [1, 1] and all(0 <= share <= 1 for [share] in accuracies)
     assert all(0 < few <= count for [few], count in zip(found["preferences"]["short"], (6, 12), strict=True))
-    assert json.loads((tmp_path / "found.json").read_text())["counts"] == [6, 12]
+    kept = json.loads((tmp_path / "found.json").read_text())
+    assert kept["counts"] == [6, 12] and kept["seeds"] == [0]
+    monkeypatch.setattr(bench, "_accuracy", None)  # whoever is in the file is not asked again
+    assert bench.bench_feedback(args) == kept
 
 
 # What choices say of other answers -----------------------------------------------------------------------------------

@@ -4,10 +4,8 @@ Measured is how often it prefers the answer that such a person prefers, among an
 """
 
 import itertools
-import json
 import random
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
@@ -29,6 +27,7 @@ from rlhf.feedback.store import FEWEST
 from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import Prompt, PromptReader, end_ids
 from rlhf.reward import report, tokenized, train_reward_model
+from rlhf.runs.directory import read_json, write_json
 
 
 Taste = Callable[[str, str], float]
@@ -52,43 +51,52 @@ AHEAD = 16
 
 
 def bench_feedback(args: BenchArguments) -> dict:
-    """Let `args.rounds` people of each taste choose, and measure what reward models learn from their choices."""
+    """Let `args.rounds` people of each taste choose, and measure what reward models learn from their choices.
+
+    People whose seeds the file `args.json` holds already are not asked again: it takes half an hour for each seed.
+    """
     datasets.disable_progress_bars()
     policy, tokenizer = models.load_policy(EVERYDAY)
     reader = PromptReader(tokenizer, None, None, end_ids(policy, tokenizer))
     prompts = [reader.read(prompt) for prompt in load_prompts(EVERYDAY, "test")[:TESTED]]
     lengths = {"response_length": FeedbackArguments.response_length, "temperature": FeedbackArguments.temperature}
-    answers = list(answers_to(policy, reader, prompts, ANSWERS, **lengths, seed=args.seed))
-    accuracy: dict[str, dict[str, list[list[float]]]] = {
-        taste: {learner: [[] for _ in COUNTS] for learner in LEARNERS} for taste in TASTES
+    answers = list(answers_to(policy, reader, prompts, ANSWERS, **lengths, seed=0))
+    found = (read_json(Path(args.json)) if args.json else {}) or {
+        "machine": machine(),
+        "counts": COUNTS,
+        "noise": NOISE,
+        "seeds": [],
+        "accuracy": {taste: {learner: [[] for _ in COUNTS] for learner in LEARNERS} for taste in TASTES},
+        "preferences": {taste: [[] for _ in COUNTS] for taste in TASTES},
     }
-    preferences: dict[str, list[list[int]]] = defaultdict(lambda: [[] for _ in COUNTS])
+    accuracy, preferences = found["accuracy"], found["preferences"]
     say(f"{'accuracy from so many choices':<48}" + "".join(f"{count:>7}" for count in COUNTS))
-    for seed, (name, taste) in itertools.product(range(args.seed, args.seed + args.rounds), TASTES.items()):
-        held_out = _in_taste(prompts, answers, taste, random.Random(seed))
-        with tempfile.TemporaryDirectory() as folder:
-            store = Store.open(Path(folder) / "store", EVERYDAY, models.revision(policy))
-            asker = Asker(policy, tokenizer, FeedbackArguments(store=str(store.path), seed=seed))
-            dice, chosen = random.Random(seed), 0
-            for number, count in enumerate(COUNTS):
-                _choose(store, asker, count - chosen, taste, dice)
-                chosen = count
-                preferences[name][number].append(len(store.preferences()))
-                for learner, prompts_judged in LEARNERS.items():
-                    learning = {"feedback": str(store.path), "feedback_only": True, **FROM_CHOICES}
-                    demo = DemoArguments(**learning, feedback_prompts=prompts_judged, seed=seed)
-                    checkpoints = Path(folder) / "checkpoints"
-                    right = _accuracy(demo.reward_arguments(checkpoints), held_out, checkpoints)
-                    accuracy[name][learner][number].append(right)
-        for learner, by_count in accuracy[name].items():
-            cells = "".join(f"{accuracies[-1]:>7.2f}" for accuracies in by_count)
-            say(f"{f'{name}, person {seed}, {learner}':<48}{cells}")
-    found = {"machine": machine(), "counts": COUNTS, "noise": NOISE, "accuracy": accuracy, "preferences": preferences}
+    for seed in sorted({*range(args.seed, args.seed + args.rounds)} - {*found["seeds"]}):
+        for name, taste in TASTES.items():
+            held_out = _in_taste(prompts, answers, taste, random.Random(seed))
+            with tempfile.TemporaryDirectory() as folder:
+                store = Store.open(Path(folder) / "store", EVERYDAY, models.revision(policy))
+                asker = Asker(policy, tokenizer, FeedbackArguments(store=str(store.path), seed=seed))
+                dice, chosen = random.Random(seed), 0
+                for number, count in enumerate(COUNTS):
+                    _choose(store, asker, count - chosen, taste, dice)
+                    chosen = count
+                    preferences[name][number].append(len(store.preferences()))
+                    for learner, prompts_judged in LEARNERS.items():
+                        learning = {"feedback": str(store.path), "feedback_only": True, **FROM_CHOICES}
+                        demo = DemoArguments(**learning, feedback_prompts=prompts_judged, seed=seed)
+                        checkpoints = Path(folder) / "checkpoints"
+                        right = _accuracy(demo.reward_arguments(checkpoints), held_out, checkpoints)
+                        accuracy[name][learner][number].append(right)
+            for learner, by_count in accuracy[name].items():
+                cells = "".join(f"{accuracies[-1]:>7.2f}" for accuracies in by_count)
+                say(f"{f'{name}, person {seed}, {learner}':<48}{cells}")
+        found["seeds"].append(seed)
+        if args.json:
+            write_json(Path(args.json), found)
     for name, learner in itertools.product(TASTES, LEARNERS):
         cells = "".join(f"{mean(accuracies):>7.2f}" for accuracies in accuracy[name][learner])
         say(f"{f'{name}, mean, {learner}':<48}{cells}")
-    if args.json:
-        Path(args.json).write_text(json.dumps(found, indent=2), encoding="utf-8")
     return found
 
 

@@ -8,7 +8,11 @@ let run = null, seen = {}, samples = [], steps = [], follow = true, active = fal
 let texts = null, others = [], over = {};
 // The server says in how many seconds to look again: later where many pages look. Out of sight three times as late.
 const page = Math.random().toString(36).slice(2);
-let due = 0;
+let looked = -Infinity, again = 1;
+const due = () => {
+  const inView = inSight(element) || document.body.classList.contains('projected-view');
+  return looked + 1000 * again * (inView ? 1 : 3) - 500;  // half a turn of the timer
+};
 
 function reset(id) {
   run = id; seen = {}; samples = []; steps = []; follow = true; active = false;
@@ -300,12 +304,12 @@ $('.download').addEventListener('click', async event => {
 
 async function tick() {
   if (!element.isConnected) return clearInterval(timer);
-  if (busy || document.hidden || performance.now() < due) return;
+  if (busy || document.hidden || performance.now() < due()) return;
   busy = true;
   const asked = run;
   try {
     const news = await server.poll({run, seen, page});
-    due = performance.now() + 1000 * news.again * (inSight(element) ? 1 : 3) - 500;  // half a turn of the timer
+    [looked, again] = [performance.now(), news.again];
     if (asked === run) apply(news);
     if (news.class) document.dispatchEvent(new CustomEvent('class', {detail: news.class}));
   } catch (error) {
@@ -315,7 +319,7 @@ async function tick() {
 }
 
 function lookNow() {
-  due = 0;
+  looked = -Infinity;
   tick();
 }
 
