@@ -135,7 +135,8 @@ def poll(request: dict) -> dict:
     Args:
         request: {"run": a run's id, "seen": what the last answer held under "seen", "page": the page's name}.
     """
-    return {**_of_run(request), **classroom.bulletin(), "again": _pause(str(request.get("page"))[:40])}
+    page = request.get("page") if isinstance(request, dict) else None
+    return {**_of_run(request), **classroom.bulletin(), "again": _pause(str(page)[:40])}
 
 
 def _pause(page: str) -> float:
