@@ -96,7 +96,7 @@ class Person:
     def request(self, method: str, path: str, data: dict | None = None) -> str:
         """Send a request, over a connection of each thread's own, and return what comes back.
 
-        By the standard library, as httpx would take ten times the processor from the page and the training.
+        By the standard library, which leaves the processor to the page and the training.
         """
         address = self.page.url.partition("://")[2]
         connection, last = self.connections.__dict__.pop(address, (None, 0.0))
