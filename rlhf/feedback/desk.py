@@ -28,9 +28,9 @@ HERE_SECONDS = 60.0
 FIRST, MORE = 4, 16
 """Prompts that are put to the model at a time: few, so that the first pairs are there soon; many, which is faster."""
 FEW = 4
-"""So many people, or fewer, are asked what tells most; more of them choose faster than that can be found out."""
+"""Up to so many people are asked what tells most; a larger group chooses faster than that can be found out."""
 PAIRS_EACH = 8
-"""Pairs that each prompt then gives."""
+"""Pairs that each prompt gives for a larger group."""
 FRUITLESS = 8
 """Batches in a row that may bring no pair, before the desk gives up."""
 CLOSING_SECONDS = 10.0
