@@ -63,7 +63,7 @@ def pytest_terminal_summary(terminalreporter, config):
         counts[name] += dict(report.user_properties).get("tries", 0)
     if tried := {name: {"tries": count, "date": f"{date.today()}"} for name, count in counts.items() if count}:
         from rlhf.bench.comparisons import machine
-        from rlhf.runs.directory import read_json, write_json
+        from rlhf.runs.files import read_json, write_json
 
         before = read_json(LONG_COUNTS).get("tests", {})
         write_json(LONG_COUNTS, {"machine": machine(), "tests": before | tried})

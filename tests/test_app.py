@@ -33,7 +33,8 @@ from rlhf.figures.scores import distributions
 from rlhf.launch import jobs
 from rlhf.models.prompts import Prompt
 from rlhf.runs import directory as runs
-from rlhf.runs.directory import Run, write_json
+from rlhf.runs.directory import Run
+from rlhf.runs.files import write_json
 from rlhf.ui import chat, live, scores, voices
 from rlhf.ui.headline import headline
 from rlhf.ui.train import Form

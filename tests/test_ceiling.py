@@ -17,7 +17,8 @@ from rlhf.compare.ceiling import Ceiling, estimate, measure_ceiling, tilt
 from rlhf.compare.table import read_rows
 from rlhf.config import CompareArguments
 from rlhf.models.prompts import PromptReader
-from rlhf.runs.directory import EXAMPLE, Run, write_json
+from rlhf.runs.directory import EXAMPLE, Run
+from rlhf.runs.files import write_json
 from rlhf.ui import live, scores
 from rlhf.words import share
 from rlhf.write.card import model_card

@@ -25,7 +25,8 @@ from rlhf.feedback.votes import agreement_with_rewards, matchups
 from rlhf.launch import limits
 from rlhf.models import revision
 from rlhf.models.prompts import question_prompt
-from rlhf.runs.directory import EXAMPLE, Run, write_json
+from rlhf.runs.directory import EXAMPLE, Run
+from rlhf.runs.files import write_json
 from rlhf.ui import feedback, people, voices, votes
 from rlhf.ui.chat import ChatTab
 from rlhf.ui.voices import Sampling

@@ -25,7 +25,8 @@ from rlhf.config import BadInput
 from rlhf.feedback import Store
 from rlhf.feedback.desk import store_of
 from rlhf.launch import classroom, jobs, limits
-from rlhf.runs.directory import EXAMPLE, Run, list_runs, write_json
+from rlhf.runs.directory import EXAMPLE, Run, list_runs
+from rlhf.runs.files import write_json
 from rlhf.ui import live
 from rlhf.ui.classroom import NO_KEY, Classroom
 

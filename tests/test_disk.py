@@ -22,7 +22,8 @@ from rlhf.commands.lifecycle import recorded
 from rlhf.config import BadInput, RewardArguments
 from rlhf.launch import jobs
 from rlhf.runs import checkpoint, directory, disk
-from rlhf.runs.directory import EXAMPLE, Run, read_json
+from rlhf.runs.directory import EXAMPLE, Run
+from rlhf.runs.files import read_json
 from rlhf.ui import downloads, live, train
 
 

@@ -10,8 +10,9 @@ from worlds import EOS, PROMPTS, quick, updates_of
 
 from rlhf import metrics
 from rlhf.ppo import Diverged
-from rlhf.runs.directory import EXAMPLE, RECORD, Run, write_json
+from rlhf.runs.directory import EXAMPLE, RECORD, Run
 from rlhf.runs.divergence import PERSISTS, Watch, warning_signs
+from rlhf.runs.files import write_json
 from rlhf.ui import live
 from rlhf.ui.headline import warning
 

@@ -20,7 +20,7 @@ from rlhf.everyday import grade
 from rlhf.feedback import Store, ask
 from rlhf.feedback.agreement import agreement
 from rlhf.feedback.ask import Asker, best_pairs
-from rlhf.feedback.pairs import joined, judged_by_probe, load_choices
+from rlhf.feedback.pairs import joined, judged_by_probe, load_choices, pairs_to_learn
 from rlhf.feedback.probe import (
     ASKING,
     JUDGING,
@@ -470,7 +470,7 @@ def test_features_are_those_of_the_answer_alone_in_whatever_batch_it_is_read(bas
 
 @pytest.mark.process
 def test_once_there_are_choices_people_are_asked_about_what_tells_most(base, tmp_path):
-    """One answer of ten is rude; a class that cares about nothing else is soon asked about little else."""
+    """One answer of ten is rude; a class that cares about nothing else is asked about it in every other pair."""
     model, tokenizer = base
     store = Store.open(tmp_path / "polite", "everyday", "0123")
     asker = Asker(model, tokenizer, FeedbackArguments(store=str(store.path)))
@@ -482,11 +482,12 @@ def test_once_there_are_choices_people_are_asked_about_what_tells_most(base, tmp
     for pair in blindly:
         a, b = courtesies(pair)
         store.choose(pair.id, "tie" if a == b else "a" if a > b else "b", "ann")
-    tellingly = asker.add(store, 16)
-    shares = [sum(a != b for a, b in map(courtesies, pairs)) / len(pairs) for pairs in (blindly, tellingly)]
-    assert len(tellingly) == 16 and shares[0] < 0.35 and shares[1] > 2 * shares[0]
-    (first,) = store.next("bob")
-    assert first in tellingly
+    made = asker.add(store, 32)
+    tellingly, the_rest = made[::2], made[1::2]
+    assert len(tellingly) == len(the_rest) == 16
+    shares = [sum(a != b for a, b in map(courtesies, pairs)) / len(pairs) for pairs in (blindly, the_rest, tellingly)]
+    assert max(shares[:2]) < 0.35 and shares[2] > 2 * max(shares[:2])
+    assert store.next("bob", 4) == made[:4]
 
 
 @pytest.mark.process
@@ -526,21 +527,33 @@ def test_what_has_been_judged_is_read_once(base, tmp_path, monkeypatch):
 
 
 @pytest.mark.process
-def test_choices_for_short_answers_are_extended_to_answers_that_nobody_has_judged(base, tmp_path):
+@pytest.mark.parametrize("wrong", [4, 24])
+def test_choices_for_short_answers_are_extended_to_others_and_errors_are_left_out(base, tmp_path, wrong):
+    """Half of all choices against the others are no errors any more: all are kept."""
     model, tokenizer = base
     store = Store.open(tmp_path / "short", "everyday", "0123")
     Asker(model, tokenizer, FeedbackArguments(store=str(store.path))).add(store, 48)
-    for pair in store.pairs.values():
-        store.choose(pair.id, "a" if len(pair.a) < len(pair.b) else "b", "ann")
+    for number, pair in enumerate(store.pairs.values()):
+        right = "a" if len(pair.a) < len(pair.b) else "b"
+        store.choose(pair.id, right if number % 48 >= wrong else "ab"[right == "a"], "ann")
     args = RewardArguments(feedback=str(store.path), feedback_only=True, feedback_prompts=64)
-    told = []
-    pairs = judged_by_probe(load_choices(store.path), model, tokenizer, args, lambda *done: told.append(done))
-    assert 50 < len(pairs) <= 300 and len(set(pairs["prompt"])) > 30
+    told, choices = [], load_choices(store.path)
+    pairs, kept = judged_by_probe(choices, model, tokenizer, args, lambda *done: told.append(done))
     assert told == [(done, 64) for done in (0, 16, 32, 48, 64)]
-    shorter = [
-        len(chosen) < len(rejected) for chosen, rejected in zip(pairs["chosen"], pairs["rejected"], strict=True)
-    ]
-    assert sum(shorter) > 0.75 * len(shorter)
+
+    def errors(rows):
+        return sum(
+            len(chosen) > len(rejected) for chosen, rejected in zip(rows["chosen"], rows["rejected"], strict=True)
+        )
+
+    if wrong == 24:
+        assert len(kept) == len(choices.train)
+    else:
+        assert errors(kept) < errors(choices.train) / 2 and len(kept) > 0.8 * len(choices.train)
+        assert 50 < len(pairs) <= 300 and len(set(pairs["prompt"])) > 30
+        assert errors(pairs) < 0.25 * len(pairs)
+        repeated = pairs_to_learn(choices, args)
+        assert len(repeated) == len(pairs) + args.feedback_epochs * len(kept)
 
 
 def test_mistakes_of_a_script_get_a_sentence(command, tmp_path):

@@ -24,7 +24,8 @@ from rlhf.feedback.live import STATE, State, answering, folder_of, present, sess
 from rlhf.feedback.names import name_of
 from rlhf.feedback.store import BY_BASE, EVERY, IMPORTED
 from rlhf.launch import jobs, limits
-from rlhf.runs.directory import EXAMPLE, RECORD, Run, list_runs, write_json
+from rlhf.runs.directory import EXAMPLE, RECORD, Run, list_runs
+from rlhf.runs.files import write_json
 from rlhf.ui import feedback, learning
 from rlhf.words import number, percent
 

@@ -26,7 +26,8 @@ from rlhf.models import load_policy, load_reward_model
 from rlhf.models.prompts import PromptReader, question_prompt
 from rlhf.models.scoring import score_ids
 from rlhf.runs import directory as runs
-from rlhf.runs.directory import Run, write_json
+from rlhf.runs.directory import Run
+from rlhf.runs.files import write_json
 from rlhf.ui import downloads
 from rlhf.write import card, export
 

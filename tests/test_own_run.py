@@ -10,7 +10,8 @@ import pytest
 from rlhf.config import BadInput
 from rlhf.launch import jobs, limits
 from rlhf.runs import directory
-from rlhf.runs.directory import EXAMPLE, RECORD, Run, find_run, list_runs, write_json
+from rlhf.runs.directory import EXAMPLE, RECORD, Run, find_run, list_runs
+from rlhf.runs.files import write_json
 from rlhf.ui import api, chat, comparison_form, describe, live, own_run, run_choices, train
 
 

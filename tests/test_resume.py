@@ -16,7 +16,8 @@ from worlds import chat_model, quick, updates_of
 from rlhf.__main__ import main, make_run
 from rlhf.launch import jobs
 from rlhf.runs import checkpoint
-from rlhf.runs.directory import Run, write_json
+from rlhf.runs.directory import Run
+from rlhf.runs.files import write_json
 
 
 TIMED = ("time", "eps", "tokens_per_second", "train_runtime", "train_samples_per", "train_steps_per", "eval_runtime",

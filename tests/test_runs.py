@@ -22,7 +22,8 @@ from rlhf.config.recipes import read_settings
 from rlhf.launch import jobs, limits
 from rlhf.launch.start import start_run
 from rlhf.runs import checkpoint
-from rlhf.runs.directory import ACTIVE, EXAMPLE, Run, find_run, list_runs, read_json, write_json
+from rlhf.runs.directory import ACTIVE, EXAMPLE, Run, find_run, list_runs
+from rlhf.runs.files import read_json, write_json
 from rlhf.runs.history import rows_of, unreadable
 from rlhf.ui import refusal, run_choices, scores, train, voices
 from rlhf.write.export import as_command

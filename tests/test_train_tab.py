@@ -18,7 +18,8 @@ from rlhf.config import BadInput, DemoArguments, build
 from rlhf.figures import curves
 from rlhf.kinds import KINDS, startable
 from rlhf.launch import jobs, start
-from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs, runs_root, write_json
+from rlhf.runs.directory import EXAMPLE, Run, find_run, list_runs, runs_root
+from rlhf.runs.files import write_json
 from rlhf.ui import describe, expect, live, train
 from rlhf.ui.headline import headline, margin
 from rlhf.words import number

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 
 import datasets
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from transformers import set_seed
 
 from rlhf import models
@@ -22,12 +22,12 @@ from rlhf.data.load import load_prompts
 from rlhf.everyday import grade
 from rlhf.feedback import Store
 from rlhf.feedback.ask import ANSWERS, Asker, answers_to
-from rlhf.feedback.pairs import joined, judged_by_probe, load_choices
+from rlhf.feedback.pairs import load_choices, pairs_to_learn
 from rlhf.feedback.store import FEWEST
 from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import Prompt, PromptReader, end_ids
 from rlhf.reward import report, tokenized, train_reward_model
-from rlhf.runs.directory import read_json, write_json
+from rlhf.runs.files import read_json, write_json
 
 
 Taste = Callable[[str, str], float]
@@ -129,10 +129,7 @@ def _accuracy(args: RewardArguments, held_out: Dataset, checkpoints: Path) -> fl
     """Of a reward model that learns as these settings say, on these pairs; one half where there is too little."""
     if len(Store(args.feedback).preferences()) < FEWEST:
         return 0.5
-    choices = load_choices(args.feedback)
-    pairs = concatenate_datasets([choices.train] * args.feedback_epochs)
-    if args.feedback_prompts:
-        pairs = joined(judged_by_probe(choices, *models.load_policy(EVERYDAY), args), pairs)
+    pairs = pairs_to_learn(load_choices(args.feedback), args)
     set_seed(args.seed)
     model, tokenizer = models.load_reward_model(EVERYDAY, None)
     use_packed_attention(model)

@@ -14,7 +14,8 @@ from rlhf.config import CompareArguments
 from rlhf.everyday import gold_score
 from rlhf.models.prompts import Prompt
 from rlhf.rewards import RewardName, digests
-from rlhf.runs.directory import Run, write_json
+from rlhf.runs.directory import Run
+from rlhf.runs.files import write_json
 
 
 SAME = (

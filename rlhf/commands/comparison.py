@@ -30,7 +30,8 @@ from rlhf.everyday import gold_score
 from rlhf.kinds import KINDS
 from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import Messages, Prompt, PromptReader, end_ids, fitting, give_chat_template
-from rlhf.runs.directory import ANSWERED, Run, read_json, write_json
+from rlhf.runs.directory import ANSWERED, Run
+from rlhf.runs.files import read_json, write_json
 
 
 KEPT_MB = 2_000

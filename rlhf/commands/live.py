@@ -53,9 +53,10 @@ from rlhf.ppo import PPOTrainer
 from rlhf.ppo.algorithm import ScoreStats
 from rlhf.runs import checkpoint
 from rlhf.runs.callbacks import RunCallback
-from rlhf.runs.directory import Run, write_json
+from rlhf.runs.directory import Run
 from rlhf.runs.disk import ask_for
 from rlhf.runs.divergence import Watch
+from rlhf.runs.files import write_json
 from rlhf.words import count
 from rlhf.write.card import write_card
 
@@ -269,11 +270,11 @@ class Learner:
         args = self.args.reward_arguments(self.reward_run.path, newest.number)
         choices = load_choices(args.feedback, args.as_conversations, kept)
         choices.train = concatenate_datasets([choices.train, choices.held_out])
-        judged = judged_by_probe(choices, self.base, self.tokenizer, args)
-        passes = max(1, min(args.feedback_epochs, MOST_ROWS // len(choices.train)))
+        judged, own = judged_by_probe(choices, self.base, self.tokenizer, args)
+        passes = max(1, min(args.feedback_epochs, MOST_ROWS // len(own)))
         reader = PromptReader(self.tokenizer, None, args.chat_template_kwargs)
         longest = min(args.max_length, models.context_size(self.base))
-        judged, chosen = (tokenized(pairs, reader, longest) for pairs in (judged, choices.train))
+        judged, chosen = (tokenized(pairs, reader, longest) for pairs in (judged, own))
         pairs = joined(judged, concatenate_datasets([chosen] * passes))
         self.reward.requires_grad_(True)
         callback = Continued(self.reward_run, "Reward model", "step", newest.reward_steps)

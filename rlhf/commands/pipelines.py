@@ -12,7 +12,8 @@ from rlhf.compare import stats
 from rlhf.config import DemoArguments, SweepArguments
 from rlhf.kinds import KINDS
 from rlhf.runs import checkpoint
-from rlhf.runs.directory import Run, write_json
+from rlhf.runs.directory import Run
+from rlhf.runs.files import write_json
 from rlhf.write.card import write_card
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback
@@ -26,14 +26,15 @@ from rlhf.config import (
 )
 from rlhf.data.load import fingerprint, load_preferences, load_prompts, pinned_prompts
 from rlhf.feedback.agreement import Agreement
-from rlhf.feedback.pairs import joined, judged_by_probe, load_choices
+from rlhf.feedback.pairs import joined, load_choices, pairs_to_learn
 from rlhf.models.packed import use_packed_attention
 from rlhf.models.prompts import PromptReader, end_ids, fitting, give_chat_template, readable
 from rlhf.models.scoring import scores_at_last_token
 from rlhf.ppo import PPOConfig, PPOTrainer
 from rlhf.runs import checkpoint
 from rlhf.runs.callbacks import EveryFewSteps, RunCallback, tracker
-from rlhf.runs.directory import Run, read_json, write_json
+from rlhf.runs.directory import Run
+from rlhf.runs.files import read_json, write_json
 from rlhf.words import interval
 from rlhf.write.card import write_card
 
@@ -110,10 +111,7 @@ def _pairs(args: RewardArguments) -> tuple[Dataset, Dataset, Agreement | None]:
     if args.feedback is None:
         return *load_preferences(args.dataset_name, **named), None
     choices = load_choices(args.feedback, args.as_conversations)
-    train = concatenate_datasets([choices.train] * args.feedback_epochs)
-    if args.feedback_prompts:
-        policy = models.load_policy(args.model_name_or_path)
-        train = joined(judged_by_probe(choices, *policy, args, _tell(args)), train)
+    train = pairs_to_learn(choices, args, _tell(args))
     if not args.feedback_only:
         train = joined(load_preferences(args.dataset_name, **named)[0], train)
     return train, choices.held_out, choices.agreement

@@ -1,8 +1,8 @@
 """What people are asked: two answers to one prompt that differ as much as possible.
 
 Of pairs taken blindly nine in ten say nothing about a rare taste; so several answers are sampled to each prompt, and
-the two that have the fewest words in common are shown. Once people have made some choices, a probe of these says which
-answers are worth asking about.
+the two that have the fewest words in common are shown. Once people have made some choices, a probe of these says for
+every other pair which answers are worth asking about.
 """
 
 import itertools
@@ -172,27 +172,32 @@ class Asker:
     def add(self, store: Store, count: int, each: int = 1) -> list[Pair]:
         """Put the next `count` prompts to the model; one to which no two answers differ adds no pair.
 
-        Once there are choices to learn from, more prompts have their turn, and only the most telling pairs are added.
+        Once there are choices to learn from, every other pair is one that tells most, for which more prompts have
+        their turn. The rest are still taken blindly: what tells most lies at the edge of what the model answers, and
+        from such pairs alone a reward model does not learn to judge the usual ones.
 
         Args:
             each: pairs that a prompt may give. Several are taken blindly: what tells most costs thirty answers a pair,
                 and what many people choose within a minute is enough to learn from.
         """
         judged = [choice for choice in store.choices() if choice.choice != "skip"][-REMEMBERED:]
-        turn = len(store.pairs) if self.turn is None else self.turn
         blindly = len(judged) < FIRST_CHOICES or len(self.models) > 1 or each > 1
-        self.turn = turn + count * (1 if blindly else SCREENED)
-        prompts = [self.prompts[number % len(self.prompts)] for number in range(turn, self.turn)]
+        blind = count if blindly else count // 2
+        start = len(store.pairs) if self.turn is None else self.turn
+        self.turn = start + blind + SCREENED * (count - blind)
+        prompts = [self.prompts[number % len(self.prompts)] for number in range(start, self.turn)]
         lengths = {"response_length": self.args.response_length, "temperature": self.args.temperature}
-        seed = self.args.seed * 1_000_003 + turn
+        seed = self.args.seed * 1_000_003 + start
+        made = add_pairs(store, self.models, self.reader, prompts[:blind], **lengths, seed=seed, each=each)
         if blindly:
-            return add_pairs(store, self.models, self.reader, prompts, **lengths, seed=seed, each=each)
-        sampled = list(answers_to(self.model, self.reader, prompts, ANSWERS, **lengths, seed=seed))
+            return made
+        sampled = list(answers_to(self.model, self.reader, prompts[blind:], ANSWERS, **lengths, seed=seed + 1))
         dice, rows = random.Random(seed), []
-        for prompt, both in self._most_telling(store, judged, prompts, sampled)[:count]:
+        for prompt, both in self._most_telling(store, judged, prompts[blind:], sampled)[: count - blind]:
             a, b = dice.sample(both, 2)
             rows.append((prompt.raw, readable(prompt.raw).strip(), a, b, ("base", "base")))
-        made = store.add(rows)
+        telling = store.add(rows)
+        made = [pair for both in itertools.zip_longest(telling, made) for pair in both if pair]
         store.order = [*(pair.id for pair in made), *store.order]
         return made
 

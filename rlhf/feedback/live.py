@@ -13,7 +13,8 @@ from rlhf.compare.stats import Interval
 from rlhf.config import BadInput
 from rlhf.feedback.store import BY_BASE, Choice, Store
 from rlhf.feedback.votes import points_against, win_rate
-from rlhf.runs.directory import ACTIVE, Run, read_json, write_json
+from rlhf.runs.directory import ACTIVE, Run
+from rlhf.runs.files import read_json, write_json
 from rlhf.words import count, percent
 
 

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf import models
 from rlhf.config import BadInput, FeedbackArguments, RewardArguments
 from rlhf.data.load import hold_out, pairs_of
 from rlhf.data.rows import Unusable, check_same_kind
@@ -24,6 +25,8 @@ ANSWERS = 4
 """Sampled to each prompt, for the probe to judge."""
 MOST_JUDGED = 1_000
 """Pairs of these that the reward model learns from."""
+MOST_ERRORS = 0.25
+"""Share of the choices that the probe may contradict; where it contradicts more, these are no errors."""
 PROBED = 1_000
 """Preferences, and ties, that the probe learns from at most; so many are enough without it."""
 
@@ -82,14 +85,32 @@ def joined(pairs: Dataset, choices: Dataset) -> Dataset:
     return concatenate_datasets([pairs.select_columns(choices.column_names), choices])
 
 
+def pairs_to_learn(
+    choices: Choices, args: RewardArguments, tell: Callable[[int, int], None] = lambda done, total: None
+) -> Dataset:
+    """The choices to train on, `args.feedback_epochs` times, and beside them what a probe says of other answers.
+
+    Raises:
+        BadInput: see `judged_by_probe`.
+    """
+    judged, own = None, choices.train
+    if args.feedback_prompts:
+        judged, own = judged_by_probe(choices, *models.load_policy(args.model_name_or_path), args, tell)
+    own = concatenate_datasets([own] * args.feedback_epochs)
+    return joined(judged, own) if judged else own
+
+
 def judged_by_probe(
     choices: Choices,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     args: RewardArguments,
     tell: Callable[[int, int], None] = lambda done, total: None,
-) -> Dataset:
+) -> tuple[Dataset, Dataset]:
     """Pairs of answers that nobody has judged; in each, a probe of the choices prefers `chosen`, see `probe`.
+
+    The second data set are the choices to train on, without those that the probe contradicts. People err, and a reward
+    model learns their errors by heart where the probe, with its firm prior, does not.
 
     Args:
         model: the language model that answers, to `args.feedback_prompts` prompts.
@@ -131,10 +152,11 @@ def judged_by_probe(
     # 2. The probe learns from the judged pairs, in which a tie is half a preference.
     shares = torch.ones(len(judged))
     shares[len(preferred) :] = 0.5
-    worth = others @ Probe.sparse(chosen - rejected, shares, JUDGING)
+    weights = Probe.sparse(chosen - rejected, shares, JUDGING)
 
     # 3. It judges the answers to each prompt. What hardly differs in its eyes says nothing: for most pairs of answers
     # that is so where a taste is rare.
+    worth = others @ weights
     pairs, start = [], 0
     for prompt, texts in zip(prompts, sampled, strict=True):
         ranked = sorted(range(len(texts)), key=lambda row: worth[start + row].item())
@@ -146,4 +168,11 @@ def judged_by_probe(
     plain = torch.tensor([margin for margin, _ in pairs]).quantile(0.98) / 2
     pairs = [pair for margin, pair in pairs if margin >= plain]
     pairs = random.Random(args.seed).sample(pairs, min(MOST_JUDGED, len(pairs)))
-    return pairs_of(pairs, "answers")
+
+    # 4. It judges the choices themselves. Where it contradicts many, these are no errors: people disagree, or their
+    # taste is nothing that a linear model can express.
+    wrong = (((chosen - rejected) @ weights)[: len(preferred)] < 0).nonzero()[:, 0].tolist()
+    believed = choices.train
+    if len(wrong) <= MOST_ERRORS * len(preferred):
+        believed = believed.select([row for row in range(len(believed)) if row not in wrong])
+    return pairs_of(pairs, "answers"), believed

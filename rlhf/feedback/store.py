@@ -24,7 +24,7 @@ from typing import Literal
 from filelock import FileLock
 
 from rlhf.config import BadInput
-from rlhf.runs.directory import read_json, write_json
+from rlhf.runs.files import read_json, write_json
 
 
 CHOICES = ("a", "b", "tie", "skip")

@@ -12,7 +12,8 @@ import time
 from contextvars import ContextVar
 
 from rlhf.config import BadInput
-from rlhf.runs.directory import find_run, read_json, runs_root, write_json
+from rlhf.runs.directory import find_run, runs_root
+from rlhf.runs.files import read_json, write_json
 
 
 LOCKS = {

@@ -14,8 +14,9 @@ from transformers.trainer_callback import ExportableState, TrainerCallback, Trai
 from rlhf import metrics, ranks
 from rlhf.config import Diverged
 from rlhf.runs.checkpoint import with_room
-from rlhf.runs.directory import Run, read_json
+from rlhf.runs.directory import Run
 from rlhf.runs.disk import ask_for
+from rlhf.runs.files import read_json
 from rlhf.runs.finite import check_weights
 
 

@@ -16,32 +16,38 @@ A demo holds its stages as run directories of their own: `reward/`, `ppo/` and `
 where. Nothing is written outside the folder of all runs; the page keeps uploads and downloads there too, in `.page/`.
 """
 
-import json
-import math
 import os
 import re
 import secrets
 import shutil
 import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
 
 import psutil
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
-from pydantic_core import from_json
-from typing_extensions import TypedDict
+from pydantic import ValidationError
 
 from rlhf import rewards
 from rlhf.config import ASSETS, EVERYDAY, BadInput, PPOArguments
 from rlhf.kinds import KINDS
 from rlhf.runs.disk import trouble
+from rlhf.runs.files import (
+    ABOUT,
+    LINES,
+    LONGEST_NAME,
+    LONGEST_NOTE,
+    STATUS,
+    as_line,
+    as_text,
+    read_json,
+    while_it_is_held,
+    write_json,
+)
 
 
 ACTIVE = ("waiting", "queued", "running", "stopping")
@@ -59,64 +65,10 @@ VOLUME = Path("/data")
 """Where a Space has its persistent disk, if it has one."""
 DELETED = ".deleted"
 """Where runs are moved to in the folder of all runs, to be deleted."""
-LONGEST_NAME, LONGEST_NOTE = 60, 500
-"""Characters of what people call a run, and of what they note about it."""
 LOGS = ("metrics.jsonl", "samples.jsonl")
 """Files of a run that grow by lines."""
 _RUN_ID = re.compile(r"^[a-z]+-\d{8}-\d{6}-[0-9a-f]{4}$")
 _PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "tokenizers", "numpy")
-
-_Count = Annotated[int, Field(ge=0, lt=2**31)]
-_Time = Annotated[float, Field(ge=0, lt=1e11)]
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
-
-
-@with_config(_STRICT)
-class _Status(TypedDict, total=False):
-    """What `status.json` holds, beside what only the page shows; times in seconds."""
-
-    state: str
-    kind: str
-    message: str
-    owner: str
-    pid: _Count | None
-    """None while it waits."""
-    began: float
-    """When the process with this id began, counted from the computer's start: another one may get the same id."""
-    step: _Count
-    total_steps: _Count
-    created: _Time
-    queued: _Time
-    started: _Time
-    updated: _Time
-    ended: _Time
-    seconds_left: float | None
-
-
-@with_config(_STRICT)
-class _Sample(TypedDict, total=False):
-    """A line of `samples.jsonl`."""
-
-    step: _Count
-    index: _Count
-    prompt: str
-    response: str
-    score: float | None
-
-
-@with_config(_STRICT)
-class _About(TypedDict, total=False):
-    """What `about.json` holds."""
-
-    name: Annotated[str, Field(max_length=LONGEST_NAME)]
-    note: Annotated[str, Field(max_length=LONGEST_NOTE)]
-
-
-_STATUS, _ABOUT = TypeAdapter(_Status), TypeAdapter(_About)
-_LINES = {
-    "metrics.jsonl": TypeAdapter(dict[str, int | float | None], config=_STRICT),
-    "samples.jsonl": TypeAdapter(_Sample),
-}
 
 
 def runs_root() -> Path:
@@ -152,51 +104,6 @@ def new_run_path(kind: str) -> Path:
 def _printable(text: str) -> str:
     """A text on one line, without characters that cannot be seen: some turn all that follows around."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-
-
-def _finite(value: object) -> object:
-    """Strict JSON has no NaN: a number that is not finite becomes null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return value
-
-
-def write_json(path: Path, value: object) -> None:
-    """Replace a JSON file in one step, so that a reader never sees half of it."""
-    # Threads may write at once: who stops a run, and who waits for its process.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        temporary.write_text(_as_text(value), encoding="utf-8")
-        _while_it_is_held(lambda: temporary.replace(path))
-    finally:
-        temporary.unlink(missing_ok=True)  # part of a file, where the disk is full
-
-
-def _as_text(value: object) -> str:
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n"
-
-
-def _while_it_is_held(action: Callable[[], object]) -> object:
-    """Do something with a file. Windows refuses while another process has it open, which here takes milliseconds."""
-    for _ in range(50):
-        try:
-            return action()
-        except PermissionError:
-            time.sleep(0.01)
-    return action()
-
-
-def read_json(path: Path) -> dict:
-    """A JSON file's content; empty when there is none yet or it is damaged, so that one bad run hides no others."""
-    try:
-        value = from_json(_while_it_is_held(path.read_bytes)) if path.is_file() else {}  # a pipe would never end
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 _unwritten: dict[Path, dict] = {}
@@ -269,7 +176,7 @@ class Run:
     def status(self) -> dict:
         """The last written status; empty when this is no run directory, or it holds what no run writes there."""
         try:
-            written = _STATUS.validate_python(read_json(self.path / "status.json"))
+            written = STATUS.validate_python(read_json(self.path / "status.json"))
         except ValidationError:
             return {}
         last = _unwritten.get(self.path, {})
@@ -321,7 +228,7 @@ class Run:
             last = {**self.status(), **last}
             try:
                 with (self.path / "status.json").open("r+", encoding="utf-8") as file:
-                    file.write(_as_text(last))
+                    file.write(as_text(last))
                     file.truncate()
             except OSError:
                 why, _ = trouble(error) or ("Nothing can be written to its folder", "")
@@ -338,7 +245,7 @@ class Run:
 
     def _append(self, name: str, line: dict) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(line), ensure_ascii=False) + "\n")
+            file.write(as_line(line))
 
     def log_sizes(self) -> dict[str, int]:
         """Bytes of the logs, which are now on the disk."""
@@ -370,7 +277,7 @@ class Run:
         whole, rows = data[: data.rfind(b"\n") + 1], []
         for line in whole.splitlines():
             with suppress(ValidationError):
-                rows.append(_LINES[name].validate_json(line))
+                rows.append(LINES[name].validate_json(line))
         return rows, offset + len(whole)
 
     def metrics(self) -> list[dict]:
@@ -384,7 +291,7 @@ class Run:
     def about(self) -> dict[str, str]:
         """The "name" and "note" that people gave it; empty if they gave none, or it cannot be read."""
         try:
-            return _ABOUT.validate_python(read_json(self.path / "about.json"))
+            return ABOUT.validate_python(read_json(self.path / "about.json"))
         except ValidationError:
             return {}
 
@@ -447,7 +354,7 @@ class Run:
         aside = runs_root() / DELETED / secrets.token_hex(8)
         try:
             aside.parent.mkdir(exist_ok=True)
-            _while_it_is_held(lambda: self.path.rename(aside))
+            while_it_is_held(lambda: self.path.rename(aside))
         except OSError as error:
             raise BadInput(f"{self.id} was not deleted, as it cannot be moved ({error.strerror}).") from error
 

@@ -7,7 +7,8 @@ import gradio as gr
 
 from rlhf.config import BadInput
 from rlhf.launch import jobs
-from rlhf.runs.directory import LONGEST_NAME, LONGEST_NOTE, Run
+from rlhf.runs.directory import Run
+from rlhf.runs.files import LONGEST_NAME, LONGEST_NOTE
 from rlhf.ui import QUICK, is_example, note, run_choices, shown_run
 
 

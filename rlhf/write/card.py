@@ -15,7 +15,8 @@ from rlhf import metrics
 from rlhf.config import EVERYDAY, CompareArguments, default_of
 from rlhf.kinds import KINDS
 from rlhf.rewards import RewardName
-from rlhf.runs.directory import Run, read_json
+from rlhf.runs.directory import Run
+from rlhf.runs.files import read_json
 from rlhf.words import cell, number, percent
 from rlhf.write.templates import render
 

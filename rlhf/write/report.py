@@ -15,7 +15,8 @@ from rlhf.compare.stats import CHANCE_LOSS, Overoptimization, across  # noqa: E4
 from rlhf.compare.table import BEST_OF, read_rows  # noqa: E402
 from rlhf.config import BadInput  # noqa: E402
 from rlhf.metrics import ACCURACY, ENTROPY, EPISODE, KL, LOSS, MEAN_LENGTH, SCORE, STEP  # noqa: E402
-from rlhf.runs.directory import Run, read_json  # noqa: E402
+from rlhf.runs.directory import Run  # noqa: E402
+from rlhf.runs.files import read_json  # noqa: E402
 from rlhf.write.templates import render  # noqa: E402
 
 
