@@ -15,6 +15,7 @@ from worlds import chat_model, quick, updates_of
 
 from rlhf.__main__ import main, make_run
 from rlhf.launch import jobs
+from rlhf.ppo.resuming import restore
 from rlhf.runs import checkpoint
 from rlhf.runs.directory import Run
 from rlhf.runs.files import write_json
@@ -300,7 +301,7 @@ def test_a_new_run_goes_on_longer_but_not_otherwise(killed, command, tmp_path):
 def test_the_trainer_itself_uses_the_settings_that_it_is_given(tmp_path):
     quick(tmp_path, save_strategy="steps", save_steps=2).train()
     other = quick(tmp_path, learning_rate=0.5, weight_decay=0.25, kl_coef=0.75)
-    other._load_checkpoint(tmp_path / "checkpoint-2")
+    restore(other, tmp_path / "checkpoint-2")
     decayed, *_ = other.optimizer.param_groups
     assert (decayed["lr"], decayed["weight_decay"], other.kl_coef) == (0.25, 0.25, 0.75)  # half of the way is done
     other.train(tmp_path / "checkpoint-2")

@@ -1,6 +1,7 @@
 """PPOTrainer: a Transformers Trainer in its life cycle, with the loop of `algorithm.py` inside.
 
-Here stand construction and its checks, the loop over updates, evaluation, sample completions, saving and resuming.
+Here stand construction and its checks, the loop over updates, evaluation, sample completions and saving; what a
+checkpoint holds beside the policy is in `resuming.py`.
 """
 
 import copy
@@ -8,22 +9,18 @@ import gc
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
-    TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
 from rlhf import models, ranks
@@ -42,6 +39,7 @@ from rlhf.models.prompts import (
     prompts_of,
 )
 from rlhf.models.scoring import RewardFunc, RewardScores, combine, rewards_of, score_responses
+from rlhf.ppo import resuming
 from rlhf.ppo.algorithm import SHOW, Rollout, ScoreStats, ppo_update
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import ValueHead, new_value_model
@@ -264,7 +262,7 @@ class PPOTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise BadInput(f"There is no checkpoint in {folder} to resume from; leave resume_from_checkpoint out.")
         if resume_from_checkpoint:
-            self._load_checkpoint(Path(resume_from_checkpoint))
+            resuming.restore(self, Path(resume_from_checkpoint))
         self.state.compute_steps(self.args, self.args.num_total_batches)
         self.state.max_steps = self.args.num_total_batches
         self.state.num_train_epochs = math.ceil(self._epochs(self.state.max_steps))
@@ -532,74 +530,10 @@ class PPOTrainer(Trainer):
         with checkpoint.written_whole(folder) as aside:
             if ranks.is_main_process():
                 self._save_policy(aside)
-                value = {} if self.value_model is None else dict(self.value_model.named_parameters())
-                tensors, rest = checkpoint.split_optimizer(self.optimizer)
-                # Random numbers, the order of prompts and the learning rate follow from the update's number: no
-                # generator, sampler or scheduler has a state to save.
-                state = {
-                    "trainer": asdict(self.state) | {"stateful_callbacks": self._states_of_callbacks()},
-                    "optimizer": rest,
-                    "batch_size": self.args.batch_size,
-                    "kl_coef": self.kl_coef,
-                    "score_stats": asdict(self.score_stats),
-                }
-                checkpoint.save(aside, {"value": value, "optimizer": tensors}, state)
+                checkpoint.save(aside, *resuming.what_to_save(self))
         if ranks.is_main_process():
             checkpoint.rotate(folder.parent, self.args.save_total_limit)
         return folder
-
-    def _states_of_callbacks(self) -> dict[str, dict]:
-        callbacks = [each for each in self.callback_handler.callbacks if isinstance(each, ExportableState)]
-        return {type(callback).__name__: callback.state() for callback in callbacks}
-
-    def _load_checkpoint(self, folder: Path) -> None:
-        tensors, state = checkpoint.load(folder)
-        weights = {
-            name: value for group in set(tensors) - {"value", "optimizer"} for name, value in tensors[group].items()
-        }
-        value = {} if self.value_model is None else dict(self.value_model.named_parameters())
-        if not self._fits(weights) or tensors["value"].keys() != value.keys():
-            raise checkpoint.another_model(folder)
-        given = [
-            {n: v for n, v in group.items() if n not in ("params", "lr")} for group in self.optimizer.param_groups
-        ]
-        try:
-            if is_peft(self.model):
-                from peft import set_peft_model_state_dict
-
-                set_peft_model_state_dict(self.model, weights)
-            else:
-                self.model.load_state_dict(weights, strict=False)  # tied weights are saved once
-            if self.value_model is not None:
-                self.value_model.load_state_dict(tensors["value"], strict=False)
-            self.optimizer.load_state_dict(checkpoint.join_optimizer(tensors["optimizer"], state["optimizer"]))
-        except (RuntimeError, ValueError) as error:
-            raise checkpoint.another_model(folder) from error
-        # What says which process this is stays; all else is the checkpoint's.
-        own = {"is_local_process_zero", "is_world_process_zero", "stateful_callbacks"}
-        own = {name: getattr(self.state, name) for name in own}
-        self.state = TrainerState(**(state["trainer"] | own))
-        # Progress is counted in episodes: with another batch size, as many are another number of updates.
-        if self.args.max_steps <= 0:
-            self.state.global_step = self.state.global_step * state["batch_size"] // self.args.batch_size
-        groups, scheduler = self.optimizer.param_groups, self.lr_scheduler
-        for group, settings in zip(groups, given, strict=True):
-            group.update(settings)
-        scheduler.last_epoch = self.state.global_step
-        if isinstance(scheduler, LambdaLR):  # all of Transformers' own, which know the rate of any step
-            for group, lr, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
-                group["lr"] = lr * factor(scheduler.last_epoch)
-        scheduler._last_lr = [group["lr"] for group in groups]
-        self.score_stats = ScoreStats(**state["score_stats"])
-        self.kl_coef = state["kl_coef"] if self.args.kl_controller == "adaptive" else self.args.kl_coef
-
-    def _fits(self, weights: dict[str, torch.Tensor]) -> bool:
-        """Whether these are all weights of the policy, or of its adapters."""
-        if is_peft(self.model):
-            from peft import get_peft_model_state_dict
-
-            return get_peft_model_state_dict(self.model).keys() == weights.keys()
-        return checkpoint.fits(self.model, {name: list(value.shape) for name, value in weights.items()})
 
 
 def _ready_policy(model: PreTrainedModel, peft_config: object | None, device: torch.device) -> PreTrainedModel:
