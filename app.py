@@ -412,6 +412,7 @@ def main() -> None:
     try:
         classroom.begin(options.parse_args().teacher)
         threads.wait_briefly()  # here for Chat, and for the training processes, which inherit it
+        threads.share_memory()
         folder = runs.page_folder()
         _clear(folder)
         if limits.on_zero_gpu():

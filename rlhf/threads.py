@@ -1,12 +1,15 @@
-"""How PyTorch's threads wait for each other: briefly, so that training keeps its speed beside other programs.
+"""What many threads cost: how PyTorch's wait for each other, and how the page's share memory.
 
-OpenMP's threads spin for milliseconds while they wait. Where more threads are busy than there are cores, they take the
-cores from the very thread that they wait for. A short spin keeps most of what a long one wins on an idle machine.
-OpenMP reads its variables once, when PyTorch is loaded. The number of threads stays as it is, because the last bits of
-a sum depend on it.
+PyTorch's threads wait briefly, so that training keeps its speed beside other programs. OpenMP's threads spin for
+milliseconds while they wait. Where more threads are busy than there are cores, they take the cores from the very
+thread that they wait for. A short spin keeps most of what a long one wins on an idle machine. OpenMP reads its
+variables once, when PyTorch is loaded. The number of threads stays as it is, because the last bits of a sum depend on
+it.
 """
 
+import ctypes
 import os
+from contextlib import suppress
 
 
 WAITING = {
@@ -16,9 +19,21 @@ WAITING = {
 """How long a thread spins before it sleeps."""
 VARIABLES = {*WAITING, "OMP_WAIT_POLICY"}
 """All variables that say how threads wait."""
+M_ARENA_MAX = -8
+"""Of glibc's mallopt(3): how many pools there may be that threads allocate memory from; by default eight per core."""
 
 
 def wait_briefly() -> None:
     """Set the variables for this process and its children, unless the user has set one. PyTorch is not loaded yet."""
     if not os.environ.keys() & VARIABLES:
         os.environ.update(WAITING)
+
+
+def share_memory() -> None:
+    """Have all threads of this process allocate from two pools of memory, where the C library is glibc.
+
+    A pool keeps what any of its threads once needed. A server has forty threads, each of which answers now and then:
+    with a pool for every few of them its memory grows for hours.
+    """
+    with suppress(OSError):
+        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 2)

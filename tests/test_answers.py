@@ -43,6 +43,7 @@ def test_every_model_answers_every_prompt_as_often(base, sampler):
     assert all(row["gold"] == 0.5 and row["prompt"] == row["prompt"].strip() for row in rows)
 
 
+@pytest.mark.process
 def test_a_model_against_itself_draws_other_numbers_and_is_no_distance_away(base, sampler):
     model, _ = base
     rows = rows_of([Contender("base", lambda: model), Contender("again", lambda: copy.deepcopy(model))], sampler)
@@ -67,6 +68,7 @@ def test_a_model_against_itself_shows_no_gain(base, sampler):
     assert result.p > 0.01
 
 
+@pytest.mark.process
 def test_the_best_of_several_is_the_one_that_scores_highest(base, sampler):
     model, _ = base
     rows = rows_of([Contender("base", lambda: model), Contender("best-of-8", lambda: model, best_of=8)], sampler)
@@ -108,6 +110,7 @@ def test_kl_and_likelihood_are_the_sums_of_each_tokens(tiny_gpt2, tokens_at_once
     assert max(tables) == min(tokens_at_once, 5)
 
 
+@pytest.mark.process
 def test_rows_come_a_batch_at_a_time(base, sampler):
     model, _ = base
     prompts = {"test": [f"What is {number} plus one?\n" for number in range(150)]}

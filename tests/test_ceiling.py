@@ -214,6 +214,7 @@ def test_the_scores_say_the_share_and_how_answers_begin(demo):
     assert f">{round(100 * count / len(of_ppo))} %</td>" in scores.openings(questions, "ppo")
 
 
+@pytest.mark.process
 def test_report_and_card_say_the_share_and_do_without(demo, tmp_path):
     text = write_report(demo.path, tmp_path / "REPORT.md", demo.path / "sweep", demo.path / "methods").read_text()
     possible = share(demo.summary()["splits"]["test"]["against_base"]["ppo"]["share"]["score"])

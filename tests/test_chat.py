@@ -276,6 +276,7 @@ def test_on_a_shared_page_nobody_reads_what_another_has_asked(example, tmp_path,
     assert QUESTION not in (store.path / "pairs.jsonl").read_text() and store.choices() == []
 
 
+@pytest.mark.process
 def test_what_people_are_asked_next_is_chosen_in_the_light_of_votes_too(example, base, monkeypatch):
     monkeypatch.setattr(ask_module, "FIRST_CHOICES", 3)
     for seed in range(3):
@@ -286,6 +287,7 @@ def test_what_people_are_asked_next_is_chosen_in_the_light_of_votes_too(example,
     assert len(made) == 2 and at.store.order[:2] == [pair.id for pair in made]
 
 
+@pytest.mark.process
 def test_nothing_that_leaves_the_server_before_a_blind_vote_says_whose_answer_it_is(example):
     with gr.Blocks():
         tab = ChatTab(gr.BrowserState({}))

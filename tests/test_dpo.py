@@ -120,6 +120,7 @@ def test_trl_reads_the_tokens_that_the_reward_model_reads(trained, few_pairs):
         assert [row["prompt_ids"] for row in read] == list(pairs["prompt_ids"])
 
 
+@pytest.mark.process
 def test_adapters_are_trained_and_merged(few_pairs, tmp_path):
     pytest.importorskip("peft")
     args = DPOArguments(use_peft=True, lora_r=2, max_steps=2, per_device_train_batch_size=4, learning_rate=1e-2)

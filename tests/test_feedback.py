@@ -362,6 +362,7 @@ def test_too_few_choices_are_refused_before_a_run_is_made(store, command, tmp_pa
     assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
+@pytest.mark.process
 def test_the_benchmark_counts_what_a_person_prefers_and_how_often_a_reward_model_agrees(monkeypatch, tmp_path):
     from rlhf.bench import feedback as bench
 

@@ -506,6 +506,7 @@ def test_a_desk_keeps_pairs_ready_and_rests(site, base, tmp_path):
     assert again.store.choose(pair.id, "a", "ann")
 
 
+@pytest.mark.process
 def test_where_many_people_choose_each_prompt_gives_several_questions(base, tmp_path):
     at = Desk(FeedbackArguments(store=str(tmp_path / "store")), lambda name: base)
     people = [f"person {place}" for place in range(30)]

@@ -30,6 +30,7 @@ def test_the_same_seed_makes_the_same_base_model(made_twice, tmp_path):
     assert any(first[name].shape != other[name].shape or not torch.equal(first[name], other[name]) for name in first)
 
 
+@pytest.mark.process
 def test_pairs_are_made_again_to_the_byte_and_have_two_different_answers(tmp_path, monkeypatch):
     questions = prompt_splits()["reward"][:64]  # so few that 40 pairs take several turns
     monkeypatch.setattr("rlhf.pretrain.prompt_splits", lambda: {"reward": questions})

@@ -103,6 +103,7 @@ def test_what_both_texts_begin_with_is_read_once():
     ]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("settings", [{}, {"margin": True, "center_rewards_coefficient": 0.05}])
 def test_training_and_its_metrics_are_trls(tmp_path, settings):
     data = pairs(settings.pop("margin", False))
@@ -120,6 +121,7 @@ def test_training_and_its_metrics_are_trls(tmp_path, settings):
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
 
 
+@pytest.mark.process
 def test_adapters_learn_from_packed_pairs_as_from_padded_ones(tmp_path):
     from peft import LoraConfig
 

@@ -467,6 +467,7 @@ def test_a_run_whose_process_is_gone_names_resume_where_there_is_something_to_go
 WORK = {"stopping": "import time; end = time.time() + 4\nwhile time.time() < end: pass", "interrupted": "input()"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("state", WORK)
 def test_a_run_that_is_stopped_is_waited_for_while_it_works_and_ended_when_it_does_nothing(root, monkeypatch, state):
     monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.4)

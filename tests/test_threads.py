@@ -1,6 +1,9 @@
-"""How threads wait: said before PyTorch is loaded, by programs only, never against the user. OpenMP itself tells."""
+"""How threads wait: said before PyTorch is loaded, by programs only, never against the user. OpenMP itself tells.
+
+And how they share memory."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -59,6 +62,40 @@ def test_the_page_waits_briefly(tmp_path):
     assert "GOMP_SPINCOUNT = '10000'" in log.read_text()
 
 
+ALLOCATE = """
+import ctypes, threading
+from rlhf import threads
+if {shared}:
+    threads.share_memory()
+libc, all_there = ctypes.CDLL("libc.so.6"), threading.Barrier(20)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+def allocate():
+    all_there.wait()
+    libc.malloc(ctypes.c_size_t(5000))
+    all_there.wait()
+workers = [threading.Thread(target=allocate) for _ in range(20)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+file = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_pages_threads_share_two_pools_of_memory(shared):
+    """glibc itself tells how many there are."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library")
+    done = subprocess.run([sys.executable, "-c", ALLOCATE.format(shared=shared)], cwd=ROOT, capture_output=True)
+    pools = done.stdout.count(b"<heap nr=")
+    assert pools == 2 if shared else pools > 2, done.stderr
+
+
+@pytest.mark.process
 def test_the_library_leaves_the_environment_alone():
     read = "{name: os.environ.get(name) for name in rlhf.threads.VARIABLES}"
     code = f"import os, rlhf.threads; before = {read}; import rlhf.__main__, rlhf.ppo; print(before == {read})"
