@@ -3,6 +3,7 @@
 Everything is real: the page in a browser, the store, the embedded model that writes more pairs in the background.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -517,6 +518,22 @@ def test_where_many_people_choose_each_prompt_gives_several_questions(base, tmp_
     assert len(pairs) > 4 * len({pair.question for pair in pairs})
     given = [at.ask(person, 2) for person in people]
     assert all(len({pair.question for pair in two}) == 2 for two in given[:5])
+    at.close()
+
+
+def test_the_tab_says_how_questions_are_picked(base, tmp_path):
+    at = Desk(FeedbackArguments(store=str(tmp_path / "store")), lambda name: base)
+    standing = functools.partial(feedback.standing, at, wanted=1)
+    assert standing(person="ann")["picked"] == ""  # nothing has been asked yet
+    until(lambda: at.store and at.store.waiting() > 20)
+    few_words = "A and B are picked to have few words in common."
+    for turn in range(20):
+        assert standing(person="ann")["picked"] == few_words
+        at.store.choose(at.store.next("ann")[0].id, "ab"[turn % 2], "ann")
+    assert standing(person="ann")["picked"].startswith("Every other question is picked to tell most")
+    for person in ("bob", "cat", "dan", "eve"):
+        standing(person=person)
+    assert standing(person="ann")["picked"] == few_words
     at.close()
 
 

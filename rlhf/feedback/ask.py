@@ -17,7 +17,7 @@ from rlhf.config import EVERYDAY, FeedbackArguments
 from rlhf.data.load import load_prompts
 from rlhf.everyday import subject_of
 from rlhf.feedback.probe import ASKING, Features, Probe, answer_features, comparable
-from rlhf.feedback.store import Choice, Pair, Store
+from rlhf.feedback.store import FIRST_CHOICES, Choice, Pair, Store
 from rlhf.models import context_size
 from rlhf.models.generate import generate
 from rlhf.models.prompts import Prompt, PromptReader, end_ids, fitting, give_chat_template, readable
@@ -26,8 +26,6 @@ from rlhf.models.prompts import Prompt, PromptReader, end_ids, fitting, give_cha
 ANSWERS = 8
 """Answers sampled to each prompt."""
 PROMPTS_AT_ONCE = 16
-FIRST_CHOICES = 20
-"""Choices after which people are asked what tells most, in the light of them."""
 REMEMBERED = 400
 """The latest choices, which the probe learns from: it learns anew for each batch of pairs."""
 SCREENED = 4

@@ -89,6 +89,10 @@ class Desk:
         """For how long it has been doing what it does."""
         return time.monotonic() - self._since
 
+    def crowded(self) -> bool:
+        """Whether more people are there than can be asked what tells most."""
+        return len(self._here) > FEW
+
     def _begin(self, doing: str) -> None:
         self.doing, self._since = doing, time.monotonic()
 
@@ -123,7 +127,7 @@ class Desk:
                 while self._wants_more():
                     self._begin("Writing answers to the next questions")
                     count = MORE if self.store.waiting(self.models) else FIRST
-                    made = asker.add(self.store, count, PAIRS_EACH if len(self._here) > FEW else 1)
+                    made = asker.add(self.store, count, PAIRS_EACH if self.crowded() else 1)
                     fruitless = 0 if made else fruitless + 1
                     if fruitless == FRUITLESS:
                         give = f"{' and '.join(self.others)} give" if self.others else f"{name} gives"

@@ -42,6 +42,8 @@ MOST_CHARACTERS = 20_000
 """Of a prompt or an answer that is imported."""
 FEWEST = 5
 """Choices that prefer an answer, below which nothing can be learned and held out."""
+FIRST_CHOICES = 20
+"""Choices after which people are asked what tells most, in the light of them."""
 HELD_OUT = 0.2
 """Share of the prompts whose choices are held out from training: of a large data set a tenth is plenty."""
 

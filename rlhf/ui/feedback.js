@@ -165,7 +165,7 @@ function showLive() {
     if (states.some(([n]) => String(n) === chosen)) list.value = chosen;
     list.dataset.shows = wanted;
   }
-  setText($('.now'), active ? 'Learning live. ' + now.state + ' ' + now.share : '');
+  setText($('.now'), active ? 'Learning live. ' + now.state + ' ' + now.share : news.picked ?? '');
   $('.whose').hidden = active || !voices;
 }
 for (const button of live.querySelectorAll('[data-steer]'))

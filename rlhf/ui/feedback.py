@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -22,7 +22,7 @@ from rlhf.feedback.agreement import Agreement, agreement
 from rlhf.feedback.desk import Desk
 from rlhf.feedback.live import answering
 from rlhf.feedback.names import name_of
-from rlhf.feedback.store import BY_BASE, EVERY, FEWEST, HELD_OUT, IMPORTED, ChosenBefore, Pair
+from rlhf.feedback.store import BY_BASE, EVERY, FEWEST, FIRST_CHOICES, HELD_OUT, IMPORTED, ChosenBefore, Pair
 from rlhf.feedback.votes import points_against, win_rate
 from rlhf.launch import classroom, jobs, limits
 from rlhf.launch.start import DATA, FILLED_IN
@@ -285,6 +285,7 @@ def standing(at: Desk, person: str, wanted: int, asking: Desk | None = None, vis
         "doing": doing,
         "seconds": seconds,
         "error": error,
+        "picked": _how_picked(asking, choices),
         "live": live,
         "name": name_of(person),
         "own": len(own),
@@ -298,6 +299,18 @@ def standing(at: Desk, person: str, wanted: int, asking: Desk | None = None, vis
         **training_words(preferences.total()),
         **({"enough": False, "alone": locked} if locked else {}),
     }
+
+
+def _how_picked(asking: Desk, choices: Sequence[Choice]) -> str:
+    """Which two answers people are asked about, in words; empty before there are any, and of two models."""
+    if asking.models != BY_BASE or asking.store is None:
+        return ""
+    if asking.crowded() or sum(choice.choice != "skip" for choice in choices) < FIRST_CHOICES:
+        return "A and B are picked to have few words in common."
+    return (
+        "Every other question is picked to tell most: a simple model of all choices so far is surest, or least sure, "
+        "which answer will be preferred. The others come by chance."
+    )
 
 
 def _own_words(own: list[Choice]) -> str:
