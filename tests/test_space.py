@@ -327,12 +327,12 @@ class Devices(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def zero_gpu(tmp_path_factory):
-    """A Space whose runs may take 60 seconds of a GPU, and the devices it asks."""
+    """A Space whose runs may take 40 seconds of a GPU, and the devices it asks."""
     devices = ThreadingHTTPServer(("127.0.0.1", 0), Devices)
     devices.asked, devices.refuses = [], False
     threading.Thread(target=devices.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{devices.server_port}"
-    zero = {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": url, "RLHF_GPU_SECONDS": "60"}
+    zero = {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": url, "RLHF_GPU_SECONDS": "40"}
     script = ROOT / "tests" / "zero_gpu.py"
     space = Space(tmp_path_factory.mktemp("zero"), sys.executable, script, **zero)
     try:
@@ -360,7 +360,7 @@ def test_on_zero_gpu_a_run_is_one_call_that_ends_in_time_and_keeps_what_was_lear
     space, devices = zero_gpu
     assert devices.asked[0][0] == "/startup-report"  # a Space that names no call is not served
     page = space.visit()
-    assert "60 seconds of GPU at most" in json.dumps(page["config"])
+    assert "40 seconds of GPU at most" in json.dumps(page["config"])
     done, answer = space.press(page, "start")
     assert done, answer
     run, pids = ended(space)
@@ -373,7 +373,7 @@ def test_on_zero_gpu_a_run_is_one_call_that_ends_in_time_and_keeps_what_was_lear
         time.sleep(0.1)
     names = [name for name, _ in devices.asked]
     assert names == ["/startup-report", "/schedule", "/allow", "/release"]
-    assert float(devices.asked[1][1]["durationSeconds"]) >= 60 and devices.asked[3][1]["fail"] == "false"
+    assert float(devices.asked[1][1]["durationSeconds"]) >= 40 and devices.asked[3][1]["fail"] == "false"
 
 
 def test_a_run_that_gets_no_gpu_says_why_and_the_page_goes_on(zero_gpu):
