@@ -18,7 +18,7 @@ class FeedbackSettings(Settings):
     """Reward model: passes over people's choices within each pass over the pairs of dataset_name."""
     feedback_prompts: NonNegativeInt = 512
     """Reward model: prompts of dataset_name to which the base model answers four times; what the choices say of these
-    answers is learned as well. 0 learns from the choices themselves only."""
+    answers is learned as well, and choices that the others contradict are left out. 0 learns from all choices only."""
 
     def check(self) -> None:
         """Check all fields, and that there are choices to learn from alone."""
