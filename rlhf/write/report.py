@@ -279,7 +279,7 @@ def _choices_figure(choices: dict, path: Path) -> None:
         axis.set_title(taste)
         axis.set_xlabel("choices")
     axes[0, 0].set_ylabel("accuracy on unseen pairs")
-    axes[0, 0].legend(frameon=False, loc="upper left")
+    axes[0, 0].legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.3))
     _save(figure, path)
 
 
