@@ -481,8 +481,11 @@ def test_start_launches_what_the_form_says_and_stop_stops_it(page, site, monkeyp
     page.wait_for_selector('.pill[data-state="running"]')
     assert started == [("demo", DemoArguments(seed=3))]
     page.locator("#stop").click()
-    page.wait_for_selector("#train-note .note")
+    deadline = time.monotonic() + 30  # a note may still stand there from before
+    while not stopped and time.monotonic() < deadline:
+        page.wait_for_timeout(100)
     assert stopped == [LIVE_ID]
+    page.wait_for_selector("#train-note .note")
 
 
 def test_a_run_can_be_copied_and_downloaded_while_it_is_under_way(page, site):

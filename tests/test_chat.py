@@ -11,7 +11,7 @@ from collections import OrderedDict
 import gradio as gr
 import pytest
 import torch
-from processes import serving_here
+from processes import fill_unfolded, serving_here
 from transformers import LlamaForCausalLM
 from worlds import chat_model
 
@@ -399,7 +399,7 @@ def test_regenerate_asks_again_copy_copies_a_seed_repeats_and_more_models_answer
     turn.locator(".again:visible").wait_for()
     assert page.locator(".turn").count() == 1 and turn.locator("h3").inner_text() == QUESTION
     page.get_by_role("button", name="Settings").click()
-    page.locator("#chat-settings").get_by_label("Seed").fill(seed.split()[-1])
+    fill_unfolded(page.locator("#chat-settings").get_by_label("Seed"), seed.split()[-1])
     again = ask(page)
     assert again.locator(".text").all_inner_texts() == first
     again.get_by_role("button", name="Copy").first.click()

@@ -248,6 +248,7 @@ def test_a_file_is_uploaded_looked_at_and_trained_on(address, tmp_path, monkeypa
         for name, column in (("chosen_column", "good"), ("rejected_column", "bad")):
             page.locator(f"#{name} input").click()
             page.get_by_role("option", name=column).click()
+            page.get_by_role("listbox").wait_for(state="hidden")  # the next list has the same options
         page.locator("#own-preview dd", has_text="Boil them").first.wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
         page.locator("#start").click()
