@@ -132,13 +132,13 @@ def test_a_long_history_is_read_once_and_thinned(root, long):
     with (run.path / "metrics.jsonl").open("w") as file:
         for step in range(1, steps + 1):
             file.write(json.dumps({**row, "step": step, "episode": 64 * step}) + "\n")
-    began = time.process_time()
+    began = time.thread_time()
     assert describe(WHOLE) == f"{WHOLE}, seed 0"
     first = live.poll({"run": WHOLE})
-    opened = time.process_time()
+    opened = time.thread_time()
     assert not live.poll({"run": WHOLE, "seen": first["seen"]})["parts"]["ppo"]["rows"] and describe(WHOLE)
-    again, details = time.process_time(), live.details({"run": WHOLE})
+    again, details = time.thread_time(), live.details({"run": WHOLE})
     assert opened - began < steps / 10_000 and again - opened < (opened - began) / 2
-    assert time.process_time() - again < steps / 10_000
+    assert time.thread_time() - again < steps / 10_000
     assert len(json.dumps(first)) < 500_000 and len(json.dumps(details)) < 2_000_000
     assert rows_of(run) is rows_of(run) and len(rows_of(run)) == steps
