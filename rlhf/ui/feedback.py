@@ -308,8 +308,8 @@ def _how_picked(asking: Desk, choices: Sequence[Choice]) -> str:
     if asking.crowded() or sum(choice.choice != "skip" for choice in choices) < FIRST_CHOICES:
         return "A and B are picked to have few words in common."
     return (
-        "Every other question is picked to tell most: a simple model of all choices so far is surest, or least sure, "
-        "which answer will be preferred. The others come by chance."
+        "Every other question is picked to tell most: a simple model of all choices so far is most or least sure "
+        "which answer will be preferred. In the others, A and B have few words in common."
     )
 
 
