@@ -18,9 +18,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each would wait for each other
 sys.path.insert(0, str(ROOT))
 
-SLOW = {"rlhf", "address", "site", "browser", "space", "zero_gpu", "start", "trained", "read_plainly", "killed"}
-"""Fixtures that start processes, serve the page or train for seconds: tests that use one are marked `process`."""
-
+SLOW = {"rlhf", "command", "stranger", "address", "site", "browser", "space", "zero_gpu", "start", "trained"}
+SLOW |= {"read_plainly", "killed"}
+"""Fixtures that start processes, run whole commands or serve the page: tests that use one are marked `process`."""
 
 LONG_COUNTS = ROOT / "assets" / "example" / "long.json"
 

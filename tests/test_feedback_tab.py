@@ -521,6 +521,7 @@ def test_where_many_people_choose_each_prompt_gives_several_questions(base, tmp_
     at.close()
 
 
+@pytest.mark.process
 def test_the_tab_says_how_questions_are_picked(base, tmp_path):
     at = Desk(FeedbackArguments(store=str(tmp_path / "store")), lambda name: base)
     standing = functools.partial(feedback.standing, at, wanted=1)

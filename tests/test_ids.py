@@ -86,56 +86,58 @@ def talk(system=False, answer="It was good."):
     return [*head, {"role": "user", "content": "Was it?"}], [{"role": "assistant", "content": answer}]
 
 
-def training_ids(reader, prompt, answer):
-    """What reward training reads of a pair."""
-    side = {"prompt": [prompt], "chosen": [answer], "rejected": [answer]}
-    return tokenized(Dataset.from_dict(side), reader, 200)[0]["chosen_ids"]
+def training_ids(reader, prompts, answers):
+    """What reward training reads of each pair."""
+    side = {"prompt": prompts, "chosen": answers, "rejected": answers}
+    return list(tokenized(Dataset.from_dict(side), reader, 200)["chosen_ids"])
 
 
-def scored_ids(monkeypatch, reader, judge_tokenizer, prompt, said):
-    """What PPO and comparison score of an answer of the policy."""
+def scored_ids(monkeypatch, reader, judge_tokenizer, prompt, *answers):
+    """What PPO and comparison score of each of the policy's answers."""
     seen = []
     monkeypatch.setattr(
         "rlhf.models.scoring.score_ids", lambda model, rows, **more: seen.extend(rows) or torch.zeros(len(rows))
     )
     scorer = AnswerScorer(llama(LlamaForSequenceClassification, num_labels=1), judge_tokenizer, reader)
-    scorer([reader.read(prompt)], [said], [True])
-    return seen[0]
+    scorer([reader.read(prompt)] * len(answers), answers, [True] * len(answers))
+    return seen
 
 
 # What reward training reads is what PPO scores ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["same tokenizer", "other tokenizer"])
-@pytest.mark.parametrize("system", [False, True], ids=["no system", "system"])
 @pytest.mark.parametrize("kwargs", [None, {"enable_thinking": False}], ids=["no kwargs", "kwargs"])
 @pytest.mark.parametrize("added", ADDED)
 @pytest.mark.parametrize("template", [*TEMPLATES, None])
-def test_reward_training_reads_what_ppo_scores(template, added, kwargs, system, other, monkeypatch):
-    """B02, B03, B06: begin and end once, an empty thought only where the policy is asked with one."""
+def test_reward_training_reads_what_ppo_scores(template, added, kwargs, other, monkeypatch):
+    """B02, B03, B06: begin and end once, an empty thought only where the policy is asked with one.
+
+    Without a system message and, where the template reads one, with it.
+    """
     policy = tokenizer_with(template, added)
     judge = tokenizer_with(template, added, merges=[("o", "o")]) if other else policy
     reader = PromptReader(policy, None, kwargs, [EOS, END])
-    prompt, answer = talk(system) if template else ("Was it? ", "Good.")
-    if template == "reads no system message" and system:
+    systems = [False, True]
+    if template == "reads no system message":
         with pytest.raises(BadInput, match="System role not supported"):
-            reader.read(prompt)
-        return
-    text = answer[0]["content"] if template else answer
-    read = training_ids(PromptReader(judge, None, kwargs), prompt, answer)
-    said = policy(text, add_special_tokens=False)["input_ids"]
-    if not template:
-        said = policy(" " + text, add_special_tokens=False)["input_ids"]  # the space at the prompt's end
-    for end in (EOS, END):
-        assert scored_ids(monkeypatch, reader, judge, prompt, [*said, end]) == read
-    begins = {"bos by template": 1, None: int(added in ("bos", "both"))}.get(template, 0)
-    assert read.count(BOS) == begins
-    assert read[-1] == (END if template in ("another end than the tokenizer's", "thinking") else EOS)
-    assert read[-2] not in (EOS, END)
-    asked = PromptReader(judge, None, kwargs).encode(prompt)
-    assert read[: len(asked)] == asked
-    if template == "thinking":
-        assert judge.decode(read).count("<think>") == (kwargs is not None)
+            reader.read(talk(systems.pop())[0])
+    prompts, answers = zip(*(talk(system) if template else ("Was it? ", "Good.") for system in systems), strict=True)
+    for prompt, answer, read in zip(
+        prompts, answers, training_ids(PromptReader(judge, None, kwargs), prompts, answers), strict=True
+    ):
+        # Without a template the space at the prompt's end is the answer's
+        text = answer[0]["content"] if template else " " + answer
+        said = policy(text, add_special_tokens=False)["input_ids"]
+        assert scored_ids(monkeypatch, reader, judge, prompt, [*said, EOS], [*said, END]) == [read, read]
+        begins = {"bos by template": 1, None: int(added in ("bos", "both"))}.get(template, 0)
+        assert read.count(BOS) == begins
+        assert read[-1] == (END if template in ("another end than the tokenizer's", "thinking") else EOS)
+        assert read[-2] not in (EOS, END)
+        asked = PromptReader(judge, None, kwargs).encode(prompt)
+        assert read[: len(asked)] == asked
+        if template == "thinking":
+            assert judge.decode(read).count("<think>") == (kwargs is not None)
 
 
 @pytest.mark.parametrize("added", ADDED)

@@ -248,6 +248,7 @@ def every_way(world, broken, out):
         yield "compare", *given, *data, *out
 
 
+@pytest.mark.process  # of every fault nine commands are asked
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_model_is_told_before_anything_is_made(fault, world, tmp_path, capsys):
     spoil_it, expected = BROKEN[fault]

@@ -85,6 +85,7 @@ STRANGE = {
 """Whole files with values that no run writes: a tab that cannot show them says so."""
 
 
+@pytest.mark.process  # the whole page is drawn for each
 @pytest.mark.parametrize("damage", NAMED | STRANGE)
 def test_a_damaged_run_takes_the_page_from_nobody_and_is_named(odd, page, damage):
     file, spoil = (NAMED | STRANGE)[damage]

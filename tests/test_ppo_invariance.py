@@ -22,7 +22,7 @@ from worlds import (
 from rlhf.models.packed import PackedGroups
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

@@ -126,6 +126,7 @@ def test_a_run_that_was_killed_again_and_again_leaves_what_an_undisturbed_one_do
         assert list(map(checkpoint.step_of, kept)) == [4, 5]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", ["ppo", "dpo"])
 def test_a_run_that_was_stopped_and_is_resumed_saves_the_model_of_its_end(tmp_path, few_pairs, monkeypatch, kind):
     folder = world(tmp_path, few_pairs)

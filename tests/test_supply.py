@@ -12,6 +12,7 @@ ACCEPTED: dict[str, str] = {}
 """Id of an advisory -> why it does not touch us."""
 
 
+@pytest.mark.process
 def test_no_installed_version_has_a_known_hole():
     pytest.importorskip("pip_audit", reason="pip install -r tests/requirements.txt")
     words = ("--path", sysconfig.get_path("purelib"), "--format", "json", "--progress-spinner", "off")

@@ -81,6 +81,7 @@ def rewrite(demo, change_summary, change_row):
             file.write([row | {"ended": str(bool(row["ended"]))}])
 
 
+@pytest.mark.process
 def test_no_prompt_and_no_answer_breaks_the_report(demo, tmp_path):
     first = next(read_rows(demo / "scores.csv"))["prompt"]
 
@@ -103,6 +104,7 @@ def test_no_prompt_and_no_answer_breaks_the_report(demo, tmp_path):
     assert list(map(len, rows)) == list(map(len, cells(original)))
 
 
+@pytest.mark.process
 def test_data_without_a_gold_score_have_a_report_too(demo, tmp_path):
     def change_summary(summary):
         del summary["splits"]["unseen"]
