@@ -32,6 +32,8 @@ from rlhf.ui.chat import ChatTab
 from rlhf.ui.voices import Sampling
 
 
+pytestmark = pytest.mark.process
+
 OTHER = "demo-20260101-000000-0001"
 QUESTION = "Tell me how to clean an oven."
 
@@ -276,7 +278,6 @@ def test_on_a_shared_page_nobody_reads_what_another_has_asked(example, tmp_path,
     assert QUESTION not in (store.path / "pairs.jsonl").read_text() and store.choices() == []
 
 
-@pytest.mark.process
 def test_what_people_are_asked_next_is_chosen_in_the_light_of_votes_too(example, base, monkeypatch):
     monkeypatch.setattr(ask_module, "FIRST_CHOICES", 3)
     for seed in range(3):
@@ -287,7 +288,6 @@ def test_what_people_are_asked_next_is_chosen_in_the_light_of_votes_too(example,
     assert len(made) == 2 and at.store.order[:2] == [pair.id for pair in made]
 
 
-@pytest.mark.process
 def test_nothing_that_leaves_the_server_before_a_blind_vote_says_whose_answer_it_is(example):
     with gr.Blocks():
         tab = ChatTab(gr.BrowserState({}))

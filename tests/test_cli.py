@@ -367,6 +367,7 @@ GOOD = {"prompt": "How?\n", "chosen": "So.", "rejected": "No."}
         pytest.param([*PPO, "cut"], "checkpoint-3 is damaged (model.safetensors)", id="B33-damaged"),
     ],
 )
+@pytest.mark.process
 def test_mistakes_get_one_sentence_and_leave_nothing(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
     pairs(tmp_path / "column.jsonl.gz", [{"prompt": "How?", "chosen": "So."}] * 3)

@@ -124,6 +124,7 @@ class Events(RuleBasedStateMachine):
         assert list(store.pairs.values()) == self.pairs
 
 
+@pytest.mark.process
 def test_what_was_acknowledged_stands_whatever_the_order_of_events(long, tries):
     counts = {"max_examples": 200, "stateful_step_count": 50} if long else {"max_examples": 12}
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -167,6 +168,7 @@ def write(path, name, count):
         store.choose(pair.id, "a", name)
 
 
+@pytest.mark.process
 def test_processes_that_write_at_once_lose_nothing(tmp_path, long, tries):
     store = Store.open(tmp_path / "store", "everyday", "0123")
     count = 1000 if long else 50
