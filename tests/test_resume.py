@@ -30,6 +30,8 @@ KILLS = {
     "demo": ("open .*/ppo/checkpoints/.saving/checkpoint-4/MANIFEST.json", "os.rename .*/scores.csv"),
     "dpo": ("open .*/checkpoint-4/MANIFEST.json",),
     "sweep": ("open .*/kl_coef-0-seed-0/checkpoints/.saving/checkpoint-2/MANIFEST.json", "os.rename .*.answered.json"),
+    "ppo with adapters": ("open .*/checkpoint-4/state.json",),
+    "reward with adapters": ("open .*/checkpoint-2/trainer_state.json",),
 }
 """Where each is killed, one time after the other: before it has begun, in a save that is whole already, in one that is
 not, while the oldest checkpoint is deleted; in the second of a demo's stages, and at its end."""
@@ -49,9 +51,11 @@ def settings_of(kind, folder):
                  "--allow_chance_reward", "true"),
         "sweep": (*judged, "--reward_funcs", "length:20", "--kl_coefs", "0", "0.1", "--total_episodes", 256,
                   "--checkpoints", 2, "--best_of", 2),
-    }[kind]  # fmt: skip
+    }  # fmt: skip
+    command, _, adapters = kind.partition(" with ")
     common = ("--model_name_or_path", folder / "model", "--dataset_name", folder / "pairs.jsonl")
-    return [str(word) for word in (kind, *common, *own, "--resume_from_checkpoint", "true")]
+    common += ("--use_peft", "true", "--lora_dropout", 0.1) if adapters else ()
+    return [str(word) for word in (command, *common, *own[command], "--resume_from_checkpoint", "true")]
 
 
 def tasks(kind, folder, kills):

@@ -16,7 +16,7 @@ from rlhf.data.load import hold_out, pairs_of
 from rlhf.data.rows import Unusable, check_same_kind
 from rlhf.feedback.agreement import Agreement, agreement
 from rlhf.feedback.ask import PROMPTS_AT_ONCE, Asker, answers_to
-from rlhf.feedback.probe import JUDGING, Probe, answer_features, comparable
+from rlhf.feedback.probe import JUDGING, Probe, answer_features, comparable, told_by_others
 from rlhf.feedback.store import FEWEST, HELD_OUT, Choice, Store
 from rlhf.models.prompts import PromptReader, readable
 
@@ -25,9 +25,11 @@ ANSWERS = 4
 """Sampled to each prompt, for the probe to judge."""
 MOST_JUDGED = 1_000
 """Pairs of these that the reward model learns from."""
-MOST_ERRORS = 0.25
-"""Share of the choices that the probe may contradict; where it contradicts more, these are no errors."""
-PROBED = 1_000
+MOST_ERRORS = 0.45
+"""Share of the choices that may go against the others; where it is more, there is nothing that people agree on."""
+PLAIN = 0.3
+"""Margin, in nats, from which they do so plainly."""
+PROBED = 500
 """Preferences, and ties, that the probe learns from at most; so many are enough without it."""
 
 
@@ -109,8 +111,8 @@ def judged_by_probe(
 ) -> tuple[Dataset, Dataset]:
     """Pairs of answers that nobody has judged; in each, a probe of the choices prefers `chosen`, see `probe`.
 
-    The second data set are the choices to train on, without those that the probe contradicts. People err, and a reward
-    model learns their errors by heart where the probe, with its firm prior, does not.
+    The second data set are the choices to train on, without those that a probe of the others contradicts. People err,
+    and a reward model learns their errors by heart.
 
     Args:
         model: the language model that answers, to `args.feedback_prompts` prompts.
@@ -149,10 +151,15 @@ def judged_by_probe(
         answer_features(model, reader, *zip(*answers, strict=True)),
     )
 
-    # 2. The probe learns from the judged pairs, in which a tie is half a preference.
-    shares = torch.ones(len(judged))
-    shares[len(preferred) :] = 0.5
-    weights = Probe.sparse(chosen - rejected, shares, JUDGING)
+    # 2. Each choice is held against what the others say of it; one that they plainly contradict is left out. Where
+    # there are many, these are no errors: people disagree, or their taste is nothing that a linear model can express.
+    differences, shares = chosen - rejected, torch.ones(len(judged))
+    shares[len(preferred) :] = 0.5  # a tie is half a preference
+    margins = told_by_others(differences, shares, JUDGING)[: len(preferred)]
+    believed = torch.ones(len(judged), dtype=torch.bool)
+    if (margins < 0).sum() <= MOST_ERRORS * len(preferred):
+        believed[: len(preferred)] = margins > -PLAIN
+    weights = Probe.sparse(differences[believed], shares[believed], JUDGING)
 
     # 3. It judges the answers to each prompt. What hardly differs in its eyes says nothing: for most pairs of answers
     # that is so where a taste is rare.
@@ -168,11 +175,6 @@ def judged_by_probe(
     plain = torch.tensor([margin for margin, _ in pairs]).quantile(0.98) / 2
     pairs = [pair for margin, pair in pairs if margin >= plain]
     pairs = random.Random(args.seed).sample(pairs, min(MOST_JUDGED, len(pairs)))
-
-    # 4. It judges the choices themselves. Where it contradicts many, these are no errors: people disagree, or their
-    # taste is nothing that a linear model can express.
-    wrong = (((chosen - rejected) @ weights)[: len(preferred)] < 0).nonzero()[:, 0].tolist()
-    believed = choices.train
-    if len(wrong) <= MOST_ERRORS * len(preferred):
-        believed = believed.select([row for row in range(len(believed)) if row not in wrong])
-    return pairs_of(pairs, "answers"), believed
+    errors = {*(~believed).nonzero()[:, 0].tolist()}
+    kept = choices.train.select([row for row in range(len(choices.train)) if row not in errors])
+    return pairs_of(pairs, "answers"), kept

@@ -24,7 +24,11 @@ JUDGING, ASKING = 3.0, 0.01
 firm one: people err, and of more features than choices a vague one would learn every error by heart. To find out what
 to ask, a vague one, which doubts what nobody has judged."""
 STEPS = 12
-"""Of Newton's method, which has converged by then."""
+"""Of Newton's method at most; it has converged by then."""
+REFITS = 2
+"""Towards the lasso, see `Probe.sparse`."""
+FOLDS = 10
+"""Parts of the choices, each of which the others judge."""
 ROWS_AT_ONCE = 64
 
 
@@ -167,23 +171,27 @@ class Probe:
             gradient = along.T @ (share - preferred) + prior * weights
             weight = (share * (1 - share)).clamp_min(1e-4)
             precision = along.T @ (along * weight[:, None]) + prior * torch.eye(len(weights))
-            weights = weights - torch.linalg.solve(precision, gradient)
+            step = torch.linalg.solve(precision, gradient)
+            weights = weights - step
+            if step.norm() <= 1e-4 * weights.norm():
+                break
         return cls(learned @ weights, prior, learned, torch.linalg.cholesky(precision))
 
     @classmethod
     def sparse(cls, differences: torch.Tensor, preferred: torch.Tensor, prior: float) -> torch.Tensor:
         """Weights (d,) of a taste that is about few things: most are small. The arguments are those of `fit`.
 
-        A second fit gives each weight the more room the larger it was in the first; many of these would end at the
-        mode of a Laplace prior, the lasso (iteratively reweighted least squares). Where a taste is about one word,
-        the other words of what was chosen no longer count; where it is not, little is lost by one such step.
+        Each further fit gives every weight the more room the larger it was in the one before; many of these would end
+        at the mode of a Laplace prior, the lasso (iteratively reweighted least squares). Where a taste is about one
+        word, the other words of what was chosen no longer count; where it is not, little is lost by `REFITS`.
         """
-        first = cls.fit(differences, preferred, prior).weights.abs()
-        room = first.sqrt()
-        room *= differences.norm() / (
-            (differences * room).norm() + 1e-12
-        )  # no room where people contradict each other
-        return room * cls.fit(differences * room, preferred, prior).weights
+        weights = cls.fit(differences, preferred, prior).weights
+        for _ in range(REFITS):
+            room = weights.abs().sqrt()
+            # No room is left where people contradict each other.
+            room *= differences.norm() / ((differences * room).norm() + 1e-12)
+            weights = room * cls.fit(differences * room, preferred, prior).weights
+        return weights
 
     def doubt(self, differences: torch.Tensor) -> torch.Tensor:
         """Standard deviation of these pairs' margins (n,): how little is known about which answer is better."""
@@ -191,3 +199,16 @@ class Probe:
         within = torch.linalg.solve_triangular(self.root, along.T, upper=False).square().sum(0)
         beside = (differences.square().sum(1) - along.square().sum(1)).clamp_min(0) / self.prior
         return (within + beside).sqrt()
+
+
+def told_by_others(differences: torch.Tensor, preferred: torch.Tensor, prior: float) -> torch.Tensor:
+    """Each pair's margin (n,) in the eyes of a probe that has not learned from it; the arguments are those of `fit`.
+
+    A probe of all the pairs would agree with an error too: there are more features than choices.
+    """
+    margins = torch.empty(len(differences))
+    for fold in torch.randperm(len(differences), generator=torch.Generator().manual_seed(0)).chunk(FOLDS):
+        others = torch.ones(len(differences), dtype=torch.bool)
+        others[fold] = False
+        margins[fold] = differences[fold] @ Probe.sparse(differences[others], preferred[others], prior)
+    return margins
