@@ -28,7 +28,7 @@ MOST_JUDGED = 1_000
 MOST_ERRORS = 0.45
 """Share of the choices that may go against the others; where it is more, there is nothing that people agree on."""
 PLAIN = 0.3
-"""Margin, in nats, from which they do so plainly."""
+"""Margin, in nats, from which the others contradict a choice plainly."""
 PROBED = 500
 """Preferences, and ties, that the probe learns from at most; so many are enough without it."""
 
