@@ -3,6 +3,7 @@
 import argparse
 import functools
 import ipaddress
+import json
 import os
 import re
 import secrets
@@ -136,6 +137,9 @@ def _told(process_api: Callable) -> Callable:
     @functools.wraps(process_api)
     async def call(*args: object, **kwargs: object) -> dict:
         classroom.recognise(kwargs["request"].cookies.get(classroom.COOKIE))  # also what has waited in Gradio's queue
+        # JSON can carry half a surrogate pair, which no file, tokenizer or answer can.
+        sent = json.dumps(kwargs["inputs"], ensure_ascii=False)
+        kwargs["inputs"] = json.loads(sent.encode(errors="ignore"))
         try:
             return await process_api(*args, **kwargs)
         except BadInput as error:

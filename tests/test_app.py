@@ -655,9 +655,9 @@ def test_evaluation_on_held_out_prompts_appears_on_the_score_curve_while_the_run
 
 def test_a_question_is_text_that_a_tokenizer_reads_and_keeps_its_lines():
     """B10."""
-    assert voices.tidy(" def f(x):\r\n    return\ud800 x\n") == "def f(x):\n    return x"
+    assert voices.tidy(" def f(x):\r\n    return x\n") == "def f(x):\n    return x"
     with pytest.raises(BadInput, match="write a question"):
-        voices.tidy("\ud800 ")
+        voices.tidy(" \n")
 
 
 @pytest.mark.process

@@ -40,7 +40,7 @@ def test_questions_of_a_file_are_shown_once_each_before_they_are_asked(tmp_path)
         ((["best-of-4"], "", "4", "1"), "Choose a trained model"),
         ((["../../etc"], "", "4", "1"), "Choose a trained model"),
         ((["example"], "Just one?", "4", "1"), "One question compares nothing"),
-        ((["example"], "Just one?\n\ud800", "4", "1"), "One question compares nothing"),
+        ((["example"], "Just one?\n ", "4", "1"), "One question compares nothing"),
         ((["example"], "", "many", "1"), "“Answers per question” must be a whole number"),
         ((["example"], "", "4", "0"), "“Training runs per model” must be at least 1"),
         ((["example"], "\n".join(map(str, range(501))), "4", "1"), "501 questions"),

@@ -87,6 +87,18 @@ def test_every_event_answers_odd_values_with_a_sentence(address, long, tries):
     tries(tried)
 
 
+def test_half_a_character_is_left_out_of_what_was_sent(address):
+    """JSON can carry it. No answer can, so nobody would get one; and it is text to no tokenizer."""
+    config = config_of(address)
+    parts = {part["id"]: part["props"] for part in config["components"]}
+    preview, chat = (
+        next(event for event in config["dependencies"] if event["api_name"] == name) for name in ("_preview", "chat")
+    )
+    usual = [parts[part].get("value", parts[part].get("default_value")) for part in preview["inputs"]]
+    assert sent(address, preview, ["\ud800nowhere.csv", *usual[1:]]) is True
+    assert "write a question" in sent(address, chat, ["example", "\ud800 ", 0])
+
+
 @pytest.mark.parametrize(
     "request_",
     [None, "x", {"run": "\ud800"}, {"run": "example", "seen": {"ppo": 1e999}, "visitor": "x", "count": 1e999}],

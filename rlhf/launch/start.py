@@ -111,9 +111,7 @@ def start_comparison(
     Raises:
         BadInput: these cannot be compared, or too many runs are waiting.
     """
-    # Half a surrogate pair, which a request can carry, has no place in a file.
-    texts = (question.encode(errors="ignore").decode().strip() for question in questions)
-    questions = list(dict.fromkeys(filter(None, texts)))
+    questions = list(dict.fromkeys(filter(None, map(str.strip, questions))))
     if len(questions) == 1:
         raise BadInput("One question compares nothing: write two at least, better twenty or more.")
     settings = build(CompareArguments, {**_compared(chosen), "samples": samples, "seeds": seeds})

@@ -230,8 +230,7 @@ def tidy(question: object) -> str:
     Raises:
         BadInput: it is empty, or longer than `LONGEST`.
     """
-    # Half a surrogate pair, which a request can carry, is text to no tokenizer.
-    words = str(question).encode(errors="ignore").decode().replace("\r\n", "\n").strip()
+    words = str(question).replace("\r\n", "\n").strip()
     if not words:
         raise BadInput("Please write a question first.")
     if len(words) > LONGEST:
