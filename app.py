@@ -135,13 +135,12 @@ def _told(process_api: Callable) -> Callable:
     """
 
     @functools.wraps(process_api)
-    async def call(*args: object, **kwargs: object) -> dict:
-        classroom.recognise(kwargs["request"].cookies.get(classroom.COOKIE))  # also what has waited in Gradio's queue
+    async def call(block_fn: object, inputs: list, **more: object) -> dict:
+        classroom.recognise(more["request"].cookies.get(classroom.COOKIE))  # also what has waited in Gradio's queue
         # JSON can carry half a surrogate pair, which no file, tokenizer or answer can.
-        sent = json.dumps(kwargs["inputs"], ensure_ascii=False)
-        kwargs["inputs"] = json.loads(sent.encode(errors="ignore"))
+        inputs = json.loads(json.dumps(inputs, ensure_ascii=False).encode(errors="ignore"))
         try:
-            return await process_api(*args, **kwargs)
+            return await process_api(block_fn, inputs, **more)
         except BadInput as error:
             raise gr.Error(str(error), print_exception=False) from error
         except FOREIGN as error:
