@@ -380,7 +380,7 @@ def window(browser):
     page = browser.new_page()
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.on("dialog", lambda dialog: page.problems.append("a dialog opened"))
+    page.on("dialog", lambda dialog: page.problems.append("a dialog opened") or dialog.accept())
     page.set_default_timeout(60_000)
     return page
 
