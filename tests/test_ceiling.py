@@ -12,6 +12,7 @@ import torch
 from test_ppo_exact import bandit, log_probabilities, tree
 from worlds import BOS, small_gpt2, tokenizer_of
 
+from rlhf.compare import answers
 from rlhf.compare.answers import AnswerSampler
 from rlhf.compare.ceiling import Ceiling, estimate, measure_ceiling, tilt
 from rlhf.compare.table import read_rows
@@ -59,6 +60,29 @@ def made_up(prompts=60, samples=64, seed=0):
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(prompts, 1)) + 2 * rng.normal(size=(prompts, samples))
     return scores, 0.5 + 0.1 * scores + 0.2 * rng.normal(size=scores.shape)
+
+
+def test_a_large_model_gives_fewer_answers_at_once(base, monkeypatch):
+    """256 answers of gpt2 would hold 2 GB of keys and values, more than its training."""
+    model, tokenizer = base
+    batches = []
+
+    class Counting:
+        reader = PromptReader(tokenizer, room=None)
+
+        def each(self, prompts, responses, ended):
+            batches.append(len(prompts))
+            return torch.zeros(len(prompts)), {}
+
+    asked = [Counting.reader.read(text) for text in ("How?", "How do I wash a pan?")]
+    sampler = AnswerSampler(Counting(), response_length=8, temperature=0.7)
+    cache = model(torch.zeros(1, max(len(prompt.ids) for prompt in asked) + 8, dtype=torch.long)).past_key_values
+    one = sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
+    for room, expected in ((10 * one, [10] * 12), (one // 2, [1] * 120), (10**9, [120])):
+        monkeypatch.setattr(answers, "CACHE_AT_ONCE", room)
+        batches.clear()
+        assert sum(len(scores) for scores, _ in sampler.sample_each(model, asked, 60, gold=None, seed=0)) == 120
+        assert batches == expected
 
 
 def test_normal_scores_gain_the_square_root_of_twice_the_kl():

@@ -20,7 +20,9 @@ from rlhf.models.scoring import RewardScorer
 BATCH = 64
 """Answers sampled at once."""
 UNMEASURED_BATCH = 256
-"""Answers sampled at once where nothing but their scores is kept."""
+"""Answers sampled at once where nothing but their scores is kept, as long as their cache is no larger than the next."""
+CACHE_AT_ONCE = 2**30
+"""Bytes of keys and values that such answers may hold, so that a large model does not need more than training does."""
 KL_BATCH_TOKENS = 1536
 """Tokens per forward pass for the KL, which needs two distributions over the vocabulary for each of them."""
 LOGITS_AT_ONCE = 2**24
@@ -106,7 +108,6 @@ class AnswerSampler:
         *,
         gold: GoldScorer | None,
         seed: int,
-        batch: int = UNMEASURED_BATCH,
     ) -> Iterator[tuple[list[float], list[float]]]:
         """Scores and gold scores of `count` answers to each of P prompts, prompt by prompt, a batch at a time.
 
@@ -114,6 +115,11 @@ class AnswerSampler:
         """
         generator = torch.Generator().manual_seed(seed)
         asked = [prompt for prompt in prompts for _ in range(count)]
+        # A key and a value for each layer and token; models whose heads share them (GQA) need less.
+        config, longest = model.config.get_text_config(), max(len(prompt.ids) for prompt in prompts)
+        a_token = 2 * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
+        an_answer = a_token * (longest + self.response_length)
+        batch = max(1, min(UNMEASURED_BATCH, CACHE_AT_ONCE // an_answer))
         for start in range(0, len(asked), batch):
             part = asked[start : start + batch]
             answers = self.sample(model, part, generator)
