@@ -20,9 +20,9 @@ from rlhf.models.scoring import RewardScorer
 BATCH = 64
 """Answers sampled at once."""
 UNMEASURED_BATCH = 256
-"""Answers sampled at once where nothing but their scores is kept, as long as their cache is no larger than the next."""
+"""Answers sampled at once where nothing but their scores is kept; of a large model as many as the next allows."""
 CACHE_AT_ONCE = 2**30
-"""Bytes of keys and values that such answers may hold, so that a large model does not need more than training does."""
+"""Bytes of keys and values that they may hold, so that they do not need more memory than training does."""
 KL_BATCH_TOKENS = 1536
 """Tokens per forward pass for the KL, which needs two distributions over the vocabulary for each of them."""
 LOGITS_AT_ONCE = 2**24
