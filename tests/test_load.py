@@ -35,12 +35,11 @@ def test_no_choice_is_lost_when_the_page_is_killed_while_a_class_chooses(
 
 
 @pytest.mark.long
-def test_a_class_watches_chooses_and_chats_while_ppo_trains(tmp_path, tries, capsys):
+def test_a_class_watches_chooses_and_chats_while_ppo_trains(tmp_path, capsys):
     load.people_watch_choose_and_chat(tmp_path, 30, 60)
     found = figures(capsys)
     assert found["words or secrets of others that somebody was sent"] == found["zombies, more than before"] == 0
     assert found["open files, more than before"] <= 3
-    tries(30)
 
 
 @pytest.mark.long
