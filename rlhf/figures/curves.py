@@ -6,7 +6,6 @@ A live figure is built once and then grows in the browser: each trace names the 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import islice
 
 import plotly.graph_objects as go
@@ -24,6 +23,7 @@ from rlhf.figures.style import (
     heading,
     horizontal,
     percent_ticks,
+    plain,
 )
 from rlhf.words import minus, percent
 
@@ -235,7 +235,7 @@ def reward_panels(rows: list[dict], named: Sequence[tuple[str, float]]) -> list[
     rewards = next((found for row in rows if (found := metrics.rewards_of(row))), {})
     panels = []
     for key, (name, weight) in zip(rewards.values(), named, strict=False):
-        title = escape(name if len(name) <= LONGEST_TITLE else f"{name[:LONGEST_TITLE]}…")
+        title = plain(name if len(name) <= LONGEST_TITLE else f"{name[:LONGEST_TITLE]}…")
         counts = "" if weight == 1 else f"; counts × {minus(f'{weight:g}')}"
         std = key.removesuffix("mean") + "std"
         panels.append(Panel(key, title, f"reward per answer, mean ± std{counts}", PPO, std=std))
@@ -286,7 +286,7 @@ def detail_panels(kind: str, rows: list[dict]) -> list[Panel]:
     held_out = {key: f"eval_{key}" for key in others if f"eval_{key}" in others}
     peaks = {key: max(abs(row[key]) for row in _holding(rows, key)) for key in others}
     return named + [
-        Panel(key, key, "", digits=3 if peaks[key] < 100 else 0, held_out=held_out.get(key, ""))
+        Panel(key, plain(key), "", digits=3 if peaks[key] < 100 else 0, held_out=held_out.get(key, ""))
         for key in others
         if key not in held_out.values()
     ]

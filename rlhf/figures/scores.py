@@ -30,6 +30,7 @@ from rlhf.figures.style import (
     heading,
     horizontal,
     percent_ticks,
+    plain,
     vertical,
 )
 from rlhf.words import minus, signed
@@ -72,7 +73,7 @@ def distributions(
     base_scores: Sequence[float], other_scores: Sequence[float], name: str, other: str, height: int = 400
 ) -> go.Figure:
     """Scores of two models' answers (n,), (m,) -> box plots over histograms with shared bins, means marked."""
-    figure = blank(height, left=52, top=42)
+    figure, other = blank(height, left=52, top=42), plain(other)
     edges = np.histogram_bin_edges(np.concatenate([base_scores, other_scores]), bins=24)
     middle = (edges[0] + edges[-1]) / 2
     sides = ((other, other_scores, PPO, PPO_INK), ("base", base_scores, BASE, BASE))
@@ -135,7 +136,7 @@ def differences(gains: Sequence[float], gain: Interval, name: str, other: str, h
     """Each prompt's difference (n,) as a dot, from the smallest to the largest, around their mean."""
     order = np.argsort(gains, kind="stable").tolist()
     values = [float(gains[index]) for index in order]
-    figure = blank(height)
+    figure, other = blank(height), plain(other)
     figure.add_scatter(
         x=((np.arange(len(order)) + 0.5) / max(1, len(order))).tolist(),
         y=values,
@@ -188,7 +189,7 @@ class Answers:
 def length_scatter(base: Answers, other: Answers, name: str, other_name: str, height: int = 300) -> go.Figure:
     """Score against length, one dot per answer; with the mean at each length."""
     figure = blank(height)
-    sides = (("base", base, BASE, "circle"), (other_name, other, PPO, "diamond"))
+    sides = (("base", base, BASE, "circle"), (plain(other_name), other, PPO, "diamond"))
     for label, answers, color, symbol in sides:
         figure.add_scatter(
             x=[int(count) for count in answers.tokens],
@@ -357,7 +358,7 @@ def _add_intervals(
     marker: dict,
 ) -> None:
     """Points with their confidence intervals, under one name in the legend that both panels share."""
-    is_line = pairs[0][0].kind == "best-of-n"
+    is_line, label = pairs[0][0].kind == "best-of-n", plain(label)
     figure.add_scatter(
         x=[point.kl for point, _ in pairs],
         y=[score.value for _, score in pairs],
@@ -373,7 +374,7 @@ def _add_intervals(
         textposition="bottom right",
         textfont={"size": 11, "color": GREY},
         customdata=[
-            [point.label, minus(f"{score.low:.2f} to {score.high:.2f}"), "at most " if is_line else ""]
+            [plain(point.label), minus(f"{score.low:.2f} to {score.high:.2f}"), "at most " if is_line else ""]
             for point, score in pairs
         ],
         mode="lines+markers+text" if is_line else "markers",
@@ -513,7 +514,7 @@ def path_end(rows: list[dict], ceiling: Ceiling) -> dict[str, list]:
 
 def nats_by_position(by_position: Sequence[float], other: str, height: int = 300) -> go.Figure:
     """KL at each position of the answers, mean over all answers (T,), which adds up to the KL per answer."""
-    figure = blank(height)
+    figure, other = blank(height), plain(other)
     total = sum(by_position)
     figure.add_bar(
         x=list(range(1, len(by_position) + 1)),

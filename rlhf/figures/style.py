@@ -4,6 +4,8 @@ Figures are written in the colours of the light page, and every colour is one of
 `ui/lab.js` replaces them by those in `DARK`.
 """
 
+from html import escape
+
 import plotly.graph_objects as go
 
 from rlhf.words import percent
@@ -67,6 +69,11 @@ TEMPLATE = go.layout.Template(
         "shapedefaults": {"line": {"color": GREY, "width": 1.2, "dash": "dot"}, "layer": "below"},
     }
 )
+
+
+def plain(text: str) -> str:
+    """A name that stays text in a figure: Plotly takes tags for markup, links among them, and %{...} for a value."""
+    return escape(text, quote=False).replace("{", "&#123;")
 
 
 def percent_ticks(low: float, high: float, step: float) -> dict:
