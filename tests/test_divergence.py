@@ -1,12 +1,14 @@
 """Training that goes wrong for good: it ends with the cause named, and nothing of it is saved as good."""
 
+import json
 import math
+import random
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from trl import RewardTrainer
-from worlds import EOS, PROMPTS, quick, updates_of
+from worlds import EOS, PROMPTS, chat_model, quick, updates_of
 
 from rlhf import metrics
 from rlhf.ppo import Diverged
@@ -90,6 +92,66 @@ def test_ppo_ends_at_the_first_number_that_is_not_finite(part, spoils, value, tm
     assert {file.parent.name for file in files} == {"checkpoint-1"}
     assert all(tensor.isfinite().all() for file in files for tensor in load_file(file).values())
 
+
+# Settings that nobody should choose ----------------------------------------------------------------------------------
+
+ABSURD = {
+    "learning_rate": ("1", "0.1", "1e-12", "100"),
+    "kl_coef": ("0", "1000"),
+    "kl_controller": ("adaptive",),
+    "temperature": ("0.01", "50", "0"),
+    "cliprange": ("10", "1e-9"),
+    "dual_clip": ("1.0001",),
+    "target_kl": ("1e-9",),
+    "response_length": ("1",),
+    "num_generations": ("1", "2", "3"),
+    "num_ppo_epochs": ("20",),
+    "num_mini_batches": ("4",),
+    "advantage_estimator": ("gae", "rloo", "grpo", "reinforce++"),
+    "gamma": ("0",),
+    "lam": ("0",),
+    "vf_coef": ("1000",),
+    "value_head": ("separate",),
+    "value_learning_rate": ("1",),
+    "max_grad_norm": ("1e-9", "1e9"),
+    "adam_epsilon": ("1",),
+    "entropy_coef": ("10", "1e300"),
+    "missing_eos_penalty": ("1000", "1e6"),
+    "mask_truncated_completions": ("true",),
+    "reward_normalization": ("reference", "running"),
+    "reward_clip_range": ("1e-9",),
+    "whiten_rewards": ("true",),
+    "max_steps": ("1",),
+}
+
+
+@pytest.mark.process
+def test_absurd_settings_end_the_run_with_a_reason_or_not_at_all(command, few_pairs, tmp_path, long, tries):
+    chat_model(tmp_path / "model", template=False)
+    given = ("ppo", "--model_name_or_path", "model", "--dataset_name", few_pairs, "--reward_funcs", "length:20")
+    given += ("--ceiling_samples", 0, "--per_device_train_batch_size", 4)
+    usual = {"response_length": "6", "max_steps": "5", "num_sample_generations": "2"}
+    rng, count = random.Random(0), 60 if long else 8
+    for number in range(count):
+        chosen = {name: rng.choice(ABSURD[name]) for name in rng.sample(sorted(ABSURD), rng.randint(1, 5))}
+        words = [word for name, value in (usual | chosen).items() for word in (f"--{name}", value)]
+        run = Run(tmp_path / f"run-{number}")
+        done = command(*given, *words, "--output_dir", run.path)
+        assert "Traceback" not in done.stderr, (chosen, done.stderr[-2000:])
+        if done.returncode == 0:
+            assert run.status()["state"] == "finished"
+            assert all(tensor.isfinite().all() for tensor in load_file(run.path / "model/model.safetensors").values())
+        elif run.path.exists():
+            assert run.status()["state"] == "diverged" and run.status()["message"]
+            assert not (run.path / "model").exists(), chosen
+        else:
+            assert done.stderr.count("error: ") == 1, (chosen, done.stderr)
+        for line in (run.path / "metrics.jsonl").read_text().splitlines() if run.path.exists() else ():
+            json.loads(line, parse_constant=pytest.fail)  # NaN and infinity are no JSON
+    tries(count)
+
+
+# Steps on pairs ------------------------------------------------------------------------------------------------------
 
 PAIRS = ("--max_steps", 3, "--per_device_train_batch_size", 4, "--save_steps", 1, "--eval_steps", 100)
 
