@@ -42,15 +42,16 @@ def test_tail_never_sees_half_a_line(tmp_path):
     run.log({"step": 1, "loss": float("nan")})
     lines, offset = run.tail("metrics.jsonl")
     assert lines[0]["step"] == 1 and lines[0]["loss"] is None  # strict JSON
-    whole = json.dumps({"step": 2, "a\u00e9b": 0.5}, ensure_ascii=False).encode() + b"\n"
     path = run.path / "metrics.jsonl"
-    before = path.read_bytes()
-    for cut in range(len(whole)):
-        path.write_bytes(before + whole[:cut])
-        assert run.tail("metrics.jsonl", offset) == ([], offset)
-    path.write_bytes(before + whole)
-    lines, end = run.tail("metrics.jsonl", offset)
-    assert lines[0]["step"] == 2 and end == len(before + whole)
+    logged = (EXAMPLE / "ppo" / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:3]
+    for line in (json.dumps({"a\u00e9b": 0.5}, ensure_ascii=False).encode() + b"\n", *logged):
+        before = path.read_bytes()
+        for cut in range(len(line)):
+            path.write_bytes(before + line[:cut])
+            assert run.tail("metrics.jsonl", offset) == ([], offset)
+        path.write_bytes(before + line)
+        lines, offset = run.tail("metrics.jsonl", offset)
+        assert lines == [json.loads(line)] and offset == path.stat().st_size
 
 
 def test_a_log_that_was_cut_and_written_on_is_read_anew(tmp_path):
