@@ -201,6 +201,10 @@ def test_answers_labels_and_hover_texts_of_scores(page, site, texts):
         click_point(page, "#lengths", 0, number)
         answer = words(page.locator(".pairs .turn.picked .answer.picked .text").inner_text())
         assert answer in map(words, texts)
+    page.locator("#other-model input").click()
+    page.get_by_role("option", name=OTHER).click()
+    for figure in ("#distributions", "#differences", "#lengths", "#positions"):
+        page.locator(f"{figure} .main-svg", has_text=OTHER).first.wait_for()
     figures = page.locator(".scores .plot:has(.main-svg)").count()
     assert figures >= 4
     hovered = []
