@@ -27,9 +27,9 @@ SLOW |= {"read_plainly", "killed", "under_way"}
 
 LONG_COUNTS = ROOT / "assets" / "example" / "long.json"
 
-FIRST = ("test_space.py", "test_controls.py", "test_readme.py", "test_ranks.py")
-"""Files that take longest come first, so that both workers end together. The pages of a Space share the machine with
-one training only; files that start several processes come later."""
+FIRST = ("test_space.py", "test_controls.py", "test_readme.py", "test_ranks.py", "test_resume.py", "test_load.py")
+"""Files that take longest, the last two with --long, come first, so that both workers end together. The pages of a
+Space share the machine with one training only; files that start several processes come later."""
 
 
 def pytest_addoption(parser):

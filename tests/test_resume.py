@@ -58,15 +58,15 @@ def settings_of(kind, folder):
     return [str(word) for word in (command, *common, *own[command], "--resume_from_checkpoint", "true")]
 
 
-def tasks(kind, folder, kills):
-    """The same run undisturbed, and killed several times before it may go on to its end."""
-    words = [*settings_of(kind, folder), "--output_dir"]
-    again = [*words, str(folder / f"{kind}-killed")]
-    return [
-        {"words": [*words, str(folder / kind)]},
-        *({"words": again, "killed": when} for when in kills),
-        {"words": again},
-    ]
+def task(kind, folder, name):
+    """A run into the folder of this name."""
+    return {"words": [*settings_of(kind, folder), "--output_dir", str(folder / name)]}
+
+
+def killed_tasks(kind, folder, kills, name):
+    """A run that is killed several times before it may go on to its end."""
+    again = task(kind, folder, name)
+    return [*({**again, "killed": when} for when in kills), again]
 
 
 def world(folder, few_pairs):
@@ -77,11 +77,11 @@ def world(folder, few_pairs):
     return folder
 
 
-def run_script(done):
+def run_script(done, timeout=500):
     words = [sys.executable, ROOT / "tests" / "kill_script.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = subprocess.run(
-        words, input=json.dumps(done), env=environment, capture_output=True, text=True, timeout=500
+        words, input=json.dumps(done), env=environment, capture_output=True, text=True, timeout=timeout
     )
     assert script.returncode == 0, script.stderr[-3000:]
     return json.loads(script.stdout), script.stderr
@@ -95,9 +95,10 @@ def killed(tmp_path_factory, few_pairs):
         with checkpoint.written_whole(folder / "saves" / str(number) / "checkpoint-2") as aside:
             checkpoint.save(aside, {"weights": {"w": torch.zeros(3)}}, {"step": 2})
     saves = [{"save": str(path / "checkpoint-2"), "killed": int(path.name)} for path in (folder / "saves").iterdir()]
-    trainings = [task for kind in USUAL for task in tasks(kind, folder, KILLS[kind])]
+    trainings = [task(kind, folder, kind) for kind in USUAL]
+    trainings += [each for kind in USUAL for each in killed_tasks(kind, folder, KILLS[kind], f"{kind}-killed")]
     codes, said = run_script(saves + trainings)
-    assert codes[len(saves) :] == [-9 if task.get("killed") else 0 for task in trainings], said[-3000:]
+    assert codes[len(saves) :] == [-9 if each.get("killed") else 0 for each in trainings], said[-3000:]
     assert {-9, 0} == set(codes[: len(saves)])  # the last ones were killed at no event any more
     return folder
 
@@ -106,9 +107,8 @@ def untimed(run, name="metrics.jsonl"):
     return [{key: row[key] for key in row if not key.startswith(TIMED)} for row in run.tail(name)[0]]
 
 
-def assert_same(folder, kind):
+def assert_same(whole, again):
     """What was killed has come to the same logs, models, scores and files as what was not."""
-    whole, again = folder / kind, folder / f"{kind}-killed"
     files = {path.relative_to(whole) for path in whole.rglob("*")}
     assert files == {path.relative_to(again) for path in again.rglob("*")}
     for log in (path for path in files if path.suffix == ".jsonl"):
@@ -124,7 +124,7 @@ def assert_same(folder, kind):
 
 @pytest.mark.parametrize("kind", USUAL)
 def test_a_run_that_was_killed_again_and_again_leaves_what_an_undisturbed_one_does(killed, kind):
-    assert_same(killed, kind)
+    assert_same(killed / kind, killed / f"{kind}-killed")
     if kind != "demo":
         kept = checkpoint.folders(killed / f"{kind}-killed" / "checkpoints")
         assert list(map(checkpoint.step_of, kept)) == [4, 5]
@@ -165,17 +165,18 @@ def test_a_run_that_was_stopped_and_is_resumed_saves_the_model_of_its_end(tmp_pa
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KILLS)
 def test_a_run_goes_on_wherever_it_is_killed(tmp_path, few_pairs, tries, kind):
-    folder, rng, killed = world(tmp_path, few_pairs), random.Random(0), 0
-    for _ in range(40 if kind in USUAL else 4):
-        numbers = [rng.randint(1, 250) for _ in range(rng.randint(1, 4))]
-        for kills in (numbers, KILLS[kind]) if kind not in USUAL else (numbers,):
-            codes, said = run_script(tasks(kind, folder, kills))
-            assert codes[0] == codes[-1] == 0 and {-9, 0} >= set(codes), said[-3000:]
-            killed += codes.count(-9)
-            assert_same(folder, kind)
-            for name in (kind, f"{kind}-killed"):
-                shutil.rmtree(folder / name)
-    tries(killed)
+    folder, rng = world(tmp_path, few_pairs), random.Random(0)
+    kills = [[rng.randint(1, 250) for _ in range(rng.randint(1, 4))] for _ in range(50 if kind in USUAL else 4)]
+    kills += [] if kind in USUAL else [KILLS[kind]]
+    done = [task(kind, folder, kind)]
+    for number, when in enumerate(kills):
+        done += killed_tasks(kind, folder, when, f"killed-{number}")
+    codes, said = run_script(done, timeout=3600)
+    assert {-9, 0} >= set(codes), said[-3000:]
+    assert all(code == 0 for each, code in zip(done, codes, strict=True) if "killed" not in each), said[-3000:]
+    for number in range(len(kills)):
+        assert_same(folder / kind, folder / f"killed-{number}")
+    tries(codes.count(-9))
 
 
 @pytest.mark.parametrize("adapters", ["false", "true"])
