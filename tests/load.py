@@ -2,6 +2,7 @@
 
     PYTHONPATH=. python tests/load.py                                  a minute of the class, and what `main` lists
     PYTHONPATH=. python tests/load.py --only people --seconds 14400    four hours: is memory flat?
+    PYTHONPATH=. python tests/load.py --only people --seconds 4800 --pace 3    as much as in four hours, in a third
 
 Every figure is printed with its limit. Nothing else may run on the machine meanwhile. `test_load.py` tries a little.
 """
@@ -176,12 +177,12 @@ class Person:
                     raise
                 time.sleep(0.5)
 
-    def watch(self, run: str, until: float) -> None:
-        """Look at a run, as often as the page says."""
+    def watch(self, run: str, until: float, pace: float) -> None:
+        """Look at a run, as often as the page says, or so many times as often."""
         news: dict = {"seen": {}}
         while time.monotonic() < until:
             news = self.ask("poll", {"run": run, "seen": news["seen"], "page": self.secret})
-            time.sleep(min(news["again"], max(0.0, until - time.monotonic())))
+            time.sleep(min(news["again"] / pace, max(0.0, until - time.monotonic())))
 
 
 def all_at_once(work: list[Callable[[], None]]) -> None:
@@ -201,8 +202,10 @@ def say(what: str, value: float, limit: str) -> None:
     print(f"{what:<70}{value:>10.2f}   {limit}", flush=True)
 
 
-def class_at_work(page: Page, people: list[Person], run: Run, seconds: float, *, chatting: bool) -> dict[str, float]:
-    """All watch a run and choose, and chat if asked to, for so long.
+def class_at_work(
+    page: Page, people: list[Person], run: Run, seconds: float, *, chatting: bool, pace: float = 1
+) -> dict[str, float]:
+    """All watch a run and choose, and chat if asked to, for so long, so many times as fast as people do.
 
     Returns the run's episodes per second meanwhile, and how many cores the page and these people themselves took.
     """
@@ -210,10 +213,10 @@ def class_at_work(page: Page, people: list[Person], run: Run, seconds: float, *,
 
     def chat(person: Person) -> None:
         while time.monotonic() < until:
-            time.sleep(min(random.uniform(0, 120), max(0.0, until - time.monotonic())))
+            time.sleep(min(random.uniform(0, 120 / pace), max(0.0, until - time.monotonic())))
             person.call("chat", MODEL, f"{QUESTION} {person.secret}", 1, session=person.secret[-16:])
 
-    works = [lambda one: one.watch(run.id, until), lambda one: one.choose(10**6, PAUSE, until)]
+    works = [lambda one: one.watch(run.id, until, pace), lambda one: one.choose(10**6, PAUSE / pace, until)]
     works += [chat] if chatting else []
     return at_work(page, run, lambda: all_at_once([lambda w=w, one=one: w(one) for one in people for w in works]))
 
@@ -255,7 +258,7 @@ def stopped(person: Person, run: Run) -> None:
     wait_for(run, lambda run: run.status()["state"] not in ACTIVE)
 
 
-def people_watch_choose_and_chat(folder: Path, count: int, seconds: float) -> None:
+def people_watch_choose_and_chat(folder: Path, count: int, seconds: float, pace: float = 1) -> None:
     """While PPO trains."""
     with Page(folder) as page:
         people = [Person(page, number) for number in range(count)]
@@ -268,7 +271,7 @@ def people_watch_choose_and_chat(folder: Path, count: int, seconds: float) -> No
         choosing = class_at_work(page, people, run, min(seconds, 60), chatting=False)
         took = {name: p95(people, name) for name in ("poll", "choose")}
         before = page.use()
-        chatting = class_at_work(page, people, run, seconds, chatting=True)
+        chatting = class_at_work(page, people, run, seconds, chatting=True, pace=pace)
         after = page.use()
         quiet.append(at_work(page, run, lambda: time.sleep(min(seconds, 30))))
         stopped(people[0], run)
@@ -280,6 +283,8 @@ def people_watch_choose_and_chat(folder: Path, count: int, seconds: float) -> No
         say(f"training beside them{what}, % of its speed alone", 100 * found["speed"] / alone, "at least 80")
         say(f"cores that the page takes{what}", found["page"], "-")
         say(f"cores that these scripted people take{what}", found["people"], "0 in a class, whose own computers do it")
+    for what, name in {"looks": "poll", "choices": "choose", "answers of Chat": "chat"}.items():
+        say(what, sum(len(person.took[name]) for person in people), "-")
     say("an answer of Chat, with the wait for one's turn, seconds (95 %)", p95(people, "chat"), "-")
     say("words or secrets of others that somebody was sent", sum(one.overheard for one in people), "0")
     say("memory, MB more a minute", (after["memory"] - before["memory"]) / (seconds / 60), "below 0.2 over hours")
@@ -362,10 +367,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--people", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--pace", type=float, default=1, help="how many times as fast as people they are")
     parser.add_argument("--only", choices=("people", "kills", "clicks", "cycles"))
     given = parser.parse_args()
     works = {
-        "people": (people_watch_choose_and_chat, given.people, given.seconds),
+        "people": (people_watch_choose_and_chat, given.people, given.seconds, given.pace),
         "kills": (choices_outlive_kills, given.people, 100, 10),
         "clicks": (clicks_on_train, given.people, 240),
         "cycles": (starts_and_stops, 50),

@@ -4,6 +4,7 @@ Everything is real: the embedded models, the store, the page in a browser.
 """
 
 import json
+import math
 import random
 import shutil
 from collections import OrderedDict
@@ -23,7 +24,7 @@ from rlhf.feedback.desk import store_of
 from rlhf.feedback.pairs import load_choices
 from rlhf.feedback.votes import agreement_with_rewards, matchups
 from rlhf.launch import limits
-from rlhf.models import revision
+from rlhf.models import context_size, revision
 from rlhf.models.prompts import question_prompt
 from rlhf.runs.directory import EXAMPLE, Run
 from rlhf.runs.files import write_json
@@ -113,6 +114,53 @@ def test_a_system_prompt_stays_when_old_turns_are_dropped(base):
     prompt = question_prompt(base[1], "Why?", 100, history, None, "Be brief.<eos>")
     assert [message["role"] for message in prompt.raw][0] == "system" and len(prompt.raw) < 8
     assert prompt.raw[0]["content"] == "Be brief." and prompt.raw[-1]["content"] == "Why?"
+
+
+SPOKEN = (
+    "Як почистити піч?", "Как почистить духовку?", "Πώς καθαρίζω τον φούρνο;", "איך מנקים תנור?", "كيف أنظف الفرن؟",
+    "فر را چطور تمیز کنم؟", "ओवन कैसे साफ करें?", "ஓவனை எப்படி சுத்தம் செய்வது?", "ওভেন কীভাবে পরিষ্কার করব?",
+    "เตาอบทำความสะอาดอย่างไร", "どうやってオーブンを掃除しますか。", "怎么清洁烤箱？", "오븐은 어떻게 청소하나요?",
+    "Ինչպե՞ս մաքրել վառարանը", "როგორ გავწმინდო ღუმელი?", "ምድጃ እንዴት ይጸዳል?", "Làm sao để lau lò nướng?",
+    "Fırını nasıl temizlerim?", "Hvordan rengjør jeg ovnen?", "Jak wyczyścić piekarnik?", "Kiel mi purigu la fornon?",
+    "Hogyan tisztítsam a sütőt?", "Miten puhdistan uunin?", "Ako vyčistím rúru?", "Cum curăț cuptorul?",
+    "Wie putze ich einen Ofen?", "¿Cómo limpio el horno?", "Comment nettoyer un four ?", "Com netejo el forn?",
+    "Hoe maak ik een oven schoon?",
+)  # fmt: skip
+"""One question in thirty languages."""
+STRANGE = (
+    "🍞🔥", "👩\u200d👩\u200d👧", "\u202eevil\u202c", "a\u0301" * 20, "\0\1\x1b[31m", "\t \n", "\u200b", "\ufeff",
+    "<eos>", "<bos><pad>", "<|im_end|>", "### Response:", "\\n", "{{ 7 * 7 }}", "%s %d", "A" * 300, "1" * 100, "?",
+    "'; --", "$x^2$", "```",
+)  # fmt: skip
+
+
+def test_any_question_is_answered_or_refused_in_a_sentence(base, long, tries):
+    run, rng, short = Run(EXAMPLE), random.Random(0), Sampling(max_new_tokens=8)
+    room, reader = context_size(base[0]) - short.max_new_tokens, voices.ppo_voice(run).reader()
+    words = " ".join(["oven"] * 400)
+
+    def tokens(question):
+        return len(reader.encode([{"role": "user", "content": question}]))
+
+    most = max(n for n in range(1, len(words)) if tokens(words[:n]) <= room)
+    asked = [*SPOKEN[:: 1 if long else 10], *STRANGE[:: 1 if long else 5], " ", words[: most - 1], words[:most], words]
+    asked += ["".join(rng.choices((*SPOKEN, *STRANGE, " "), k=3)) for _ in range(300 - len(asked) if long else 2)]
+    special = [token.content for token in base[1].added_tokens_decoder.values() if token.special]
+    for question in asked:
+        left = question
+        for token in special:
+            left = left.replace(token, " ")
+        try:
+            *_, (_, answers) = voices.conversation(run, voices.tidy(question), [], short, ("base", "ppo"))
+        except BadInput as error:
+            assert str(error).endswith(".")
+            assert not left.strip() or tokens(left.strip()) > room, question
+        else:
+            assert question != words
+            for answer in answers.values():
+                assert answer["done"] and math.isfinite(answer["score"])
+                assert not any(token in answer["text"] for token in special)
+    tries(len(asked))
 
 
 # The store -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import random
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ from starlette.testclient import TestClient
 import app
 from rlhf.config import BadInput
 from rlhf.launch import jobs, limits
+from rlhf.runs.directory import Run
 
 
 def no_launch(*given, **more):
@@ -113,6 +115,53 @@ def test_every_function_for_a_script_answers_odd_requests_with_a_sentence(addres
             assert status == 200 and json.loads(text), (name, text)
     for envelope in ({}, {"session_hash": "s", "component_id": 10**6, "fn_name": "poll", "data": {}}):
         assert ask(f"{address}/gradio_api/component_server", envelope)[0] == 400
+
+
+NAMES = (
+    "..", "../..", "/", "\\", "%2e%2e", "%2f", "．．", "／", "\0", "\u202e", "CON", "-rf", " ", "~", "$HOME", "*", "?",
+    "\n", "'", "x" * 300, "runs", "mine", "secret", "ppo-20260101-000000-abcd", ".page", ".deleted", "file://",
+    "//host/share", "example/../..", "{0}", "<b>",
+)  # fmt: skip
+NO_NAMES = (
+    None, True, 3, [], ["mine"], {}, {"path": "../secret"},
+    {"meta": {"_type": "gradio.FileData"}, "path": "../secret"},
+)  # fmt: skip
+"""What somebody may send as the name of a run."""
+
+
+def test_no_name_of_a_run_leads_out_of_the_folder_of_runs(address, long, tries):
+    root = Path(os.environ["RLHF_RUNS"])
+    for place, known in ((root / "mine", "canary inside"), (root.parent / "secret", "canary outside")):
+        Run.create(place, "ppo", {"reward_model_path": known}).set_status(state="failed", message=known)
+
+    def around():
+        """All that lies beside the folder of runs, and when it was changed."""
+        kept = [path for path in root.parent.rglob("*") if root.parent / "gradio" not in path.parents]
+        return {path: path.stat().st_mtime_ns for path in kept if root not in path.parents and path != root}
+
+    parts = [part for part in config_of(address)["components"] if part["props"].get("server_fns")]
+    endpoints = [event for event in config_of(address)["dependencies"] if event["api_visibility"] == "public"]
+    assert len(endpoints) > 5
+
+    def answers(name):
+        """Of everything that takes a run's name."""
+        for part in parts:
+            for function in part["props"]["server_fns"]:
+                request = {"run": name, "name": name, "id": name, "visitor": "ada", "page": "p", "seen": {}}
+                asked = {"session_hash": "s", "component_id": part["id"], "fn_name": function, "data": request}
+                yield ask(f"{address}/gradio_api/component_server", asked)[2]
+        for event in endpoints:
+            call, data = f"{address}/gradio_api/call/{event['api_name']}", [name for _ in event["inputs"]]
+            yield ask(f"{call}/{json.loads(ask(call, {'data': data})[2])['event_id']}")[2]
+
+    assert any("canary inside" in text for text in answers("mine"))
+    rng, before = random.Random(0), around()
+    names = [*NO_NAMES, *("".join(rng.choices(NAMES, k=rng.randint(1, 4))) for _ in range(300))]
+    names = ["../secret", str(root.parent / "secret"), *(names if long else names[:20:5])]
+    for name in names:
+        assert not any("canary outside" in text for text in answers(name)), name
+    assert around() == before
+    tries(len(names))
 
 
 def test_all_uploads_of_an_hour_together_have_a_limit(monkeypatch):
