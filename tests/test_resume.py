@@ -166,7 +166,7 @@ def test_a_run_that_was_stopped_and_is_resumed_saves_the_model_of_its_end(tmp_pa
 @pytest.mark.parametrize("kind", KILLS)
 def test_a_run_goes_on_wherever_it_is_killed(tmp_path, few_pairs, tries, kind):
     folder, rng = world(tmp_path, few_pairs), random.Random(0)
-    kills = [[rng.randint(1, 250) for _ in range(rng.randint(1, 4))] for _ in range(50 if kind in USUAL else 4)]
+    kills = [[rng.randint(1, 150) for _ in range(rng.randint(1, 4))] for _ in range(50 if kind in USUAL else 4)]
     kills += [] if kind in USUAL else [KILLS[kind]]
     done = [task(kind, folder, kind)]
     for number, when in enumerate(kills):
