@@ -205,7 +205,7 @@ def test_a_card_names_hub_models_and_data_in_its_metadata(tmp_path):
     data = ModelCard(text).data
     assert (data.base_model, data.datasets) == (hub["model_name_or_path"], [hub["dataset_name"]])
     assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
-    assert "| `kl_coef` | 0.2 | 0.1 |" in text and "| `missing_eos_penalty` | none | 1 |" in text
+    assert "| `kl_coef` | 0.2 | 0.12 |" in text and "| `missing_eos_penalty` | none | 1 |" in text
     assert "invented world" not in text and f"torch {metadata.version('torch')}" in text
 
 

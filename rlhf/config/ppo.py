@@ -183,7 +183,7 @@ class PPOArguments(
     advantage_estimator: Literal["gae", "rloo", "grpo", "reinforce++"] = "rloo"
     """What an answer is compared with: a critic's guess (gae), the other answers to its prompt (rloo, grpo), or the
     mean of the update (reinforce++)."""
-    kl_coef: Coefficient = 0.1
+    kl_coef: Coefficient = 0.12
     """Weight of the KL penalty, in score units per nat; higher keeps the policy closer to the base model."""
     vf_coef: Coefficient = 0.02
     """Weight of the value loss; on a shared trunk its gradient competes with the policy's."""
