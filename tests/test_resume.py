@@ -271,7 +271,7 @@ def test_a_finished_run_is_left_as_it_is_and_other_settings_are_refused(killed, 
     done = command(*words)
     assert done.returncode == 0 and done.stdout.startswith("Last update: score ")
     done = command(*words, "--kl_coef", "0.5")
-    assert done.returncode == 2 and "kl_coef was 0.1 in" in done.stderr and "cannot become 0.5" in done.stderr
+    assert done.returncode == 2 and "kl_coef was 0.12 in" in done.stderr and "cannot become 0.5" in done.stderr
     assert before == {path: path.stat().st_mtime_ns for path in (killed / "ppo").rglob("*")}
 
 
