@@ -130,14 +130,14 @@ NO_NAMES = (
 
 
 def test_no_name_of_a_run_leads_out_of_the_folder_of_runs(address, long, tries):
-    root = Path(os.environ["RLHF_RUNS"])
+    root, temporary = Path(os.environ["RLHF_RUNS"]), Path(os.environ["GRADIO_TEMP_DIR"])
     for place, known in ((root / "mine", "canary inside"), (root.parent / "secret", "canary outside")):
         Run.create(place, "ppo", {"reward_model_path": known}).set_status(state="failed", message=known)
 
     def around():
         """All that lies beside the folder of runs, and when it was changed."""
-        kept = [path for path in root.parent.rglob("*") if root.parent / "gradio" not in path.parents]
-        return {path: path.stat().st_mtime_ns for path in kept if root not in path.parents and path != root}
+        found = [path for path in root.parent.rglob("*") if not {root, temporary} & {path, *path.parents}]
+        return {path: path.stat().st_mtime_ns for path in found}
 
     parts = [part for part in config_of(address)["components"] if part["props"].get("server_fns")]
     endpoints = [event for event in config_of(address)["dependencies"] if event["api_visibility"] == "public"]
