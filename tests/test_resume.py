@@ -26,16 +26,18 @@ TIMED = ("time", "eps", "tokens_per_second", "train_runtime", "train_samples_per
 """How the metrics begin that tell the time."""
 KILLS = {
     "ppo": ("/.config.json", "os.rename .*/checkpoint-2$", "open .*/checkpoint-4/state.json"),
-    "reward": ("open .*/checkpoint-2/trainer_state.json", "os.rmdir .*checkpoint-2$"),
+    "reward": ("open .*/checkpoint-2/trainer_state.json", "os.rmdir .*checkpoints/checkpoint-2$"),
     "demo": ("open .*/ppo/checkpoints/.saving/checkpoint-4/MANIFEST.json", "os.rename .*/scores.csv"),
     "dpo": ("open .*/checkpoint-4/MANIFEST.json",),
     "sweep": ("open .*/kl_coef-0-seed-0/checkpoints/.saving/checkpoint-2/MANIFEST.json", "os.rename .*.answered.json"),
     "ppo with adapters": ("open .*/checkpoint-4/state.json",),
-    "reward with adapters": ("open .*/checkpoint-2/trainer_state.json",),
+    "reward with adapters": ("open .*/checkpoint-2/trainer_state.json", "os.rmdir .*checkpoints/checkpoint-2$"),
 }
 """Where each is killed, one time after the other: before it has begun, in a save that is whole already, in one that is
 not, while the oldest checkpoint is deleted; in the second of a demo's stages, and at its end."""
 USUAL = ("ppo", "reward", "demo")
+ALWAYS = (*USUAL, "reward with adapters")
+"""The kinds that are killed without --long too; a model with adapters is in training mode where others are not."""
 
 
 def settings_of(kind, folder):
@@ -95,8 +97,8 @@ def killed(tmp_path_factory, few_pairs):
         with checkpoint.written_whole(folder / "saves" / str(number) / "checkpoint-2") as aside:
             checkpoint.save(aside, {"weights": {"w": torch.zeros(3)}}, {"step": 2})
     saves = [{"save": str(path / "checkpoint-2"), "killed": int(path.name)} for path in (folder / "saves").iterdir()]
-    trainings = [task(kind, folder, kind) for kind in USUAL]
-    trainings += [each for kind in USUAL for each in killed_tasks(kind, folder, KILLS[kind], f"{kind}-killed")]
+    trainings = [task(kind, folder, kind) for kind in ALWAYS]
+    trainings += [each for kind in ALWAYS for each in killed_tasks(kind, folder, KILLS[kind], f"{kind}-killed")]
     codes, said = run_script(saves + trainings)
     assert codes[len(saves) :] == [-9 if each.get("killed") else 0 for each in trainings], said[-3000:]
     assert {-9, 0} == set(codes[: len(saves)])  # the last ones were killed at no event any more
@@ -122,7 +124,7 @@ def assert_same(whole, again):
     assert {Run(path.parent).status()["state"] for path in again.rglob("status.json")} == {"finished"}
 
 
-@pytest.mark.parametrize("kind", USUAL)
+@pytest.mark.parametrize("kind", ALWAYS)
 def test_a_run_that_was_killed_again_and_again_leaves_what_an_undisturbed_one_does(killed, kind):
     assert_same(killed / kind, killed / f"{kind}-killed")
     if kind != "demo":

@@ -54,6 +54,7 @@ class Resumable:
                     "last_logged": self._globalstep_last_logged,
                     "tokens": self._total_train_tokens,
                     "metrics": self._metrics,
+                    "training": self.model.training,  # by this TRL tells which of the metrics a line of the log takes
                 }
                 (aside / COUNTS).write_text(json.dumps(counts), encoding="utf-8")
         if ranks.is_main_process():
@@ -70,6 +71,7 @@ class Resumable:
         self._globalstep_last_logged = counts["last_logged"]
         self._total_train_tokens = counts["tokens"]
         self._metrics = {mode: defaultdict(list, entries) for mode, entries in counts["metrics"].items()}
+        self.model.train(counts.get("training", False))  # older checkpoints do not say it
         # How often to log, save and evaluate is what the settings say, not the checkpoint.
         self.state.compute_steps(self.args, self.state.max_steps)
 
