@@ -273,11 +273,18 @@ def people_watch_choose_and_chat(folder: Path, count: int, seconds: float, pace:
         before = page.use()
         chatting = class_at_work(page, people, run, seconds, chatting=True, pace=pace)
         after = page.use()
+        # The more has been chosen, the more there is to look through: of each person's choices the last tenth.
+        last = [took for person in people for took in person.took["choose"][-len(person.took["choose"]) // 10 :]]
         quiet.append(at_work(page, run, lambda: time.sleep(min(seconds, 30))))
         stopped(people[0], run)
     alone = fmean(found["speed"] for found in quiet)
     say("a look at the run, seconds (95 %)", took["poll"], "at most 0.5")
     say("a choice until it is kept, seconds (95 %)", took["choose"], "at most 0.5")
+    say(
+        f"one of the last of {len(page.choices):,} choices, seconds (95 %)",
+        float(np.quantile(last, 0.95)),
+        "at most 0.5 at a pace of 1",
+    )
     say("training alone, episodes per second", alone, "-")
     for what, found in (("", choosing), (", who chat too", chatting)):
         say(f"training beside them{what}, % of its speed alone", 100 * found["speed"] / alone, "at least 80")

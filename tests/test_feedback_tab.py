@@ -18,7 +18,7 @@ from processes import forget, serving_here
 
 from rlhf import models
 from rlhf.config import BadInput, FeedbackArguments
-from rlhf.feedback import Store
+from rlhf.feedback import Choice, Store
 from rlhf.feedback.agreement import agreement
 from rlhf.feedback.desk import Desk, desk, store_of
 from rlhf.feedback.live import STATE, State, answering, folder_of, present, session, writer
@@ -28,7 +28,7 @@ from rlhf.launch import jobs, limits
 from rlhf.runs.directory import EXAMPLE, RECORD, Run, list_runs
 from rlhf.runs.files import write_json
 from rlhf.ui import feedback, learning
-from rlhf.words import number, percent
+from rlhf.words import count, number, percent
 
 
 OWN, GONE = "demo-20260101-000000-0001", "demo-20260101-000000-0002"
@@ -240,7 +240,7 @@ def test_two_browsers_are_two_people_who_meet_at_the_eighth_pair_and_their_agree
     for page in pages:
         saved(page, EVERY)
     assert marks_of(store, pages[0]) != marks_of(store, pages[1])
-    found = agreement(Store(store.path).by_pair().values())
+    found = agreement(Store(store.path).judgements())
     shown = [str(found.pairs), percent(found.raw), "–" if found.alpha is None else number(found.alpha, 2)]
     pages[0].wait_for_function(
         "wanted => [...document.querySelectorAll('.stands .value')].slice(2).every((node, i) => "
@@ -512,6 +512,30 @@ def test_a_desk_keeps_pairs_ready_and_rests(site, base, tmp_path):
     again = Desk(args, lambda name: time.sleep(60))
     (pair,) = again.ask("ann", 1)
     assert again.store.choose(pair.id, "a", "ann")
+
+
+def test_an_answer_takes_no_longer_where_thousands_have_chosen(tmp_path):
+    """All choices are counted after each one, and a class of thirty makes thousands an hour."""
+    store = Store.open(tmp_path / "store", "everyday", "0123")
+    pairs = store.add((f"How {n}?\n", f"How {n}?", f"So {n}.", f"No {n}.", ("base", "base")) for n in range(700))
+    at = Desk(FeedbackArguments(store=str(store.path)), lambda name: time.sleep(60))
+
+    def seconds(first, end):
+        """To tell how things stand, once thirty people have chosen for these pairs too."""
+        with (store.path / "choices.jsonl").open("a") as file:
+            for pair in pairs[first:end]:
+                for person in range(30):
+                    file.write(json.dumps(asdict(Choice(pair.id, f"person {person}", "a", 1.0))) + "\n")
+        took = []
+        for _ in range(10):
+            began = time.process_time()
+            told = feedback.standing(at, "ann", 3)
+            took.append(time.process_time() - began)
+        assert told["tallies"][1][:2] == ("All choices", count(30 * end))
+        return min(took)
+
+    few = seconds(0, 10)
+    assert seconds(10, 700) < 4 * few
 
 
 @pytest.mark.process

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rlhf.data.load import load_preferences
-from rlhf.feedback import Store
+from rlhf.feedback import Pair, Store
 from rlhf.feedback.store import CHOICES, EVERY, IMPORTED, ChosenBefore
 
 
@@ -54,6 +55,15 @@ class Events(RuleBasedStateMachine):
             with pytest.raises(ChosenBefore):
                 self.stores[writer].choose(pair.id, choice, person)
 
+    @rule(writer=WRITERS, number=st.integers(0, 5), choice=st.sampled_from("ab"), person=PEOPLE)
+    def vote_in_chat(self, writer, number, choice, person):
+        pair = Pair(f"vote {number}", "How?", "How?", "So.", "No.", ("base", "ppo"), chat={"run": "example"})
+        before = self.standing.get((pair.id, person), choice)
+        if before == choice:
+            self.stores[writer].vote([(pair, choice)], person)
+            self.pairs += [pair] * (pair not in self.pairs)
+            self.standing.setdefault((pair.id, person), choice)
+
     @rule(writer=WRITERS, person=PEOPLE)
     def take_back(self, writer, person):
         mine = [pair_id for pair_id, judge in self.standing if judge == person]
@@ -67,6 +77,8 @@ class Events(RuleBasedStateMachine):
         assert self.stores[writer].forget(person) == len(mine)
         for key in mine:
             del self.standing[key]
+        judged = {pair_id for pair_id, _ in self.standing}
+        self.pairs = [pair for pair in self.pairs if not pair.chat or pair.id in judged]
         assert f'"{person}"' not in (self.path / "choices.jsonl").read_text() if mine else True
 
     @rule(writer=WRITERS, rows=ROWS)
@@ -122,6 +134,18 @@ class Events(RuleBasedStateMachine):
         found = {(choice.id, choice.person): choice.choice for choice in store.choices()}
         assert found == self.standing and list(found) == list(self.standing)
         assert list(store.pairs.values()) == self.pairs
+        # What is counted as choices come and go is what a count of all that stand finds.
+        for chat in (True, False):
+            counted = Counter(
+                (store.pairs[choice.id].models, choice.person, choice.choice) for choice in store.choices(chat)
+            )
+            assert store.tally(chat) == counted
+        for person in ("ann", "bob", "eve", IMPORTED, "nobody"):
+            assert store.choices_of(person) == [choice for choice in store.choices() if choice.person == person]
+        units = [
+            sorted(one for (key, _), one in found.items() if key == pair and one != "skip") for pair in store.pairs
+        ]
+        assert store.judgements() == Counter(tuple(unit) for unit in units if unit)
 
 
 @pytest.mark.process

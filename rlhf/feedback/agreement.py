@@ -1,9 +1,10 @@
 """How far people agree who were asked about the same pairs: the ceiling of any model that learns from them."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
+from math import fsum
 
 
 @dataclass
@@ -19,27 +20,30 @@ class Agreement:
     all judgements are the same, so that chance has nothing to be told from."""
 
 
-def agreement(judged: Iterable[Sequence[str]]) -> Agreement | None:
-    """The agreement within pairs, each given as what its judges chose; None if no pair has two judges.
+def agreement(judgements: Mapping[Sequence[str], int]) -> Agreement | None:
+    """The agreement within pairs, given as what the judges of a pair chose -> of how many pairs; None if no pair has
+    two judges.
 
     Krippendorff, Content Analysis, 4th ed. (2018), chapter 12: each pair of judgements of a unit with m judgements
     enters the table of coincidences with weight 1 / (m - 1).
     """
-    units = [unit for unit in judged if len(unit) > 1]
+    units = {unit: number for unit, number in judgements.items() if len(unit) > 1}
     if not units:
         return None
     same = twos = 0
-    coincidences: Counter[tuple[str, str]] = Counter()
-    for unit in units:
+    weights: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for unit, number in units.items():
         chosen = Counter(unit)
         for one, other in product(chosen, repeat=2):
-            ways = chosen[one] * (chosen[other] - (one == other))
-            coincidences[one, other] += ways / (len(unit) - 1)
+            ways = number * chosen[one] * (chosen[other] - (one == other))
+            weights[one, other].append(ways / (len(unit) - 1))
             same, twos = same + ways * (one == other), twos + ways
-    totals: Counter[str] = Counter()
+    coincidences = {both: fsum(added) for both, added in weights.items()}  # the same in whatever order
+    totals: dict[str, float] = defaultdict(float)
     for (one, _), count in coincidences.items():
         totals[one] += count
     n = sum(totals.values())
     observed = sum(count for (one, other), count in coincidences.items() if one != other) / n
     expected = sum(totals[one] * totals[other] for one, other in permutations(totals, 2)) / (n * (n - 1))
-    return Agreement(len(units), sum(map(len, units)), same / twos, 1 - observed / expected if expected else None)
+    judged = sum(len(unit) * number for unit, number in units.items())
+    return Agreement(sum(units.values()), judged, same / twos, 1 - observed / expected if expected else None)

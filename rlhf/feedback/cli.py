@@ -34,7 +34,7 @@ def feedback(what: str, args: FeedbackArguments) -> Iterator[str]:
     elif what == "forget":
         yield f"{store.forget(args.person):,} choices of {args.person} were deleted."
     else:
-        found = agreement(store.by_pair().values())
+        found = agreement(store.judgements())
         if found is None:
             yield "No pair has been judged by two people yet."
         else:

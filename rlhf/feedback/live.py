@@ -119,7 +119,8 @@ def answering(store: Store) -> Set[str]:
 def preferred(store: Store, run: Run) -> tuple[Interval, int] | None:
     """How often people prefer the answers of a session's states to the base's, and in how many pairs."""
     points = points_against(store, "base").items()
-    return win_rate([point for name, each in points if name.startswith(f"{run.id}, state ") for point in each])
+    states = [each for name, each in points if name.startswith(f"{run.id}, state ")]
+    return win_rate(sum(earned for earned, _ in states), sum(judged for _, judged in states))
 
 
 def in_words(store: Store, run: Run) -> str:

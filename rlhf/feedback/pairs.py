@@ -70,7 +70,7 @@ def load_choices(path: str, as_conversations: bool = False, only: Sequence[Choic
         ties = ties.select(
             [row for row, prompt in enumerate(ties["prompt"]) if readable(prompt) not in apart][:PROBED]
         )
-    return Choices(train, held_out, ties, agreement(store.by_pair().values()))
+    return Choices(train, held_out, ties, agreement(store.judgements()))
 
 
 def joined(pairs: Dataset, choices: Dataset) -> Dataset:

@@ -13,9 +13,10 @@ acknowledged, and does not count.
 import json
 import os
 import secrets
+import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ class Pair:
         return not self.chat and set(self.models) == models
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Choice:
     """What one person chose of one pair."""
 
@@ -101,8 +102,12 @@ class Store:
         """By id, in the order in which they were made."""
         self.order: list[str] = []
         """Ids of pairs that say more than the others and come first; what all are asked about keeps its order."""
-        self._choices: dict[tuple[str, str], Choice] = {}
-        self._judges: dict[str, dict[str, Choice]] = defaultdict(dict)
+        # Every choice is found by its person and by its pair, and counted as it is read: a class makes tens of
+        # thousands, and after each of them a page asks how all stand.
+        self._by_person: dict[str, dict[str, Choice]] = defaultdict(dict)  # and pair, the latest last
+        self._judges: dict[str, dict[str, Choice]] = defaultdict(dict)  # by pair and person
+        self._tally: Counter[tuple[bool, tuple[str, str], str, str]] = Counter()
+        self._judgements: Counter[tuple[str, ...]] = Counter()
         self._reserved: dict[str, tuple[str, float]] = {}
         self._read_to = {"pairs.jsonl": (0, b""), "choices.jsonl": (0, b"")}  # offset, and the line before it
         self._thread = threading.RLock()
@@ -162,16 +167,32 @@ class Store:
     def _read(self) -> None:
         """Take in what has been appended since the last time."""
         with self._thread:
-            for row in self._new_lines("pairs.jsonl"):
-                pair = Pair(**{**row, "models": tuple(row["models"])})
-                self.pairs[pair.id] = pair
+            self._read_pairs()
             for row in self._new_lines("choices.jsonl"):
-                pair_id, person, choice = row["id"], row["person"], row["choice"]
-                self._choices.pop((pair_id, person), None)  # so that the latest comes last
-                self._judges[pair_id].pop(person, None)
-                if choice is not None:
-                    made = Choice(**row)
-                    self._choices[pair_id, person] = self._judges[pair_id][person] = made
+                if row["id"] not in self.pairs:
+                    self._read_pairs()  # another process has added it since
+                if pair := self.pairs.get(row["id"]):
+                    self._take(pair, row)
+
+    def _read_pairs(self) -> None:
+        for row in self._new_lines("pairs.jsonl"):
+            pair = Pair(**{**row, "models": tuple(row["models"])})
+            self.pairs[pair.id] = pair
+
+    def _take(self, pair: Pair, row: dict) -> None:
+        """Let a line of choices.jsonl take the place of what the person has chosen for this pair before."""
+        judges, own = self._judges[pair.id], self._by_person[row["person"]]
+        kind = bool(pair.chat), pair.models, row["person"]
+        self._judgements[_unit(judges)] -= 1
+        if before := judges.pop(row["person"], None):  # so that the latest comes last
+            del own[pair.id]
+            self._tally[*kind, before.choice] -= 1
+        if row["choice"] is not None:
+            # The same few names over and over: each is kept once.
+            made = Choice(pair.id, sys.intern(row["person"]), sys.intern(row["choice"]), row["time"])
+            judges[made.person] = own[pair.id] = made
+            self._tally[*kind, made.choice] += 1
+        self._judgements[_unit(judges)] += 1
 
     def _new_lines(self, name: str) -> Iterator[dict]:
         path = self.path / name
@@ -182,8 +203,8 @@ class Store:
             file.seek(offset - len(last))
             if file.read(len(last)) != last:  # some have been deleted, see `forget`; an inode may come back
                 if name == "choices.jsonl":
-                    self._choices.clear()
-                    self._judges.clear()
+                    for found in (self._by_person, self._judges, self._tally, self._judgements):
+                        found.clear()
                 else:
                     self.pairs.clear()
                 offset, last = file.seek(0), b""
@@ -221,7 +242,7 @@ class Store:
         """
         with self._thread:
             self._read()
-            done = sum(judge == person for _, judge in self._choices)
+            done = len(self._by_person.get(person, ()))
             mine = {
                 pair.id: pair
                 for pair in self.pairs.values()
@@ -274,7 +295,7 @@ class Store:
             self._read()
             if pair_id not in self.pairs:
                 raise BadInput(f"There is no pair {str(pair_id)[:40]!r} here; choose between those that were shown.")
-            before = self._choices.get((pair_id, person))
+            before = self._judges[pair_id].get(person)
             if before is not None and before.choice != choice:
                 raise ChosenBefore(
                     f"{person} has chosen {before.choice!r} for the pair {pair_id} before; take that back first."
@@ -282,7 +303,7 @@ class Store:
             if before is None:
                 self._append("choices.jsonl", [asdict(Choice(pair_id, person, choice, time.time()))])
                 self._read()
-            return self._choices[pair_id, person]
+            return self._judges[pair_id][person]
 
     def vote(self, judged: Iterable[tuple[Pair, str]], person: str) -> None:
         """Record a person's choices between answers from Chat, as `choose` does; new pairs are added.
@@ -307,25 +328,22 @@ class Store:
         """
         with self._thread, self._lock:
             self._read()
-            mine = [
-                choice.id
-                for choice in self._choices.values()
-                if choice.person == person and pair_id in (None, choice.id)
-            ]
-            if not mine:
+            mine = self._by_person.get(person, {})
+            if not mine or pair_id not in (None, *mine):
                 return None
-            self._append("choices.jsonl", [{"id": mine[-1], "person": person, "choice": None, "time": time.time()}])
+            taken = pair_id or next(reversed(mine))
+            self._append("choices.jsonl", [{"id": taken, "person": person, "choice": None, "time": time.time()}])
             self._read()
-            self._reserved[mine[-1]] = person, time.time()
-            return self.pairs[mine[-1]]
+            self._reserved[taken] = person, time.time()
+            return self.pairs[taken]
 
     def forget(self, person: str | None) -> int:
         """Delete the choices of a person, or with None of all, from the disk, and what that person asked in Chat;
         returns how many choices there were."""
         with self._thread, self._lock:
-            self._read()
-            kept = [choice for choice in self._choices.values() if person not in (None, choice.person)]
-            gone, judged = len(self._choices) - len(kept), {choice.id for choice in kept}
+            made = self.choices()
+            kept = [choice for choice in made if person not in (None, choice.person)]
+            gone, judged = len(made) - len(kept), {choice.id for choice in kept}
             if gone:
                 self._rewrite("choices.jsonl", kept)
             asked = [pair for pair in self.pairs.values() if not pair.chat or pair.id in judged]
@@ -338,21 +356,36 @@ class Store:
         """All choices that stand, the oldest first; with `chat` false without those of Chat."""
         with self._thread:
             self._read()
-            return [choice for choice in self._choices.values() if chat or not self.pairs[choice.id].chat]
+            made = (choice for own in self._by_person.values() for choice in own.values())
+            return sorted((one for one in made if chat or not self.pairs[one.id].chat), key=lambda one: one.time)
+
+    def choices_of(self, person: str) -> list[Choice]:
+        """A person's choices, the latest last."""
+        with self._thread:
+            self._read()
+            return list(self._by_person.get(person, {}).values())
 
     def choice(self, pair_id: str, person: str) -> Choice | None:
         """What a person has chosen for a pair."""
         with self._thread:
             self._read()
-            return self._choices.get((pair_id, person))
+            return self._judges.get(pair_id, {}).get(person)
 
-    def by_pair(self) -> dict[str, list[str]]:
-        """Pair id -> what its judges chose, without skips."""
-        judged = defaultdict(list)
-        for choice in self.choices():
-            if choice.choice != "skip":
-                judged[choice.id].append(choice.choice)
-        return dict(judged)
+    def tally(self, chat: bool = True) -> Counter[tuple[tuple[str, str], str, str]]:
+        """How often each person chose what, by the models of the pair: (models, person, choice) -> how many."""
+        with self._thread:
+            self._read()
+            counts: Counter[tuple[tuple[str, str], str, str]] = Counter()
+            for (from_chat, *key), number in self._tally.items():
+                if number and (chat or not from_chat):
+                    counts[tuple(key)] += number
+            return counts
+
+    def judgements(self) -> Counter[tuple[str, ...]]:
+        """What the judges of one pair chose, sorted and without skips -> of how many pairs."""
+        with self._thread:
+            self._read()
+            return +self._judgements  # those above zero
 
     # In and out ------------------------------------------------------------------------------------------------------
 
@@ -414,6 +447,11 @@ class Store:
             self._append("choices.jsonl", (asdict(Choice(pair.id, IMPORTED, "a", now)) for pair in made))
             self._read()
         return len(made)
+
+
+def _unit(judges: dict[str, Choice]) -> tuple[str, ...]:
+    """What the judges of a pair chose, sorted and without skips."""
+    return tuple(sorted(choice.choice for choice in judges.values() if choice.choice != "skip"))
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -1,7 +1,6 @@
 """What people say of two models: how often they prefer one to the other, and whether the rewards agree with them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf.compare.stats import ROUNDING, Interval, accuracy, more_to_decide
@@ -43,26 +42,30 @@ def matchups(store: Store, run_id: str) -> list[Matchup]:
     return found
 
 
-def points_against(store: Store, other: str) -> dict[str, list[float]]:
+def points_against(store: Store, other: str) -> dict[str, tuple[float, int]]:
     """What each model earned in the pairs of its answer and another model's that people were asked about.
 
     That is 1, 0, or one half for a tie, for each judgement; votes in Chat are not among them.
+
+    Returns:
+        by model the sum of these points, and of how many judgements.
     """
-    points: dict[str, list[float]] = defaultdict(list)
-    for choice in store.choices(chat=False):
-        models = store.pairs[choice.id].models
-        if choice.choice != "skip" and models[0] != models[1] and other in models:
+    points: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+    for (models, _, choice), number in store.tally(chat=False).items():
+        if choice != "skip" and models[0] != models[1] and other in models:
             ours = "ba"[models[1] == other]
-            points[models["ab".index(ours)]].append({ours: 1.0, "tie": 0.5}.get(choice.choice, 0.0))
-    return points
+            model = models["ab".index(ours)]
+            earned, judged = points[model]
+            points[model] = earned + number * {ours: 1.0, "tie": 0.5}.get(choice, 0.0), judged + number
+    return dict(points)
 
 
-def win_rate(points: Sequence[float]) -> tuple[Interval, int] | None:
-    """The mean of such points and how many there are; None for none.
+def win_rate(earned: float, judged: int) -> tuple[Interval, int] | None:
+    """The mean of such points, and of how many judgements; None of none.
 
     The interval takes judgements to be independent, which several by one person are not.
     """
-    return (accuracy(sum(points), len(points)), len(points)) if points else None
+    return (accuracy(earned, judged), judged) if judged else None
 
 
 def agreement_with_rewards(store: Store, run_id: str) -> tuple[Interval, int] | None:

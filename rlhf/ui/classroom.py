@@ -6,6 +6,7 @@ which fields to show. Who is the teacher, the server tells from the request alon
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse
 
 from rlhf.compare.stats import accuracy
-from rlhf.feedback import Choice, Store
+from rlhf.feedback import Store
 from rlhf.feedback.agreement import agreement
 from rlhf.feedback.names import name_of
 from rlhf.feedback.store import IMPORTED
@@ -280,8 +281,9 @@ def standing(request: dict) -> dict:
     """How things stand in the class, in words."""
     here, (shown, _), locks = shown_run(request.get("run")), classroom.shown(), classroom.locks()
     run, current, queue = shown_run(shown), jobs.active_run(), jobs.waiting()
-    choices = [choice for store in _stores() for choice in store.choices()]
-    made = f"Choices and votes: {count(len(choices))}, {_by(choices)}. Runs of students: {count(len(_of_students()))}."
+    choices = sum((store.tally() for store in _stores()), Counter())
+    made = f"Choices and votes: {count(choices.total())}, {_by(choices)}."
+    made += f" Runs of students: {count(len(_of_students()))}."
     return {
         "verdict": made,
         "shown": f"Everybody’s page shows: {_label(run)}" if run else "You show no run to everybody.",
@@ -306,8 +308,9 @@ def _in_queue(run: Run, waits: bool) -> dict:
     return {"id": run.id, "title": run.title(), "about": ", ".join(filter(None, (who, doing))), "waits": waits}
 
 
-def _by(choices: list[Choice]) -> str:
-    people = len({choice.person for choice in choices} - {IMPORTED})
+def _by(choices: Counter[tuple[tuple[str, str], str, str]]) -> str:
+    """Of a `Store.tally`."""
+    people = len({person for _, person, _ in choices} - {IMPORTED})
     return f"by {count(people)} {'person' if people == 1 else 'people'}"
 
 
@@ -368,12 +371,12 @@ def project(request: dict) -> dict:
 
 def _tiles(store: Store | None) -> list[tuple[str, str, str]]:
     """Label, value and a sentence on each: choices, and how far people agree."""
-    choices = store.choices(chat=False) if store else []
-    found = agreement(store.by_pair().values()) if store else None
+    choices = store.tally(chat=False) if store else Counter()
+    found = agreement(store.judgements()) if store else None
     share, interval = "–", "once two have answered the same question"
     if found:
         # Judgements of one pair hang together, so each pair counts as one trial: the interval is rather too wide.
         alike = accuracy(found.raw * found.pairs, found.pairs)
         share, of = percent(alike.value), _counted(found.pairs, "question")
         interval = f"95 % interval {percent(alike.low)} to {percent(alike.high)}, from {of}"
-    return [("Our choices", count(len(choices)), _by(choices)), ("Two people choose alike", share, interval)]
+    return [("Our choices", count(choices.total()), _by(choices)), ("Two people choose alike", share, interval)]

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
@@ -276,23 +276,26 @@ def standing(at: Desk, person: str, wanted: int, asking: Desk | None = None, vis
         pairs = asking.ask(person, wanted)
         doing, seconds, error = asking.doing, asking.seconds(), asking.error
     locked = classroom.refusal("runs")
-    choices = at.store.choices(chat=not limits.shared()) if at.store else []
-    own = [choice for choice in at.store.choices() if choice.person == person] if at.store else []
-    preferences = Counter(choice.person for choice in choices if choice.choice in ("a", "b"))
-    found = agreement(at.store.by_pair().values()) if at.store else None
+    own = at.store.choices_of(person) if at.store else []
+    made = at.store.tally(chat=not limits.shared()) if at.store else Counter()
+    chosen, preferences = Counter(), Counter()
+    for (_, who, choice), often in made.items():
+        chosen[choice] += often
+        preferences[who] += often * (choice in ("a", "b"))  # also of those who have none
+    found = agreement(at.store.judgements()) if at.store else None
     return {
         "pairs": list(map(_shown, pairs)),
         "doing": doing,
         "seconds": seconds,
         "error": error,
-        "picked": _how_picked(asking, choices),
+        "picked": _how_picked(asking, chosen.total() - chosen["skip"]),
         "live": live,
         "name": name_of(person),
         "own": len(own),
         "last": next((choice.id for choice in reversed(own) if not at.store.pairs[choice.id].chat), None),
         "tallies": [
             ("Your choices", count(len(own)), _own_words(own)),
-            ("All choices", count(len(choices)), _people_words({choice.person for choice in choices}, preferences)),
+            ("All choices", count(chosen.total()), _people_words(preferences)),
             *_agreement_words(found),
             *_between_words(at.store, asking),
         ],
@@ -301,11 +304,11 @@ def standing(at: Desk, person: str, wanted: int, asking: Desk | None = None, vis
     }
 
 
-def _how_picked(asking: Desk, choices: Sequence[Choice]) -> str:
+def _how_picked(asking: Desk, judged: int) -> str:
     """Which two answers people are asked about, in words; empty before there are any, and of two models."""
     if asking.models != BY_BASE or asking.store is None:
         return ""
-    if asking.crowded() or sum(choice.choice != "skip" for choice in choices) < FIRST_CHOICES:
+    if asking.crowded() or judged < FIRST_CHOICES:
         return "A and B are picked to have few words in common."
     return (
         "Every other question is picked to tell most: a simple model of all choices so far is most or least sure "
@@ -320,10 +323,11 @@ def _own_words(own: list[Choice]) -> str:
     return f"{count(preferences)} prefer one answer. A tie says what does not matter, a skip nothing."
 
 
-def _people_words(people: set[str], preferences: Counter[str]) -> str:
-    here = len(people - {IMPORTED})
+def _people_words(preferences: Counter[str]) -> str:
+    """Whose choices they are: how many of each person's prefer an answer."""
+    here = len(preferences.keys() - {IMPORTED})
     by = f"By {count(here)} {'person' if here == 1 else 'people'}" if here else "Nobody has chosen yet"
-    return f"{by}; {count(preferences[IMPORTED])} were imported." if IMPORTED in people else f"{by}."
+    return f"{by}; {count(preferences[IMPORTED])} were imported." if IMPORTED in preferences else f"{by}."
 
 
 def _agreement_words(found: Agreement | None) -> list[tuple[str, str, str]]:
@@ -343,7 +347,7 @@ def _between_words(store: Store | None, asking: Desk) -> list[tuple[str, str, st
     if store is None or asking.models == BY_BASE:
         return []
     one, other = asking.others
-    found = win_rate(points_against(store, other).get(one, []))
+    found = win_rate(*points_against(store, other).get(one, (0.0, 0)))
     if found is None:
         return [(f"{one} preferred to {other}", "–", "Nobody has judged this pair of models yet.")]
     share, n = found

@@ -35,7 +35,7 @@ def standing(store: Store | None, visitor: str) -> dict | None:
         "done": done,
         "total": total,
         "number": now.number,
-        "states": [(state.number, _words(state, points.get(writer(run, state), []))) for state in states(run)],
+        "states": [(state.number, _words(state, points.get(writer(run, state), (0.0, 0)))) for state in states(run)],
     }
 
 
@@ -45,11 +45,11 @@ def _state_words(state: State) -> str:
     return f"State {state.number}: it has learned from {count(state.choices)} choices."
 
 
-def _words(state: State, points: list[float]) -> str:
+def _words(state: State, points: tuple[float, int]) -> str:
     """A state in the list of those to go back to."""
     if not state.number:
         return "the base model"
-    found = win_rate(points)
+    found = win_rate(*points)
     liked = f", preferred {percent(found[0].value)}" if found else ""
     return f"state {state.number}: {count(state.choices)} choices{liked}"
 
