@@ -482,7 +482,7 @@ def test_two_runs_answer_in_random_order_and_people_say_which_is_better(ask, sto
     tiles = ask("look", visitor="judge", between=between)["tallies"]
     assert tiles[-1][:2] == ["example preferred to base", "100 %"] and "of 12 pairs" in tiles[-1][2]
     (shown,) = ask("look", visitor="judge")["pairs"]
-    assert Store(store.path).pairs[shown["id"]].is_between(BY_BASE)
+    assert Store(store.path).pairs[shown["id"]].models == ("base", "base")
     for wrong, message in ((["example", "example"], "two different models"), (["base", "gone"], "is gone")):
         assert message in ask("look", visitor="judge", between=wrong)["refused"]
 

@@ -95,11 +95,11 @@ def test_people_soon_prefer_the_new_answers_and_nothing_is_lost_by_a_step_back_o
         chosen.extend(person.choose(30))
         until(lambda: present(run).number == 1)
         chosen.extend(person.choose(30))
-        assert all(pair.is_between({"base", "run, state 1"}) for pair in chosen[-29:])
+        assert all(set(pair.models) == {"base", "run, state 1"} for pair in chosen[-29:])
         go_back(run, 0)
         until(lambda: answering(person.store) == BY_BASE)
         chosen.extend(person.choose(1))
-        assert chosen[-1].is_between(BY_BASE)
+        assert set(chosen[-1].models) == BY_BASE
         until(lambda: run.status()["message"].startswith("1 of 30"))  # the choices since state 0 are left aside
         chosen.extend(person.choose(29))
         until(lambda: run.status()["message"].startswith("Learning"))

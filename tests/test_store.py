@@ -112,9 +112,10 @@ class Events(RuleBasedStateMachine):
     @precondition(lambda self: self.pairs)
     @rule(person=PEOPLE, count=st.integers(1, 4))
     def ask(self, person, count):
-        asked = self.stores[0].next(person, count)
+        asked = self.stores[0].next(person, count, {"base", "ppo"})
         assert len({pair.id for pair in asked}) == len(asked) <= count
-        assert not any((pair.id, person) in self.standing for pair in asked)
+        assert not any((pair.id, person) in self.standing or pair.chat for pair in asked)
+        assert self.stores[0].next(person, count) == []  # nothing was asked of the base alone
 
     @rule()
     def copy(self):

@@ -72,10 +72,6 @@ class Pair:
     """Of two answers from Chat, which nobody else is asked about: the `run` that was shown, whether the vote was
     `blind`, how the answers were sampled, and of both `sides`, in order, the model and its score."""
 
-    def is_between(self, models: Set[str]) -> bool:
-        """Whether it is put to people as one of these models, one or two."""
-        return not self.chat and set(self.models) == models
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -100,6 +96,7 @@ class Store:
         self.path = Path(path)
         self.pairs: dict[str, Pair] = {}
         """By id, in the order in which they were made."""
+        self._asked: dict[Set[str], dict[str, Pair]] = defaultdict(dict)  # but for those of Chat, by whose they are
         self.order: list[str] = []
         """Ids of pairs that say more than the others and come first; what all are asked about keeps its order."""
         # Every choice is found by its person and by its pair, and counted as it is read: a class makes tens of
@@ -178,6 +175,8 @@ class Store:
         for row in self._new_lines("pairs.jsonl"):
             pair = Pair(**{**row, "models": tuple(row["models"])})
             self.pairs[pair.id] = pair
+            if not pair.chat:
+                self._asked[frozenset(pair.models)][pair.id] = pair
 
     def _take(self, pair: Pair, row: dict) -> None:
         """Let a line of choices.jsonl take the place of what the person has chosen for this pair before."""
@@ -207,6 +206,7 @@ class Store:
                         found.clear()
                 else:
                     self.pairs.clear()
+                    self._asked.clear()
                 offset, last = file.seek(0), b""
             for line in file:
                 if not line.endswith(b"\n"):
@@ -242,18 +242,14 @@ class Store:
         """
         with self._thread:
             self._read()
-            done = len(self._by_person.get(person, ()))
-            mine = {
-                pair.id: pair
-                for pair in self.pairs.values()
-                if person not in self._judges[pair.id] and pair.is_between(models)
-            }
+            done, asked = self._by_person.get(person, {}), self._asked.get(frozenset(models), {})
+            mine = {pair_id: pair for pair_id, pair in asked.items() if pair_id not in done}
             shared = [pair for pair in mine.values() if pair.shared]
             order = (mine[pair_id] for pair_id in dict.fromkeys([*self.order, *mine]) if pair_id in mine)
             rest = [pair for pair in order if not pair.shared and not self._held(pair.id, person)]
             rest.sort(key=lambda pair: len(self._judges[pair.id]))
             given: list[Pair] = []
-            for number in range(done, done + count):
+            for number in range(len(done), len(done) + count):
                 queues = (shared, rest) if number % EVERY == EVERY - 1 else (rest, shared)
                 pair = next((pair for queue in queues for pair in queue if pair not in given), None)
                 if pair is None:
@@ -275,8 +271,8 @@ class Store:
         """Pairs of these models that nobody has judged yet or is looking at."""
         with self._thread:
             self._read()
-            fresh = (pair.id for pair in self.pairs.values() if pair.is_between(models))
-            return sum(not self._judges[pair_id] and not self._held(pair_id) for pair_id in fresh)
+            asked = self._asked.get(frozenset(models), {})
+            return sum(not self._judges[pair_id] and not self._held(pair_id) for pair_id in asked)
 
     # Choices ---------------------------------------------------------------------------------------------------------
 
