@@ -53,7 +53,7 @@ class ChosenBefore(BadInput):
     """A person has chosen otherwise for this pair before."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """Two answers to one prompt."""
 
@@ -173,7 +173,7 @@ class Store:
 
     def _read_pairs(self) -> None:
         for row in self._new_lines("pairs.jsonl"):
-            pair = Pair(**{**row, "models": tuple(row["models"])})
+            pair = Pair(**{**row, "models": tuple(map(sys.intern, row["models"]))})
             self.pairs[pair.id] = pair
             if not pair.chat:
                 self._asked[frozenset(pair.models)][pair.id] = pair
