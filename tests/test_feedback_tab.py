@@ -362,6 +362,7 @@ def test_too_few_choices_train_nothing_and_say_how_many_are_missing():
     assert enough["train"] == "Train on our 20 choices" and enough["enough"]
     assert "a taste that shows in many answers" in enough["alone"] and "those 4 says next" in enough["alone"]
     assert "those 100 can be off by 10 percentage points" in feedback.training_words(500)["alone"]
+    assert "those 6,000 can be off by 1 percentage point." in feedback.training_words(30_000)["alone"]
 
 
 def test_the_button_starts_a_run_and_the_train_tab_shows_it(visit, ask, monkeypatch):

@@ -320,7 +320,8 @@ def _own_words(own: list[Choice]) -> str:
     if not own:
         return "Each is on the server’s disk before it is counted here."
     preferences = sum(choice.choice in ("a", "b") for choice in own)
-    return f"{count(preferences)} prefer one answer. A tie says what does not matter, a skip nothing."
+    prefer = "prefers" if preferences == 1 else "prefer"
+    return f"{count(preferences)} {prefer} one answer. A tie says what does not matter, a skip nothing."
 
 
 def _people_words(preferences: Counter[str]) -> str:
@@ -367,7 +368,9 @@ def training_words(preferences: int) -> dict:
         }
     held_out = max(1, round(HELD_OUT * preferences))
     margin = 1.96 * math.sqrt(0.25 / held_out)  # half of the 95 % interval of a share near one half
-    tells = f"can be off by {100 * margin:.0f} percentage points" if margin < 0.4 else "says next to nothing"
+    points = max(1, round(100 * margin))
+    off = f"{points} percentage {'point' if points == 1 else 'points'}"
+    tells = f"can be off by {off}" if margin < 0.4 else "says next to nothing"
     n, few = count(preferences), preferences < MANY
     return {
         "train": f"Train on our {n} choices",
