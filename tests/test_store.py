@@ -141,6 +141,7 @@ class Events(RuleBasedStateMachine):
                 (store.pairs[choice.id].models, choice.person, choice.choice) for choice in store.choices(chat)
             )
             assert store.tally(chat) == counted
+        assert {choice for _, choice in store.votes()} == {*store.choices()} - {*store.choices(chat=False)}
         for person in ("ann", "bob", "eve", IMPORTED, "nobody"):
             assert store.choices_of(person) == [choice for choice in store.choices() if choice.person == person]
         units = [

@@ -96,15 +96,15 @@ class Store:
         self.path = Path(path)
         self.pairs: dict[str, Pair] = {}
         """By id, in the order in which they were made."""
-        self._asked: dict[Set[str], dict[str, Pair]] = defaultdict(dict)  # but for those of Chat, by whose they are
         self.order: list[str] = []
         """Ids of pairs that say more than the others and come first; what all are asked about keeps its order."""
-        # Every choice is found by its person and by its pair, and counted as it is read: a class makes tens of
-        # thousands, and after each of them a page asks how all stand.
-        self._by_person: dict[str, dict[str, Choice]] = defaultdict(dict)  # and pair, the latest last
+        # Sorted and counted as they are read: a class makes tens of thousands of choices, and after each of them a
+        # page asks for the next pair, and how all choices stand.
+        self._asked: dict[Set[str], dict[str, Pair]] = defaultdict(dict)  # by models and id, without those of Chat
+        self._by_person: dict[str, dict[str, Choice]] = defaultdict(dict)  # by person and pair, the latest last
         self._judges: dict[str, dict[str, Choice]] = defaultdict(dict)  # by pair and person
-        self._tally: Counter[tuple[bool, tuple[str, str], str, str]] = Counter()
-        self._judgements: Counter[tuple[str, ...]] = Counter()
+        self._tally: Counter[tuple[bool, tuple[str, str], str, str]] = Counter()  # from Chat, models, person, choice
+        self._judgements: Counter[tuple[str, ...]] = Counter()  # see `judgements`
         self._reserved: dict[str, tuple[str, float]] = {}
         self._read_to = {"pairs.jsonl": (0, b""), "choices.jsonl": (0, b"")}  # offset, and the line before it
         self._thread = threading.RLock()
@@ -354,6 +354,13 @@ class Store:
             self._read()
             made = (choice for own in self._by_person.values() for choice in own.values())
             return sorted((one for one in made if chat or not self.pairs[one.id].chat), key=lambda one: one.time)
+
+    def votes(self) -> list[tuple[Pair, Choice]]:
+        """The choices of Chat that stand, with their pairs, in the order in which these were first voted on."""
+        with self._thread:
+            self._read()
+            voted = (pair for pair in self.pairs.values() if pair.chat)
+            return [(pair, choice) for pair in voted for choice in self._judges[pair.id].values()]
 
     def choices_of(self, person: str) -> list[Choice]:
         """A person's choices, the latest last."""

@@ -24,8 +24,8 @@ class Matchup:
 
 def _votes(store: Store, run_id: str) -> list[tuple[Pair, Choice]]:
     """Those that were given while this run was shown."""
-    voted = [(store.pairs[choice.id], choice) for choice in store.choices() if choice.choice != "skip"]
-    return [(pair, choice) for pair, choice in voted if pair.chat and pair.chat["run"] == run_id]
+    voted = ((pair, choice) for pair, choice in store.votes() if choice.choice != "skip")
+    return [(pair, choice) for pair, choice in voted if pair.chat["run"] == run_id]
 
 
 def matchups(store: Store, run_id: str) -> list[Matchup]:
