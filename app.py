@@ -423,6 +423,7 @@ def main() -> None:
     except BadInput as error:
         sys.exit(f"error: {error}")
     tempfile.tempdir = str(folder)  # Gradio's folder lies within it
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # of the questions asked it keeps 10,000, for no page
     os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))  # Gradio loads it and has it list its fonts
     demo = build_app()
     threading.Thread(target=lambda: (warm_up(), jobs.prepare()), daemon=True).start()

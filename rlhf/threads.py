@@ -9,6 +9,8 @@ it.
 
 import ctypes
 import os
+import threading
+import time
 from contextlib import suppress
 
 
@@ -29,11 +31,21 @@ def wait_briefly() -> None:
         os.environ.update(WAITING)
 
 
-def share_memory() -> None:
-    """Have all threads of this process allocate from two pools of memory, where the C library is glibc.
+def share_memory(every: float = 60) -> None:
+    """Have all threads of this process allocate from two pools of memory, and give back what is free in them every so
+    many seconds, where the C library is glibc.
 
     A pool keeps what any of its threads once needed. A server has forty threads, each of which answers now and then:
-    with a pool for every few of them its memory grows for hours.
+    with a pool for every few of them its memory grows for hours. Nor does a pool give back what is free between what
+    is not.
     """
+
+    def give_back() -> None:
+        while True:
+            time.sleep(every)
+            libc.malloc_trim(0)  # malloc_trim(3)
+
     with suppress(OSError):
-        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 2)
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_ARENA_MAX, 2)
+        threading.Thread(target=give_back, daemon=True).start()

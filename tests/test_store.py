@@ -21,6 +21,8 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8
 ROWS = st.lists(st.tuples(TEXTS, TEXTS, TEXTS).filter(lambda row: row[1] != row[2]), min_size=1, max_size=3)
 WRITERS = st.integers(0, 1)
 NUMBERS = st.integers(0, 10**6)
+BY_HAND = b'|x|null|7|[]|["id"]|{}|{"id": [], "person": 1}|{"id": "x", "models": "ab"}|\xff'.split(b"|")
+"""Lines that say no choice and no pair."""
 
 
 class Events(RuleBasedStateMachine):
@@ -105,6 +107,11 @@ class Events(RuleBasedStateMachine):
         with (self.path / name).open("ab") as file:
             file.write(line[: cut % len(line)])
 
+    @rule(name=st.sampled_from(["pairs.jsonl", "choices.jsonl"]), line=st.sampled_from(BY_HAND))
+    def write_by_hand(self, name, line):
+        with (self.path / name).open("ab") as file:
+            file.write(line + b"\n")
+
     @rule(writer=WRITERS)
     def restart(self, writer):
         self.stores[writer] = Store(self.path)
@@ -143,7 +150,8 @@ class Events(RuleBasedStateMachine):
             assert store.tally(chat) == counted
         assert {choice for _, choice in store.votes()} == {*store.choices()} - {*store.choices(chat=False)}
         for person in ("ann", "bob", "eve", IMPORTED, "nobody"):
-            assert store.choices_of(person) == [choice for choice in store.choices() if choice.person == person]
+            own = [choice.id for choice in store.choices(chat=False) if choice.person == person]
+            assert store.last_of(person) == (own[-1] if own else None)
         units = [
             sorted(one for (key, _), one in found.items() if key == pair and one != "skip") for pair in store.pairs
         ]

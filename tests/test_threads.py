@@ -95,6 +95,37 @@ def test_the_pages_threads_share_two_pools_of_memory(shared):
     assert pools == 2 if shared else pools > 2, done.stderr
 
 
+FREE = """
+import ctypes, time, psutil
+from rlhf import threads
+if {shared}:
+    threads.share_memory(every=0.1)
+libc, process = ctypes.CDLL("libc.so.6"), psutil.Process()
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+before = process.memory_info().rss
+blocks = [libc.malloc(ctypes.c_size_t(60_000)) for _ in range(2_000)]
+for block in blocks:
+    ctypes.memset(block, 1, 60_000)
+for block in blocks[:-1]:  # the last stands at the pool's end, which alone is given back by itself
+    libc.free(block)
+deadline = time.monotonic() + {seconds}
+while time.monotonic() < deadline and process.memory_info().rss - before > 20e6:
+    time.sleep(0.1)
+print((process.memory_info().rss - before) / 1e6)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("shared", [True, False])
+def test_memory_that_is_free_is_given_back(shared):
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library")
+    code = FREE.format(shared=shared, seconds=60 if shared else 1)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    held = float(done.stdout)
+    assert held < 20 if shared else held > 100, done.stderr
+
+
 @pytest.mark.process
 def test_the_library_leaves_the_environment_alone():
     read = "{name: os.environ.get(name) for name in rlhf.threads.VARIABLES}"

@@ -18,11 +18,13 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Set
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
 
 from rlhf.config import BadInput
 from rlhf.runs.files import read_json, write_json
@@ -85,6 +87,17 @@ class Choice:
     """Seconds since 1970."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Line(Choice):
+    """What a line of choices.jsonl says."""
+
+    choice: Literal["a", "b", "tie", "skip"] | None
+    """None takes back what was chosen."""
+
+
+LINES = {"pairs.jsonl": TypeAdapter(Pair), "choices.jsonl": TypeAdapter(_Line)}
+
+
 class Store:
     """The pairs and choices in a folder, kept up to date with what other processes write.
 
@@ -99,10 +112,10 @@ class Store:
         self.order: list[str] = []
         """Ids of pairs that say more than the others and come first; what all are asked about keeps its order."""
         # Sorted and counted as they are read: a class makes tens of thousands of choices, and after each of them a
-        # page asks for the next pair, and how all choices stand.
+        # page asks for the next pair, and how all choices stand. Of each choice little more is held than its time.
         self._asked: dict[Set[str], dict[str, Pair]] = defaultdict(dict)  # by models and id, without those of Chat
-        self._by_person: dict[str, dict[str, Choice]] = defaultdict(dict)  # by person and pair, the latest last
-        self._judges: dict[str, dict[str, Choice]] = defaultdict(dict)  # by pair and person
+        self._judges: dict[str, dict[str, str]] = defaultdict(dict)  # by pair and person, what was chosen
+        self._times: dict[str, dict[str, float]] = defaultdict(dict)  # by person and pair, when, the latest last
         self._tally: Counter[tuple[bool, tuple[str, str], str, str]] = Counter()  # from Chat, models, person, choice
         self._judgements: Counter[tuple[str, ...]] = Counter()  # see `judgements`
         self._reserved: dict[str, tuple[str, float]] = {}
@@ -165,35 +178,33 @@ class Store:
         """Take in what has been appended since the last time."""
         with self._thread:
             self._read_pairs()
-            for row in self._new_lines("choices.jsonl"):
-                if row["id"] not in self.pairs:
+            for line in self._new_lines("choices.jsonl"):
+                if line.id not in self.pairs:
                     self._read_pairs()  # another process has added it since
-                if pair := self.pairs.get(row["id"]):
-                    self._take(pair, row)
+                if pair := self.pairs.get(line.id):
+                    self._take(pair, line)
 
     def _read_pairs(self) -> None:
-        for row in self._new_lines("pairs.jsonl"):
-            pair = Pair(**{**row, "models": tuple(map(sys.intern, row["models"]))})
+        for pair in self._new_lines("pairs.jsonl"):
             self.pairs[pair.id] = pair
             if not pair.chat:
                 self._asked[frozenset(pair.models)][pair.id] = pair
 
-    def _take(self, pair: Pair, row: dict) -> None:
+    def _take(self, pair: Pair, line: _Line) -> None:
         """Let a line of choices.jsonl take the place of what the person has chosen for this pair before."""
-        judges, own = self._judges[pair.id], self._by_person[row["person"]]
-        kind = bool(pair.chat), pair.models, row["person"]
+        person = sys.intern(line.person)  # the same few over and over
+        judges, times = self._judges[pair.id], self._times[person]
+        kind = bool(pair.chat), pair.models, person
         self._judgements[_unit(judges)] -= 1
-        if before := judges.pop(row["person"], None):  # so that the latest comes last
-            del own[pair.id]
-            self._tally[*kind, before.choice] -= 1
-        if row["choice"] is not None:
-            # The same few names over and over: each is kept once.
-            made = Choice(pair.id, sys.intern(row["person"]), sys.intern(row["choice"]), row["time"])
-            judges[made.person] = own[pair.id] = made
-            self._tally[*kind, made.choice] += 1
+        if before := judges.pop(person, None):
+            del times[pair.id]  # so that the latest comes last
+            self._tally[*kind, before] -= 1
+        if line.choice is not None:
+            judges[person], times[pair.id] = line.choice, line.time
+            self._tally[*kind, line.choice] += 1
         self._judgements[_unit(judges)] += 1
 
-    def _new_lines(self, name: str) -> Iterator[dict]:
+    def _new_lines(self, name: str) -> Iterator:
         path = self.path / name
         if not path.exists():
             return
@@ -202,7 +213,7 @@ class Store:
             file.seek(offset - len(last))
             if file.read(len(last)) != last:  # some have been deleted, see `forget`; an inode may come back
                 if name == "choices.jsonl":
-                    for found in (self._by_person, self._judges, self._tally, self._judgements):
+                    for found in (self._judges, self._times, self._tally, self._judgements):
                         found.clear()
                 else:
                     self.pairs.clear()
@@ -212,11 +223,8 @@ class Store:
                 if not line.endswith(b"\n"):
                     break
                 offset, last = offset + len(line), line
-                try:
-                    row = json.loads(line)
-                except ValueError:  # cut off when a process was killed
-                    continue
-                yield row
+                with suppress(ValidationError):  # cut off when a process was killed, or written by somebody else
+                    yield LINES[name].validate_json(line)
             self._read_to[name] = offset, last
 
     # Pairs -----------------------------------------------------------------------------------------------------------
@@ -242,7 +250,7 @@ class Store:
         """
         with self._thread:
             self._read()
-            done, asked = self._by_person.get(person, {}), self._asked.get(frozenset(models), {})
+            done, asked = self._times.get(person, {}), self._asked.get(frozenset(models), {})
             mine = {pair_id: pair for pair_id, pair in asked.items() if pair_id not in done}
             shared = [pair for pair in mine.values() if pair.shared]
             order = (mine[pair_id] for pair_id in dict.fromkeys([*self.order, *mine]) if pair_id in mine)
@@ -292,14 +300,14 @@ class Store:
             if pair_id not in self.pairs:
                 raise BadInput(f"There is no pair {str(pair_id)[:40]!r} here; choose between those that were shown.")
             before = self._judges[pair_id].get(person)
-            if before is not None and before.choice != choice:
+            if before not in (None, choice):
                 raise ChosenBefore(
-                    f"{person} has chosen {before.choice!r} for the pair {pair_id} before; take that back first."
+                    f"{person} has chosen {before!r} for the pair {pair_id} before; take that back first."
                 )
             if before is None:
                 self._append("choices.jsonl", [asdict(Choice(pair_id, person, choice, time.time()))])
                 self._read()
-            return self._judges[pair_id][person]
+            return self._choice(pair_id, person)
 
     def vote(self, judged: Iterable[tuple[Pair, str]], person: str) -> None:
         """Record a person's choices between answers from Chat, as `choose` does; new pairs are added.
@@ -324,11 +332,11 @@ class Store:
         """
         with self._thread, self._lock:
             self._read()
-            mine = self._by_person.get(person, {})
+            mine = self._times.get(person, {})
             if not mine or pair_id not in (None, *mine):
                 return None
             taken = pair_id or next(reversed(mine))
-            self._append("choices.jsonl", [{"id": taken, "person": person, "choice": None, "time": time.time()}])
+            self._append("choices.jsonl", [asdict(_Line(taken, person, None, time.time()))])
             self._read()
             self._reserved[taken] = person, time.time()
             return self.pairs[taken]
@@ -352,27 +360,36 @@ class Store:
         """All choices that stand, the oldest first; with `chat` false without those of Chat."""
         with self._thread:
             self._read()
-            made = (choice for own in self._by_person.values() for choice in own.values())
-            return sorted((one for one in made if chat or not self.pairs[one.id].chat), key=lambda one: one.time)
+            made = [
+                self._choice(pair_id, person)
+                for person, times in self._times.items()
+                for pair_id in times
+                if chat or not self.pairs[pair_id].chat
+            ]
+            return sorted(made, key=lambda one: one.time)
+
+    def _choice(self, pair_id: str, person: str) -> Choice:
+        return Choice(pair_id, person, self._judges[pair_id][person], self._times[person][pair_id])
 
     def votes(self) -> list[tuple[Pair, Choice]]:
         """The choices of Chat that stand, with their pairs, in the order in which these were first voted on."""
         with self._thread:
             self._read()
             voted = (pair for pair in self.pairs.values() if pair.chat)
-            return [(pair, choice) for pair in voted for choice in self._judges[pair.id].values()]
+            return [(pair, self._choice(pair.id, person)) for pair in voted for person in self._judges[pair.id]]
 
-    def choices_of(self, person: str) -> list[Choice]:
-        """A person's choices, the latest last."""
+    def last_of(self, person: str) -> str | None:
+        """The pair for which a person has chosen last, without those of Chat."""
         with self._thread:
             self._read()
-            return list(self._by_person.get(person, {}).values())
+            latest_first = reversed(self._times.get(person, {}))
+            return next((pair_id for pair_id in latest_first if not self.pairs[pair_id].chat), None)
 
     def choice(self, pair_id: str, person: str) -> Choice | None:
         """What a person has chosen for a pair."""
         with self._thread:
             self._read()
-            return self._judges.get(pair_id, {}).get(person)
+            return self._choice(pair_id, person) if person in self._judges.get(pair_id, {}) else None
 
     def tally(self, chat: bool = True) -> Counter[tuple[tuple[str, str], str, str]]:
         """How often each person chose what, by the models of the pair: (models, person, choice) -> how many."""
@@ -452,9 +469,9 @@ class Store:
         return len(made)
 
 
-def _unit(judges: dict[str, Choice]) -> tuple[str, ...]:
+def _unit(judges: dict[str, str]) -> tuple[str, ...]:
     """What the judges of a pair chose, sorted and without skips."""
-    return tuple(sorted(choice.choice for choice in judges.values() if choice.choice != "skip"))
+    return tuple(sorted(choice for choice in judges.values() if choice != "skip"))
 
 
 def _ends_with_newline(path: Path) -> bool:

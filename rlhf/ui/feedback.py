@@ -17,7 +17,7 @@ import gradio as gr
 
 from rlhf.config import EVERYDAY, BadInput, DemoArguments, build, name_of_data
 from rlhf.config.pipelines import FROM_CHOICES
-from rlhf.feedback import Choice, Store
+from rlhf.feedback import Store
 from rlhf.feedback.agreement import Agreement, agreement
 from rlhf.feedback.desk import Desk
 from rlhf.feedback.live import answering
@@ -276,9 +276,11 @@ def standing(at: Desk, person: str, wanted: int, asking: Desk | None = None, vis
         pairs = asking.ask(person, wanted)
         doing, seconds, error = asking.doing, asking.seconds(), asking.error
     locked = classroom.refusal("runs")
-    own = at.store.choices_of(person) if at.store else []
-    made = at.store.tally(chat=not limits.shared()) if at.store else Counter()
-    chosen, preferences = Counter(), Counter()
+    kept = at.store.tally() if at.store else Counter()
+    made = at.store.tally(chat=False) if limits.shared() and at.store else kept
+    own, chosen, preferences = Counter(), Counter(), Counter()
+    for (_, who, choice), often in kept.items():
+        own[choice] += often * (who == person)
     for (_, who, choice), often in made.items():
         chosen[choice] += often
         preferences[who] += often * (choice in ("a", "b"))  # also of those who have none
@@ -291,10 +293,10 @@ def standing(at: Desk, person: str, wanted: int, asking: Desk | None = None, vis
         "picked": _how_picked(asking, chosen.total() - chosen["skip"]),
         "live": live,
         "name": name_of(person),
-        "own": len(own),
-        "last": next((choice.id for choice in reversed(own) if not at.store.pairs[choice.id].chat), None),
+        "own": own.total(),
+        "last": at.store.last_of(person) if at.store else None,
         "tallies": [
-            ("Your choices", count(len(own)), _own_words(own)),
+            ("Your choices", count(own.total()), _own_words(own)),
             ("All choices", count(chosen.total()), _people_words(preferences)),
             *_agreement_words(found),
             *_between_words(at.store, asking),
@@ -316,10 +318,10 @@ def _how_picked(asking: Desk, judged: int) -> str:
     )
 
 
-def _own_words(own: list[Choice]) -> str:
-    if not own:
+def _own_words(own: Counter[str]) -> str:
+    if not own.total():
         return "Each is on the server’s disk before it is counted here."
-    preferences = sum(choice.choice in ("a", "b") for choice in own)
+    preferences = own["a"] + own["b"]
     prefer = "prefers" if preferences == 1 else "prefer"
     return f"{count(preferences)} {prefer} one answer. A tie says what does not matter, a skip nothing."
 
