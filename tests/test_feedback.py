@@ -160,6 +160,9 @@ def test_a_store_belongs_to_one_model(store, tmp_path):
         Store.open(tmp_path / "other", "everyday", "0123")
     with pytest.raises(BadInput, match="holds no choices"):
         Store(tmp_path / "other")
+    (store.path / "store.json").write_text("[]")
+    with pytest.raises(BadInput, match="store.json cannot be read"):
+        Store.open(store.path, "everyday", "0123")
 
 
 # What is asked -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 
 import pytest
 from processes import ROOT, keep_signals
@@ -13,9 +14,21 @@ from processes import ROOT, keep_signals
 from rlhf.commands import live
 from rlhf.config import BadInput, LiveArguments
 from rlhf.feedback import Store
-from rlhf.feedback.live import answering, go_back, in_words, preferred, present, session, states
+from rlhf.feedback.live import (
+    STATE,
+    State,
+    answering,
+    folder_of,
+    go_back,
+    in_words,
+    preferred,
+    present,
+    session,
+    states,
+)
 from rlhf.feedback.store import BY_BASE
 from rlhf.runs.directory import Run
+from rlhf.runs.files import write_json
 
 
 SMALL = {
@@ -125,6 +138,15 @@ def test_people_soon_prefer_the_new_answers_and_nothing_is_lost_by_a_step_back_o
     session_with(later, resume_from_checkpoint=True)
     assert run.status()["state"] == "stopped" and present(run).number == 1
     assert [row["step"] for row in Run(run.path / "ppo").metrics()] == list(range(1, 9))
+
+
+def test_what_is_no_state_is_passed_over(tmp_path):
+    run = Run.create(tmp_path / "run", "live", {})
+    made = State(1, 0, 5.0, 4.0, ((0.0, 1.0), (2.0, 3.0)), 30)
+    for number, content in enumerate((asdict(made), {"number": "x"}, {"aside": 3}, [], "no state"), start=1):
+        folder_of(run, number).mkdir(parents=True)
+        write_json(folder_of(run, number) / STATE, content)
+    assert states(run) == [State(aside=((0.0, 0.0),)), made] and present(run) == made
 
 
 @pytest.mark.process

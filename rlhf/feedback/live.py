@@ -6,8 +6,11 @@ earlier one: no state is deleted for it, and the next has the next number. Choic
 
 import time
 from collections.abc import Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from rlhf.compare.stats import Interval
 from rlhf.config import BadInput
@@ -55,6 +58,9 @@ class State:
         return not any(after < choice.time <= until for after, until in self.aside)
 
 
+_VALID = TypeAdapter(State)
+
+
 def folder_of(run: Run, number: int) -> Path:
     """Where a state lies, which has a number from 1 on."""
     return run.path / "ppo" / "checkpoints" / f"checkpoint-{number}"
@@ -63,9 +69,11 @@ def folder_of(run: Run, number: int) -> Path:
 def states(run: Run) -> list[State]:
     """The states to which a session can go back, in order; the base model is the first."""
     start = State(aside=((0.0, run.config().get("choices_after", 0)),))
-    found = filter(None, map(read_json, run.path.glob(f"ppo/checkpoints/checkpoint-*/{STATE}")))
-    made = [State(**each | {"aside": tuple(map(tuple, each["aside"]))}) for each in found]
-    return sorted([start, *made], key=lambda state: state.number)
+    known = [start]
+    for found in filter(None, map(read_json, run.path.glob(f"ppo/checkpoints/checkpoint-*/{STATE}"))):
+        with suppress(ValidationError):  # written by somebody else
+            known.append(_VALID.validate_python(found))
+    return sorted(known, key=lambda state: state.number)
 
 
 def present(run: Run) -> State:

@@ -95,7 +95,7 @@ class _Line(Choice):
     """None takes back what was chosen."""
 
 
-LINES = {"pairs.jsonl": TypeAdapter(Pair), "choices.jsonl": TypeAdapter(_Line)}
+_LINES = {"pairs.jsonl": TypeAdapter(Pair), "choices.jsonl": TypeAdapter(_Line)}
 
 
 class Store:
@@ -152,8 +152,15 @@ class Store:
         return store
 
     def info(self) -> dict:
-        """What `store.json` says."""
-        return read_json(self.path / "store.json")
+        """What `store.json` says.
+
+        Raises:
+            BadInput: it is damaged.
+        """
+        found = read_json(self.path / "store.json")
+        if not found.keys() >= {"model", "revision"}:
+            raise BadInput(f"{self.path / 'store.json'} cannot be read; name another folder, or move this one away.")
+        return found
 
     # Writing and reading ---------------------------------------------------------------------------------------------
 
@@ -224,7 +231,7 @@ class Store:
                     break
                 offset, last = offset + len(line), line
                 with suppress(ValidationError):  # cut off when a process was killed, or written by somebody else
-                    yield LINES[name].validate_json(line)
+                    yield _LINES[name].validate_json(line)
             self._read_to[name] = offset, last
 
     # Pairs -----------------------------------------------------------------------------------------------------------
