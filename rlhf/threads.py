@@ -37,8 +37,9 @@ def share_memory(every: float = 60) -> None:
 
     A pool keeps what any of its threads once needed. A server has forty threads, each of which answers now and then:
     with a pool for every few of them its memory grows for hours. Nor does a pool give back what is free between what
-    is not.
+    is not, and MKL, which multiplies matrices for PyTorch, keeps each thread's buffers even after its end.
     """
+    os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")  # read when PyTorch is loaded
 
     def give_back() -> None:
         while True:

@@ -11,6 +11,7 @@ import time
 
 import psutil
 import pytest
+import torch
 from processes import ROOT, serving
 
 from rlhf.bench.measurement import SPIN
@@ -124,6 +125,46 @@ def test_memory_that_is_free_is_given_back(shared):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     held = float(done.stdout)
     assert held < 20 if shared else held > 100, done.stderr
+
+
+MULTIPLY = """
+import ctypes, threading
+from rlhf import threads
+if {shared}:
+    threads.share_memory()
+import torch
+class Mallinfo2(ctypes.Structure):
+    _fields_ = [("each", ctypes.c_size_t * 10)]
+libc = ctypes.CDLL("libc.so.6")
+libc.mallinfo2.restype = Mallinfo2
+torch.set_num_threads(1)
+a, b, together = torch.randn(2_000, 256), torch.randn(256, 1_024), threading.Barrier(20)
+def multiply(rows):
+    together.wait()
+    for _ in range(3):
+        a[:rows] @ b
+def in_use():
+    workers = [threading.Thread(target=multiply, args=(100 * number + 5,)) for number in range(20)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return libc.mallinfo2().each[7] / 1e6
+a[:1] @ b
+before = libc.mallinfo2().each[7] / 1e6
+print(max(in_use() - before for _ in range(20)))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("shared", [True, False])
+def test_threads_that_are_gone_leave_no_buffers_of_mkl(shared):
+    if platform.libc_ver()[0] != "glibc" or not torch.backends.mkl.is_available():
+        pytest.skip("another C library, or PyTorch without MKL")
+    code = MULTIPLY.format(shared=shared)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    kept = float(done.stdout)
+    assert kept < 0.5 if shared else kept > 0.5, done.stderr
 
 
 @pytest.mark.process

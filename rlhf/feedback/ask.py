@@ -178,8 +178,10 @@ class Asker:
             each: pairs that a prompt may give. Several are taken blindly: what tells most costs thirty answers a pair,
                 and what many people choose within a minute is enough to learn from.
         """
-        judged = [choice for choice in store.choices() if choice.choice != "skip"][-REMEMBERED:]
-        blindly = len(judged) < FIRST_CHOICES or len(self.models) > 1 or each > 1
+        judged: list[Choice] = []
+        if len(self.models) == 1 and each == 1:
+            judged = [choice for choice in store.choices() if choice.choice != "skip"][-REMEMBERED:]
+        blindly = len(judged) < FIRST_CHOICES
         blind = count if blindly else count // 2
         start = len(store.pairs) if self.turn is None else self.turn
         self.turn = start + blind + SCREENED * (count - blind)
