@@ -36,8 +36,8 @@ def share_memory(every: float = 60) -> None:
     many seconds, where the C library is glibc.
 
     A pool keeps what any of its threads once needed. A server has forty threads, each of which answers now and then:
-    with a pool for every few of them its memory grows for hours. Nor does a pool give back what is free between what
-    is not, and MKL, which multiplies matrices for PyTorch, keeps each thread's buffers even after its end.
+    with a pool for every few of them its memory grows for hours. By itself a pool gives back only what is free at its
+    end. MKL, which multiplies matrices for PyTorch, keeps the buffers of threads that are gone; here it keeps none.
     """
     os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")  # read when PyTorch is loaded
 
