@@ -15,6 +15,7 @@ from rlhf.commands import live
 from rlhf.config import BadInput, LiveArguments
 from rlhf.feedback import Store
 from rlhf.feedback.live import (
+    BACK,
     STATE,
     State,
     answering,
@@ -147,6 +148,16 @@ def test_what_is_no_state_is_passed_over(tmp_path):
         folder_of(run, number).mkdir(parents=True)
         write_json(folder_of(run, number) / STATE, content)
     assert states(run) == [State(aside=((0.0, 0.0),)), made] and present(run) == made
+    for content in (
+        {"state": 0},
+        {"state": 0, "time": "late"},
+        {"state": 0, "time": None},
+        {"state": [], "time": 9.0},
+    ):
+        write_json(run.path / BACK, content)
+        assert present(run) == made
+    go_back(run, 0)
+    assert present(run).number == 0
 
 
 @pytest.mark.process

@@ -7,7 +7,7 @@ earlier one: no state is deleted for it, and the next has the next number. Choic
 import time
 from collections.abc import Set
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,7 +26,7 @@ SESSION = "live.json"
 STATE = "live.json"
 """File of a state."""
 BACK = "back.json"
-"""File of a run: to which state it was last told to go back, and when."""
+"""File of a run."""
 
 LOOKS_SECONDS = 0.5
 """Between looks at what others have written."""
@@ -58,7 +58,17 @@ class State:
         return not any(after < choice.time <= until for after, until in self.aside)
 
 
-_VALID = TypeAdapter(State)
+@dataclass(frozen=True)
+class _Back:
+    """What a session was last told to go back to."""
+
+    state: int
+    time: float
+    """When it was told, in seconds since 1970."""
+
+
+_STATE, _BACK = TypeAdapter(State), TypeAdapter(_Back)
+"""To check what is read: files of other content are passed over."""
 
 
 def folder_of(run: Run, number: int) -> Path:
@@ -71,19 +81,23 @@ def states(run: Run) -> list[State]:
     start = State(aside=((0.0, run.config().get("choices_after", 0)),))
     known = [start]
     for found in filter(None, map(read_json, run.path.glob(f"ppo/checkpoints/checkpoint-*/{STATE}"))):
-        with suppress(ValidationError):  # written by somebody else
-            known.append(_VALID.validate_python(found))
+        with suppress(ValidationError):
+            known.append(_STATE.validate_python(found))
     return sorted(known, key=lambda state: state.number)
 
 
 def present(run: Run) -> State:
     """The state that a session is in: the newest, or the one that it was told to go back to since."""
-    known, back = states(run), read_json(run.path / BACK)
+    known = states(run)
     newest = known[-1]
-    earlier = next((state for state in known if state.number == back.get("state")), None)
-    if earlier is None or back["time"] < newest.made:
+    try:
+        back = _BACK.validate_python(read_json(run.path / BACK))
+    except ValidationError:  # it never was told to, or by another program
         return newest
-    return replace(earlier, until=back["time"], aside=(*earlier.aside, (earlier.until, back["time"])))
+    earlier = next((state for state in known if state.number == back.state), None)
+    if earlier is None or back.time < newest.made:
+        return newest
+    return replace(earlier, until=back.time, aside=(*earlier.aside, (earlier.until, back.time)))
 
 
 def go_back(run: Run, number: int) -> None:
@@ -95,7 +109,7 @@ def go_back(run: Run, number: int) -> None:
     known = [state.number for state in states(run)]
     if number not in known:
         raise BadInput(f"There is no state {number} to go back to; there are {', '.join(map(str, known))}.")
-    write_json(run.path / BACK, {"state": number, "time": time.time()})
+    write_json(run.path / BACK, asdict(_Back(number, time.time())))
 
 
 def session(store: Store) -> Run | None:
