@@ -359,6 +359,7 @@ def test_what_is_exported_can_be_imported_elsewhere_and_a_bad_line_changes_nothi
 def test_too_few_choices_train_nothing_and_say_how_many_are_missing():
     few, enough = feedback.training_words(3), feedback.training_words(20)
     assert few["train"] == "Train on our 3 choices: 2 more needed" and not few["enough"]
+    assert feedback.training_words(1)["train"] == "Train on our 1 choice: 4 more needed"
     assert enough["train"] == "Train on our 20 choices" and enough["enough"]
     assert "a taste that shows in many answers" in enough["alone"] and "those 4 says next" in enough["alone"]
     assert "those 100 can be off by 10 percentage points" in feedback.training_words(500)["alone"]

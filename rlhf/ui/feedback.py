@@ -361,9 +361,9 @@ def _between_words(store: Store | None, asking: Desk) -> list[tuple[str, str, st
 def training_words(preferences: int) -> dict:
     """The button's words, whether it can be pressed, and what so many preferences can show."""
     if preferences < FEWEST:
-        more = FEWEST - preferences
+        more, choices = FEWEST - preferences, "choice" if preferences == 1 else "choices"
         return {
-            "train": f"Train on our {preferences} choices: {more} more needed",
+            "train": f"Train on our {preferences} {choices}: {more} more needed",
             "enough": False,
             "alone": f"At least {FEWEST} choices of one answer over the other are needed: no ties, no skips.",
             "together": "",
